@@ -1,0 +1,131 @@
+//! What an attempt met, and what follows from it.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{DeliveryId, RetrySchedule};
+
+/// Why an attempt, or a delivery without one, failed. The names are part of the API: `error.reason`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Fault {
+    /// The host name has no address.
+    DnsFailed,
+    /// The address is one that we do not send to.
+    AddressForbidden,
+    ConnectionRefused,
+    /// No connection, TLS included, within a second.
+    ConnectTimeout,
+    /// The certificate is not one that we can trust for this host.
+    CertificateInvalid,
+    TlsFailed,
+    /// Any other failure to connect, or a connection that broke.
+    ConnectionFailed,
+    /// No complete response within five seconds.
+    Timeout,
+    /// A 3xx: redirects are not followed.
+    Redirected,
+    /// A status other than 2xx and 3xx.
+    HttpStatus,
+    ResponseTooLarge,
+    /// 410: the endpoint says that it is gone for good.
+    Gone,
+    /// The webhook was disabled before the attempt.
+    WebhookDisabled,
+    /// The webhook was deleted before the attempt.
+    WebhookDeleted,
+}
+
+impl Fault {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::DnsFailed => "dns_failed",
+            Self::AddressForbidden => "address_forbidden",
+            Self::ConnectionRefused => "connection_refused",
+            Self::ConnectTimeout => "connect_timeout",
+            Self::CertificateInvalid => "certificate_invalid",
+            Self::TlsFailed => "tls_failed",
+            Self::ConnectionFailed => "connection_failed",
+            Self::Timeout => "timeout",
+            Self::Redirected => "redirected",
+            Self::HttpStatus => "http_status",
+            Self::ResponseTooLarge => "response_too_large",
+            Self::Gone => "gone",
+            Self::WebhookDisabled => "webhook_disabled",
+            Self::WebhookDeleted => "webhook_deleted",
+        }
+    }
+}
+
+/// What came back from an endpoint, or did not.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Answer {
+    /// From the decision to send until the answer was read.
+    pub duration: Duration,
+    /// The HTTP status, if a response began.
+    pub status: Option<u16>,
+    /// What failed and a sentence for the merchant; `None` if the endpoint accepted.
+    pub fault: Option<(Fault, String)>,
+    /// What a 429 or 503 asked for.
+    pub retry_after: Option<Duration>,
+    /// The start of the response body, for the history.
+    pub body: String,
+}
+
+/// What becomes of a delivery after an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    Delivered,
+    RetryAfter(Duration),
+    /// Failed for good.
+    GiveUp,
+    /// Failed for good, and the webhook is disabled.
+    Disable,
+}
+
+impl Verdict {
+    pub fn of(answer: &Answer, attempt: u32, id: DeliveryId, schedule: &RetrySchedule) -> Self {
+        match &answer.fault {
+            None => Self::Delivered,
+            Some((Fault::Gone, _)) => Self::Disable,
+            Some((Fault::WebhookDisabled | Fault::WebhookDeleted, _)) => Self::GiveUp,
+            Some(_) => schedule.delay_after(attempt, id, answer.retry_after).map_or(Self::GiveUp, Self::RetryAfter),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::WebhookId;
+
+    fn verdict(fault: Option<Fault>, attempt: u32) -> Verdict {
+        let answer = Answer {
+            duration: Duration::ZERO,
+            status: None,
+            fault: fault.map(|fault| (fault, String::new())),
+            retry_after: None,
+            body: String::new(),
+        };
+        let id = DeliveryId::of(&"t".parse().unwrap(), "e", WebhookId::generate());
+        Verdict::of(&answer, attempt, id, &"1s,2s".parse().unwrap())
+    }
+
+    #[test]
+    fn a_verdict_follows_from_the_answer() {
+        assert_eq!(verdict(None, 1), Verdict::Delivered);
+        assert_eq!(verdict(Some(Fault::Gone), 1), Verdict::Disable);
+        assert_eq!(verdict(Some(Fault::WebhookDeleted), 1), Verdict::GiveUp);
+        assert!(matches!(verdict(Some(Fault::HttpStatus), 1), Verdict::RetryAfter(_)));
+        assert!(matches!(verdict(Some(Fault::AddressForbidden), 2), Verdict::RetryAfter(_)));
+        assert_eq!(verdict(Some(Fault::Timeout), 3), Verdict::GiveUp);
+    }
+
+    #[test]
+    fn a_fault_has_one_name() {
+        for fault in [Fault::DnsFailed, Fault::HttpStatus, Fault::ResponseTooLarge, Fault::WebhookDeleted] {
+            assert_eq!(serde_json::to_value(fault).unwrap(), fault.name());
+        }
+    }
+}

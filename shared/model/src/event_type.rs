@@ -1,0 +1,174 @@
+//! The catalogue of event types, `<resource>-<action>`, and the patterns a webhook may subscribe with.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::Invalid;
+
+/// Each resource: its name, the plural that is accepted for it, and what may happen to it.
+const RESOURCES: [(&str, &str, &[&str]); 4] = [
+    ("order", "orders", &["created", "updated", "paid", "fulfilled", "refunded", "cancelled", "deleted"]),
+    ("product", "products", &["created", "updated", "deleted"]),
+    ("customer", "customers", &["created", "updated", "deleted"]),
+    ("inventory", "inventories", &["created", "updated", "deleted"]),
+];
+
+/// Every event type, resource by resource.
+pub fn catalogue() -> impl Iterator<Item = EventType> {
+    RESOURCES.iter().flat_map(|(resource, _, actions)| actions.iter().map(move |action| EventType { resource, action }))
+}
+
+/// The singular name of a resource, given either name.
+pub(crate) fn resource_name(name: &str) -> Option<&'static str> {
+    RESOURCES.iter().find(|(one, many, _)| *one == name || *many == name).map(|(one, ..)| *one)
+}
+
+/// An entry of the catalogue, such as `order-created`. `orders-created` reads as the same one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(into = "String")]
+pub struct EventType {
+    resource: &'static str,
+    action: &'static str,
+}
+
+impl EventType {
+    pub fn resource(self) -> &'static str {
+        self.resource
+    }
+}
+
+impl FromStr for EventType {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        text.split_once('-')
+            .and_then(|(name, action)| {
+                let (resource, _, actions) = RESOURCES.iter().find(|(one, many, _)| *one == name || *many == name)?;
+                Some(Self { resource, action: actions.iter().find(|known| **known == action)? })
+            })
+            .ok_or_else(|| Invalid::new("type", unknown(text, catalogue().map(|known| known.to_string()))))
+    }
+}
+
+impl<'de> Deserialize<'de> for EventType {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+impl From<EventType> for String {
+    fn from(event_type: EventType) -> Self {
+        event_type.to_string()
+    }
+}
+
+impl fmt::Display for EventType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.resource, self.action)
+    }
+}
+
+/// What a webhook subscribes to: one event type, `order-*` for all of a resource, or `*` for all there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(into = "String")]
+pub enum EventPattern {
+    All,
+    Resource(&'static str),
+    One(EventType),
+}
+
+impl EventPattern {
+    pub fn matches(self, event_type: EventType) -> bool {
+        match self {
+            Self::All => true,
+            Self::Resource(resource) => resource == event_type.resource,
+            Self::One(one) => one == event_type,
+        }
+    }
+}
+
+impl FromStr for EventPattern {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        if text == "*" {
+            return Ok(Self::All);
+        }
+        if let Some(resource) = text.strip_suffix("-*").and_then(resource_name) {
+            return Ok(Self::Resource(resource));
+        }
+        text.parse().map(Self::One).map_err(|_| {
+            let wildcards = RESOURCES.iter().map(|(resource, ..)| format!("{resource}-*"));
+            Invalid::new("events", unknown(text, catalogue().map(|known| known.to_string()).chain(wildcards)))
+        })
+    }
+}
+
+impl<'de> Deserialize<'de> for EventPattern {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+impl From<EventPattern> for String {
+    fn from(pattern: EventPattern) -> Self {
+        pattern.to_string()
+    }
+}
+
+impl fmt::Display for EventPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::All => f.write_str("*"),
+            Self::Resource(resource) => write!(f, "{resource}-*"),
+            Self::One(event_type) => event_type.fmt(f),
+        }
+    }
+}
+
+fn unknown(text: &str, known: impl Iterator<Item = String>) -> String {
+    let shown: String = text.chars().take(60).collect();
+    format!("{shown:?} is not a known event; use one of {}", known.collect::<Vec<_>>().join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_plural_reads_as_the_singular() {
+        for (written, read) in [
+            ("order-created", "order-created"),
+            ("orders-created", "order-created"),
+            ("inventories-updated", "inventory-updated"),
+            ("orders-*", "order-*"),
+            ("*", "*"),
+        ] {
+            assert_eq!(written.parse::<EventPattern>().unwrap().to_string(), read);
+        }
+    }
+
+    #[test]
+    fn what_is_not_in_the_catalogue_is_refused_with_the_catalogue() {
+        for text in ["", "order", "order-", "order-eaten", "Order-created", "*-created", "order-created ", "-*"] {
+            let detail = text.parse::<EventPattern>().unwrap_err().detail;
+            assert!(detail.contains("order-created, order-updated"), "{text}: {detail}");
+        }
+    }
+
+    #[test]
+    fn a_pattern_matches_what_it_says() {
+        for (pattern, event_type, matches) in [
+            ("order-created", "order-created", true),
+            ("order-created", "order-updated", false),
+            ("order-*", "order-paid", true),
+            ("order-*", "product-created", false),
+            ("*", "inventory-deleted", true),
+        ] {
+            let pattern: EventPattern = pattern.parse().unwrap();
+            assert_eq!(pattern.matches(event_type.parse().unwrap()), matches, "{pattern} {event_type}");
+        }
+    }
+}

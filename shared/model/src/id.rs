@@ -1,0 +1,186 @@
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use aws_lc_rs::digest;
+use serde::{Deserialize, Serialize};
+use ulid::Ulid;
+
+use crate::Invalid;
+
+/// A merchant. The platform gives the id; it is 1 to 64 characters, none of them a control character.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String")]
+pub struct TenantId(Arc<str>);
+
+impl TenantId {
+    pub const MAX_CHARS: usize = 64;
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for TenantId {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        let chars = text.chars().count();
+        if chars == 0 || chars > Self::MAX_CHARS || text.chars().any(char::is_control) {
+            return Err(Invalid::new("tenant", "must be 1 to 64 characters without control characters"));
+        }
+        Ok(Self(text.into()))
+    }
+}
+
+impl TryFrom<String> for TenantId {
+    type Error = Invalid;
+
+    fn try_from(text: String) -> Result<Self, Invalid> {
+        text.parse()
+    }
+}
+
+impl fmt::Display for TenantId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Ids of ours: a prefix that says what it names, and 26 characters of Crockford base 32 that sort by time of creation
+/// ([`DeliveryId`] excepted, which is a hash).
+macro_rules! prefixed_id {
+    ($(#[$doc:meta])* $name:ident, $prefix:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $name(Ulid);
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                let mut text = [0; ulid::ULID_LEN];
+                write!(f, concat!($prefix, "_{}"), self.0.array_to_str(&mut text))
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(self, f)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = Invalid;
+
+            fn from_str(text: &str) -> Result<Self, Invalid> {
+                text.strip_prefix(concat!($prefix, "_"))
+                    .and_then(|ulid| Ulid::from_string(ulid).ok())
+                    .map(Self)
+                    // One spelling only: Crockford's alphabet also reads lower case, and an id is a key elsewhere.
+                    .filter(|id| id.to_string() == text)
+                    .ok_or_else(|| Invalid::new("id", concat!("must be ", $prefix, "_ and 26 characters of base 32")))
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = Invalid;
+
+            fn try_from(text: String) -> Result<Self, Invalid> {
+                text.parse()
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(id: $name) -> Self {
+                id.to_string()
+            }
+        }
+    };
+}
+
+prefixed_id!(
+    /// A webhook: `wbh_01HA4XCG60CT4G3EWF4CKYM1MF`.
+    WebhookId,
+    "wbh"
+);
+prefixed_id!(
+    /// One event for one webhook, in all its attempts: the `webhook-id` that the receiver sees.
+    DeliveryId,
+    "dlv"
+);
+prefixed_id!(
+    /// One attempt of a delivery.
+    AttemptId,
+    "att"
+);
+
+impl WebhookId {
+    pub fn generate() -> Self {
+        Self(Ulid::generate())
+    }
+}
+
+impl AttemptId {
+    pub fn generate() -> Self {
+        Self(Ulid::generate())
+    }
+}
+
+impl DeliveryId {
+    /// Invariant: the id follows from the event and the webhook alone, so a repeat after a crash, in whatever service,
+    /// is recognised as one by the streams, the history and the receiver.
+    pub fn of(tenant: &TenantId, event_id: &str, webhook: WebhookId) -> Self {
+        let mut hash = digest::Context::new(&digest::SHA256);
+        // A separator that neither a tenant id nor a ULID contains keeps the three apart.
+        hash.update(tenant.as_str().as_bytes());
+        hash.update(b"\0");
+        hash.update(&webhook.0.to_bytes());
+        hash.update(event_id.as_bytes());
+        let mut id = [0; 16];
+        id.copy_from_slice(&hash.finish().as_ref()[..16]);
+        Self(Ulid::from_bytes(id))
+    }
+
+    /// A number in 0..1 that belongs to this delivery and `attempt`: jitter without a random generator.
+    pub fn fraction(self, attempt: u32) -> f64 {
+        let mut hash = digest::Context::new(&digest::SHA256);
+        hash.update(&self.0.to_bytes());
+        hash.update(&attempt.to_be_bytes());
+        let mut bytes = [0; 4];
+        bytes.copy_from_slice(&hash.finish().as_ref()[..4]);
+        f64::from(u32::from_be_bytes(bytes)) / (f64::from(u32::MAX) + 1.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_delivery_id_follows_from_event_and_webhook() {
+        let tenant: TenantId = "t".parse().unwrap();
+        let (a, b) = (WebhookId::generate(), WebhookId::generate());
+        assert_eq!(DeliveryId::of(&tenant, "e1", a), DeliveryId::of(&tenant, "e1", a));
+        assert_ne!(DeliveryId::of(&tenant, "e1", a), DeliveryId::of(&tenant, "e1", b));
+        assert_ne!(DeliveryId::of(&tenant, "e1", a), DeliveryId::of(&tenant, "e2", a));
+        assert_ne!(DeliveryId::of(&tenant, "e1", a), DeliveryId::of(&"u".parse().unwrap(), "e1", a));
+    }
+
+    #[test]
+    fn ids_have_one_spelling() {
+        let id = WebhookId::generate();
+        assert_eq!(id.to_string().parse::<WebhookId>(), Ok(id));
+        assert!(id.to_string().to_lowercase().parse::<WebhookId>().is_err());
+        for text in ["", "wbh_", "wbh_1", "dlv_01HA4XCG60CT4G3EWF4CKYM1MF", "wbh_81HA4XCG60CT4G3EWF4CKYM1MF"] {
+            assert!(text.parse::<WebhookId>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn tenant_ids_are_bounded() {
+        for text in ["", "a\nb", &"x".repeat(65)] {
+            assert!(text.parse::<TenantId>().is_err(), "{text:?}");
+        }
+        assert!("Zoë's shop.*>".parse::<TenantId>().is_ok());
+    }
+}

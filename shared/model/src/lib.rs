@@ -1,0 +1,35 @@
+//! The words of Shopery Webhooks, and the decisions that need nothing but their arguments.
+//!
+//! No I/O, no clock and no async runtime in this crate: whatever depends on the time takes it as an argument, and
+//! whatever is random is derived from an id. The cast, in the order in which an event meets them:
+//!
+//! - [`Event`]: what a platform service published, one state of one resource (CloudEvents 1.0).
+//! - [`Webhook`]: a tenant's wish to have some [`EventType`]s posted to a URL.
+//! - [`Job`]: one event for one webhook, waiting for an attempt. Its [`DeliveryId`] follows from the two, so work that
+//!   is repeated after a crash carries the same id.
+//! - [`Answer`]: what an attempt met, and the [`Verdict`] that follows from it.
+//! - [`Outcome`]: the record of an attempt, on its way to the history.
+
+mod answer;
+mod event;
+mod event_type;
+mod id;
+mod invalid;
+mod job;
+mod outcome;
+mod schedule;
+mod secret;
+mod token;
+mod webhook;
+
+pub use answer::{Answer, Fault, Verdict};
+pub use event::{Event, MAX_EVENT_BYTES, Resource};
+pub use event_type::{EventPattern, EventType, catalogue};
+pub use id::{AttemptId, DeliveryId, TenantId, WebhookId};
+pub use invalid::Invalid;
+pub use job::{Job, JobMeta, MalformedJob};
+pub use outcome::{Attempt, DeliveryState, Outcome};
+pub use schedule::RetrySchedule;
+pub use secret::{EndpointSecret, signature};
+pub use token::{escape, unescape};
+pub use webhook::{Webhook, endpoint_url, validate_name};

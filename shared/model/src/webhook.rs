@@ -1,0 +1,107 @@
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+use url::Url;
+
+use crate::{EndpointSecret, EventPattern, EventType, Invalid, TenantId, WebhookId};
+
+const MAX_URL_BYTES: usize = 2048;
+const MAX_NAME_CHARS: usize = 200;
+
+/// A tenant's webhook, as the data plane needs it: the value of a CONFIG entry.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Webhook {
+    pub id: WebhookId,
+    pub tenant: TenantId,
+    pub url: Url,
+    pub events: Vec<EventPattern>,
+    pub is_enabled: bool,
+    pub secret: EndpointSecret,
+    #[serde(with = "time::serde::rfc3339")]
+    pub updated_at: OffsetDateTime,
+}
+
+impl Webhook {
+    /// Whether an event of this type makes a delivery for this webhook.
+    pub fn wants(&self, event_type: EventType) -> bool {
+        self.is_enabled && self.events.iter().any(|pattern| pattern.matches(event_type))
+    }
+}
+
+/// A name for people: 1 to 200 characters.
+pub fn validate_name(name: &str) -> Result<(), Invalid> {
+    let chars = name.chars().count();
+    if name.trim().is_empty() || chars > MAX_NAME_CHARS || name.chars().any(char::is_control) {
+        return Err(Invalid::new("name", format!("must have 1 to {MAX_NAME_CHARS} characters that can be seen")));
+    }
+    Ok(())
+}
+
+/// The URL of an endpoint. What its host resolves to is judged when we connect, not here.
+pub fn endpoint_url(text: &str, allow_http: bool) -> Result<Url, Invalid> {
+    let invalid = |detail: &'static str| Invalid::new("url", detail);
+    if text.len() > MAX_URL_BYTES {
+        return Err(Invalid::new("url", format!("must have at most {MAX_URL_BYTES} bytes")));
+    }
+    let url =
+        Url::parse(text).map_err(|error| Invalid::new("url", format!("must be an absolute https:// URL: {error}")))?;
+    match url.scheme() {
+        "https" => {}
+        "http" if allow_http => {}
+        "http" => return Err(invalid("must start with https://: a webhook is sent over TLS only")),
+        _ => return Err(invalid("must start with https://")),
+    }
+    if url.host_str().is_none_or(str::is_empty) {
+        return Err(invalid("must name a host"));
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(invalid("must not contain a user name or password: verify the signature instead"));
+    }
+    if url.fragment().is_some() {
+        return Err(invalid("must not contain a fragment (#…): it would never be sent"));
+    }
+    if url.port() == Some(0) {
+        return Err(invalid("must not name port 0"));
+    }
+    Ok(url)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_plain_https_url_is_taken() {
+        for good in ["https://test.com/wh", "https://xn--bcher-kva.example:8443/a?b=c", "https://[2001:db8::1]/"] {
+            assert!(endpoint_url(good, false).is_ok(), "{good}");
+        }
+        let long = format!("https://a.example/{}", "x".repeat(2048));
+        for bad in [
+            "",
+            "test.com/wh",
+            "/wh",
+            "http://test.com/wh",
+            "ftp://test.com",
+            "javascript:alert(1)",
+            "https://",
+            "https://user@test.com",
+            "https://user:pass@test.com",
+            "https://test.com/#here",
+            "https://test.com:0/",
+            "https://test.com:99999/",
+            "https://a b.example/",
+            long.as_str(),
+        ] {
+            assert_eq!(endpoint_url(bad, false).unwrap_err().field, "url", "{bad}");
+        }
+        assert!(endpoint_url("http://test.com/wh", true).is_ok());
+    }
+
+    #[test]
+    fn a_name_is_seen() {
+        assert!(validate_name("webhook test").is_ok());
+        for bad in ["", "  ", "a\nb", &"x".repeat(201)] {
+            assert!(validate_name(bad).is_err(), "{bad:?}");
+        }
+    }
+}

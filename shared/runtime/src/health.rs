@@ -1,0 +1,29 @@
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, PoisonError, RwLock};
+
+/// Whether this process can do its work: a named check for each thing that it needs.
+#[derive(Clone, Default)]
+pub struct Health(Arc<RwLock<BTreeMap<&'static str, Check>>>);
+
+/// Cheap and without waiting: it reports what is already known.
+type Check = Box<dyn Fn() -> Result<(), String> + Send + Sync>;
+
+impl Health {
+    /// Adds a check, or replaces the one of that name.
+    pub fn check(&self, name: &'static str, check: impl Fn() -> Result<(), String> + Send + Sync + 'static) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).insert(name, Box::new(check));
+    }
+
+    /// What stands in the way, by name. Empty: ready.
+    pub fn obstacles(&self) -> BTreeMap<&'static str, String> {
+        let checks = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        checks.iter().filter_map(|(name, check)| Some((*name, check().err()?))).collect()
+    }
+}
+
+impl fmt::Debug for Health {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Health").field(&self.obstacles()).finish()
+    }
+}
