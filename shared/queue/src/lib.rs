@@ -1,1 +1,20 @@
+//! The queue: what passes between the services, and how.
+//!
+//! Everything that two services must agree on is here: the streams and their limits ([`topology`]), the subjects
+//! ([`subject`]), how a message is published ([`Queue::publish`]) and how work is pulled and acknowledged ([`Intake`]),
+//! and the webhooks that the control plane makes known ([`Directory`]).
+//!
+//! Invariant: an input is acknowledged only after its output was. A crash repeats work and loses none.
 
+mod config;
+mod directory;
+mod intake;
+mod publish;
+pub mod subject;
+pub mod topology;
+pub mod trace;
+
+pub use config::{Config, Queue};
+pub use directory::Directory;
+pub use intake::{Intake, Taken};
+pub use publish::{Dead, Outgoing, PublishError};

@@ -1,0 +1,128 @@
+use axum::Json;
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use shopery_model::Invalid;
+
+/// An error for a caller: RFC 9457, `application/problem+json`.
+///
+/// The `type` is `urn:shopery:problem:<name>`; name and status are part of the contract.
+#[derive(Debug, Clone, Serialize)]
+pub struct Problem {
+    #[serde(rename = "type")]
+    pub kind: String,
+    pub title: &'static str,
+    pub status: u16,
+    pub detail: String,
+    /// What is wrong with the input, field by field.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub errors: Vec<Invalid>,
+    #[serde(skip)]
+    header: Option<(HeaderName, HeaderValue)>,
+}
+
+impl Problem {
+    fn new(status: StatusCode, name: &str, title: &'static str, detail: impl Into<String>) -> Self {
+        Self {
+            kind: format!("urn:shopery:problem:{name}"),
+            title,
+            status: status.as_u16(),
+            detail: detail.into(),
+            errors: Vec::new(),
+            header: None,
+        }
+    }
+
+    /// 400: the request cannot be read.
+    pub fn malformed(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "malformed-request", "The request cannot be read", detail)
+    }
+
+    /// 422: the request reads, but its content is wrong. `body` as the field stands for the body as a whole.
+    pub fn invalid(errors: Vec<Invalid>) -> Self {
+        let detail = match errors.as_slice() {
+            [one] => one.to_string(),
+            [first, ..] => format!("{first} (and {} more, see errors)", errors.len() - 1),
+            [] => String::new(),
+        };
+        // A body that is not even JSON is another thing than a wrong field.
+        let problem = if errors.iter().any(|error| error.field == "body") {
+            Self::malformed(detail)
+        } else {
+            Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid-fields", "Fields of the request are invalid", detail)
+        };
+        Self { errors, ..problem }
+    }
+
+    pub fn unauthorized(detail: impl Into<String>) -> Self {
+        let mut problem =
+            Self::new(StatusCode::UNAUTHORIZED, "unauthorized", "The token is missing or invalid", detail);
+        problem.header = Some((
+            header::WWW_AUTHENTICATE,
+            HeaderValue::from_static("Bearer realm=\"shopery\", error=\"invalid_token\""),
+        ));
+        problem
+    }
+
+    pub fn forbidden(detail: impl Into<String>) -> Self {
+        let mut problem = Self::new(StatusCode::FORBIDDEN, "forbidden", "The token does not permit this", detail);
+        problem.header = Some((
+            header::WWW_AUTHENTICATE,
+            HeaderValue::from_static("Bearer realm=\"shopery\", error=\"insufficient_scope\""),
+        ));
+        problem
+    }
+
+    pub fn not_found(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not-found", "There is no such thing", detail)
+    }
+
+    pub fn method_not_allowed() -> Self {
+        let detail = "this path does not take that method; see Allow";
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "The method is not allowed", detail)
+    }
+
+    pub fn conflict(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::CONFLICT, "conflict", "The request conflicts with the current state", detail)
+    }
+
+    pub fn timed_out() -> Self {
+        let detail = "the request took too long to arrive or to answer; send it again";
+        Self::new(StatusCode::REQUEST_TIMEOUT, "request-timeout", "The request took too long", detail)
+    }
+
+    pub fn too_large(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", "The request is too large", detail)
+    }
+
+    pub fn unsupported_media_type(detail: impl Into<String>) -> Self {
+        let title = "The content type is not supported";
+        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type", title, detail)
+    }
+
+    pub fn internal() -> Self {
+        let detail = "something failed on our side and was logged; try again";
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "An internal error", detail)
+    }
+
+    /// 503: nothing was lost and nothing was accepted; the same request may succeed in `seconds`.
+    pub fn unavailable(detail: impl Into<String>, seconds: u32) -> Self {
+        let title = "The service cannot take the request now";
+        let mut problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", title, detail);
+        problem.header = Some((header::RETRY_AFTER, HeaderValue::from(seconds)));
+        problem
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(mut self) -> Response {
+        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let header = self.header.take();
+        let mut response = (status, Json(self)).into_response();
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if let Some((name, value)) = header {
+            response.headers_mut().insert(name, value);
+        }
+        response
+    }
+}

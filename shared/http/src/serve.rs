@@ -1,0 +1,153 @@
+//! The HTTP server of every service. Whoever connects may be slow or hostile: headers, bodies, requests and
+//! connections are bounded in size, number and time.
+
+use std::any::Any;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use axum::body::Body;
+use axum::extract::{MatchedPath, Request};
+use axum::http::header;
+use axum::middleware::{Next, from_fn};
+use axum::response::IntoResponse;
+use axum::routing::get;
+use axum::{Json, Router};
+use bytes::Bytes;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use serde_json::json;
+use shopery_runtime::{Runtime, Shutdown};
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tower_http::catch_panic::CatchPanicLayer;
+
+use crate::Problem;
+
+const MAX_CONNECTIONS: usize = 8192;
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+const MAX_HEADER_BYTES: usize = 32 * 1024;
+
+/// Listens, or says in one line why not.
+pub async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
+}
+
+/// `/livez`, `/readyz` and `/metrics`.
+pub fn operations(runtime: &Runtime) -> Router {
+    let (health, metrics) = (runtime.health.clone(), runtime.metrics.clone());
+    Router::new()
+        .route("/livez", get(|| async { "ok\n" }))
+        .route(
+            "/readyz",
+            get(move || async move {
+                let obstacles = health.obstacles();
+                let status = if obstacles.is_empty() { 200 } else { 503 };
+                let status = axum::http::StatusCode::from_u16(status).unwrap_or_default();
+                (status, Json(json!({ "ready": obstacles.is_empty(), "obstacles": obstacles })))
+            }),
+        )
+        .route(
+            "/metrics",
+            get(move || async move {
+                let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+                ([(header::CONTENT_TYPE, kind)], metrics.encode())
+            }),
+        )
+}
+
+/// Adds what every public face has: a time limit, a count of requests, and problem+json for what no route answers.
+pub fn with_limits(routes: Router, runtime: &Runtime) -> Router {
+    let requests = runtime.metrics.register(
+        "http_requests",
+        "HTTP requests by route and status",
+        Family::<[(&'static str, String); 3], Counter>::default(),
+    );
+    routes
+        .fallback(|| async { Problem::not_found("there is nothing at this path") })
+        .method_not_allowed_fallback(|| async { Problem::method_not_allowed() })
+        .layer(CatchPanicLayer::custom(|_: Box<dyn Any + Send>| {
+            tracing::error!("a request handler panicked");
+            Problem::internal().into_response()
+        }))
+        .layer(from_fn(move |request: Request, next: Next| {
+            let requests = requests.clone();
+            async move {
+                let route = request.extensions().get::<MatchedPath>().map_or("none", MatchedPath::as_str).to_owned();
+                let method = request.method().as_str().to_owned();
+                let response = match tokio::time::timeout(REQUEST_TIMEOUT, next.run(request)).await {
+                    Ok(response) => response,
+                    Err(_) => Problem::timed_out().into_response(),
+                };
+                let status = response.status().as_str().to_owned();
+                requests.get_or_create(&[("route", route), ("method", method), ("status", status)]).inc();
+                response
+            }
+        }))
+}
+
+/// The whole body, or 413 beyond `limit` bytes.
+pub async fn read_body(body: Body, limit: usize) -> Result<Bytes, Problem> {
+    axum::body::to_bytes(body, limit).await.map_err(|error| {
+        // The limit's error is the source; anything else is a connection that broke.
+        if std::error::Error::source(&error).is_some_and(|source| source.to_string().contains("length limit")) {
+            Problem::too_large(format!("the body is over the limit of {limit} bytes"))
+        } else {
+            Problem::malformed("the body did not arrive whole")
+        }
+    })
+}
+
+/// Serves until the drain begins, then finishes the requests under way.
+pub async fn serve(listener: TcpListener, routes: Router, shutdown: &Shutdown) -> anyhow::Result<()> {
+    tracing::info!(address = %listener.local_addr()?, "listening");
+    let mut server = auto::Builder::new(TokioExecutor::new());
+    server
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .max_buf_size(MAX_HEADER_BYTES)
+        .pipeline_flush(true);
+    server
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(Duration::from_secs(20))
+        .max_concurrent_streams(256)
+        .max_header_list_size(u32::try_from(MAX_HEADER_BYTES).unwrap_or(u32::MAX));
+    let graceful = GracefulShutdown::new();
+    let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    loop {
+        let Ok(place) = connections.clone().acquire_owned().await else { break };
+        let stream = tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    // Out of file descriptors, most likely: wait for some to be closed.
+                    tracing::warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+            },
+            () = shutdown.draining() => break,
+        };
+        let _ = stream.set_nodelay(true);
+        let service = TowerToHyperService::new(routes.clone());
+        let connection = server.serve_connection(TokioIo::new(stream), service).into_owned();
+        let connection = graceful.watch(connection);
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(error, "a connection ended with an error");
+            }
+            drop(place);
+        });
+    }
+    drop(listener);
+    graceful.shutdown().await;
+    Ok(())
+}

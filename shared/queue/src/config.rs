@@ -1,0 +1,119 @@
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use async_nats::connection::State;
+use async_nats::jetstream;
+use async_nats::{ConnectOptions, Event};
+use secrecy::{ExposeSecret, SecretString};
+use shopery_runtime::{Env, Runtime};
+use tokio::sync::watch;
+
+use crate::topology;
+
+/// The oldest server whose scheduled messages do what RETRY needs.
+const OLDEST_SERVER: (i64, i64, i64) = (2, 14, 0);
+
+/// How long a service waits for NATS when it starts.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub url: String,
+    pub user: Option<String>,
+    pub password: Option<SecretString>,
+    pub credentials: Option<String>,
+    pub ca_file: Option<String>,
+    pub limits: topology::Limits,
+}
+
+impl Config {
+    pub fn read(env: &mut Env) -> Option<Self> {
+        let url = env.or(
+            "SHOPERY_NATS_URL",
+            "nats://127.0.0.1:4222",
+            "NATS servers, comma-separated; tls:// for TLS. At least NATS 2.14 with JetStream",
+        );
+        let user = env.optional("SHOPERY_NATS_USER", "NATS user");
+        let password = env.optional::<String>("SHOPERY_NATS_PASSWORD", "NATS password").map(SecretString::from);
+        let credentials = env.optional("SHOPERY_NATS_CREDENTIALS", "Path of a NATS .creds file, instead of a user");
+        let ca_file = env.optional("SHOPERY_NATS_CA", "Path of a PEM file with the CA of the NATS servers");
+        let limits = topology::Limits::read(env);
+        Some(Self { url: url?, user, password, credentials, ca_file, limits: limits? })
+    }
+}
+
+/// A connection to NATS, with the streams in place.
+#[derive(Debug, Clone)]
+pub struct Queue {
+    pub client: async_nats::Client,
+    pub jetstream: jetstream::Context,
+    pub limits: topology::Limits,
+    /// Changes with every new connection: what the server kept for the old one (outstanding pulls) is gone.
+    pub(crate) connections: watch::Receiver<u64>,
+}
+
+impl Queue {
+    /// Connects, checks the server and puts the streams in place. Later, it reconnects by itself for as long as it takes.
+    pub async fn connect(config: &Config, name: &str, runtime: &Runtime) -> anyhow::Result<Self> {
+        let (connected, connections) = watch::channel(0);
+        let mut options = ConnectOptions::new()
+            .name(name)
+            .retry_on_initial_connect()
+            .connection_timeout(Duration::from_secs(5))
+            .ping_interval(Duration::from_secs(10))
+            .request_timeout(Some(Duration::from_secs(5)))
+            .subscription_capacity(16 * 1024)
+            .client_capacity(8 * 1024)
+            // Soon at first, so that a restart of the server is over quickly; then up to two seconds.
+            .reconnect_delay_callback(|attempts| Duration::from_millis((20 << attempts.min(7)).min(2000) as u64))
+            .event_callback(move |event| {
+                match &event {
+                    Event::Connected => {
+                        tracing::info!("connected to NATS");
+                        connected.send_modify(|count| *count += 1);
+                    }
+                    Event::Disconnected => tracing::warn!("the connection to NATS is lost; reconnecting"),
+                    other => tracing::warn!("NATS: {other}"),
+                }
+                std::future::ready(())
+            });
+        if let (Some(user), Some(password)) = (&config.user, &config.password) {
+            options = options.user_and_password(user.clone(), password.expose_secret().to_owned());
+        }
+        if let Some(path) = &config.credentials {
+            let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?;
+            options = options.credentials(&text).with_context(|| format!("{path} is not a credentials file"))?;
+        }
+        if let Some(path) = &config.ca_file {
+            options = options.add_root_certificates(path.into());
+        }
+        let servers: Vec<_> = config.url.split(',').map(str::trim).collect();
+        let client = options.connect(servers).await.with_context(|| format!("cannot connect to {}", config.url))?;
+
+        let mut first = connections.clone();
+        tokio::select! {
+            changed = first.wait_for(|count| *count > 0) => drop(changed?),
+            () = runtime.shutdown.draining() => bail!("stopped while connecting to NATS"),
+            () = tokio::time::sleep(PATIENCE) => {
+                bail!("no NATS server at {} within {} s", config.url, PATIENCE.as_secs())
+            }
+        }
+        let (major, minor, patch) = OLDEST_SERVER;
+        if !client.is_server_compatible(major, minor, patch) {
+            bail!("NATS at {} is {}; at least {major}.{minor} is needed", config.url, client.server_info().version);
+        }
+
+        let checked = client.clone();
+        runtime.health.check("nats", move || match checked.connection_state() {
+            State::Connected => Ok(()),
+            State::Pending | State::Disconnected => Err("not connected; reconnecting".to_owned()),
+        });
+        let jetstream = jetstream::ContextBuilder::new()
+            .timeout(Duration::from_secs(5))
+            .max_ack_inflight(8 * 1024)
+            .build(client.clone());
+        let queue = Self { client, jetstream, limits: config.limits.clone(), connections };
+        topology::ensure_streams(&queue.jetstream, &queue.limits).await?;
+        Ok(queue)
+    }
+}

@@ -1,0 +1,185 @@
+//! Pulling work from a stream, never more than there are free slots.
+//!
+//! A slot is reserved before a message is asked for, so no message waits in this process while its `ack_wait` runs
+//! down. Three counts tell all: `slots` are free, `reserved` are asked for and not yet here, the rest is at work.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use async_nats::jetstream::{self, consumer::pull};
+use async_nats::{StatusCode, Subject, Subscriber};
+use futures_util::StreamExt;
+use shopery_runtime::Shutdown;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::Instant;
+
+use crate::Queue;
+use crate::topology::Consumer;
+
+/// How long the server keeps a pull that it cannot fill.
+const EXPIRES: Duration = Duration::from_secs(30);
+/// How often the server says, during a pull, that it is still there.
+const HEARTBEAT: Duration = Duration::from_secs(5);
+
+/// A message to work on, and the slot that it occupies until it is dropped.
+#[derive(Debug)]
+pub struct Taken {
+    pub message: jetstream::Message,
+    pub slot: OwnedSemaphorePermit,
+}
+
+pub struct Intake {
+    queue: Queue,
+    declared: Consumer,
+    consumer: pull_consumer::Handle,
+    inbox: Subject,
+    messages: Subscriber,
+    slots: Arc<Semaphore>,
+    reserved: Option<OwnedSemaphorePermit>,
+    /// Fewer free slots than this are not worth a pull while one is outstanding.
+    worthwhile: usize,
+    connections: watch::Receiver<u64>,
+    heard: Instant,
+}
+
+mod pull_consumer {
+    pub(super) type Handle = async_nats::jetstream::consumer::Consumer<super::pull::Config>;
+}
+
+impl Intake {
+    /// Opens the consumer, which is created or brought up to date, for at most `slots` messages at a time.
+    pub async fn open(queue: &Queue, declared: Consumer, slots: usize) -> anyhow::Result<Self> {
+        let consumer = create(queue, declared).await?;
+        let inbox: Subject = queue.client.new_inbox().into();
+        let messages = queue.client.subscribe(inbox.clone()).await?;
+        let mut connections = queue.connections.clone();
+        connections.mark_unchanged();
+        Ok(Self {
+            queue: queue.clone(),
+            declared,
+            consumer,
+            inbox,
+            messages,
+            slots: Arc::new(Semaphore::new(slots)),
+            reserved: None,
+            worthwhile: (slots / 4).max(1),
+            connections,
+            heard: Instant::now(),
+        })
+    }
+
+    /// The next message, or `None` once the drain has begun.
+    pub async fn next(&mut self, shutdown: &Shutdown) -> Option<Taken> {
+        loop {
+            self.ask().await;
+            let silent = self.heard + 2 * HEARTBEAT;
+            tokio::select! {
+                biased;
+                () = shutdown.draining() => return None,
+                // What was asked of the old connection will not come.
+                Ok(()) = self.connections.changed() => self.forget(),
+                Some(message) = self.messages.next() => {
+                    self.heard = Instant::now();
+                    match message.status {
+                        None => {
+                            let slot = self.take_slot().await?;
+                            let context = self.queue.jetstream.clone();
+                            return Some(Taken { message: jetstream::Message { message, context }, slot });
+                        }
+                        Some(StatusCode::IDLE_HEARTBEAT) => {}
+                        Some(_) => self.ended(&message).await,
+                    }
+                }
+                // Work has ended and its slot is free: ask for more.
+                Ok(freed) = self.slots.clone().acquire_owned(), if self.reserved.is_none() => drop(freed),
+                () = tokio::time::sleep_until(silent), if self.reserved.is_some() => {
+                    tracing::warn!(consumer = self.declared.name, "NATS is silent; asking again");
+                    self.forget();
+                }
+            }
+        }
+    }
+
+    /// Reserves the free slots and asks for as many messages, if it is worth it.
+    async fn ask(&mut self) {
+        let free = self.slots.available_permits();
+        if free == 0 || (self.reserved.is_some() && free < self.worthwhile) {
+            return;
+        }
+        let Ok(permits) = self.slots.clone().try_acquire_many_owned(u32::try_from(free).unwrap_or(u32::MAX)) else {
+            return;
+        };
+        let pull = pull::BatchConfig {
+            batch: permits.num_permits(),
+            expires: Some(EXPIRES),
+            idle_heartbeat: HEARTBEAT,
+            ..pull::BatchConfig::default()
+        };
+        self.heard = Instant::now();
+        match self.consumer.request_batch(pull, self.inbox.clone()).await {
+            Ok(()) => match &mut self.reserved {
+                Some(reserved) => reserved.merge(permits),
+                none => *none = Some(permits),
+            },
+            Err(error) => {
+                drop(permits);
+                tracing::warn!(consumer = self.declared.name, %error, "cannot ask for work");
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+        }
+    }
+
+    /// The slot of a message that has come: a reserved one. A message that was not counted on (its pull was thought
+    /// lost) waits for a free one.
+    async fn take_slot(&mut self) -> Option<OwnedSemaphorePermit> {
+        let slot = self.reserved.as_mut().and_then(|reserved| reserved.split(1));
+        if self.reserved.as_ref().is_some_and(|reserved| reserved.num_permits() == 0) {
+            self.reserved = None;
+        }
+        match slot {
+            Some(slot) => Some(slot),
+            None => self.slots.clone().acquire_owned().await.ok(),
+        }
+    }
+
+    /// A pull ended. The server says how many of its messages will not come.
+    async fn ended(&mut self, status: &async_nats::Message) {
+        let unfilled = status.headers.as_ref().and_then(|headers| headers.get("Nats-Pending-Messages"));
+        match unfilled.and_then(|count| count.as_str().parse().ok()) {
+            Some(count) => {
+                if let Some(reserved) = &mut self.reserved {
+                    let rest = reserved.num_permits();
+                    drop(reserved.split(rest.min(count)));
+                    if count >= rest {
+                        self.reserved = None;
+                    }
+                }
+            }
+            None => self.forget(),
+        }
+        if matches!(status.status, Some(StatusCode::TIMEOUT | StatusCode::NOT_FOUND)) {
+            return;
+        }
+        // No responders, a new leader, a deleted consumer: make sure of the consumer, without haste.
+        let why = status.description.as_deref().unwrap_or("no description");
+        tracing::warn!(consumer = self.declared.name, why, "NATS ended a pull");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        match create(&self.queue, self.declared).await {
+            Ok(consumer) => self.consumer = consumer,
+            Err(error) => tracing::warn!(consumer = self.declared.name, "{error:#}"),
+        }
+    }
+
+    fn forget(&mut self) {
+        self.reserved = None;
+    }
+}
+
+async fn create(queue: &Queue, declared: Consumer) -> anyhow::Result<pull_consumer::Handle> {
+    queue
+        .jetstream
+        .create_consumer_on_stream(declared.config(&queue.limits), declared.stream)
+        .await
+        .with_context(|| format!("cannot create consumer {} of stream {}", declared.name, declared.stream))
+}

@@ -1,0 +1,123 @@
+use std::time::Duration;
+
+use async_nats::HeaderMap;
+use async_nats::jetstream::context::{PublishError as NatsError, PublishErrorKind};
+use async_nats::jetstream::message::PublishMessage;
+use async_nats::jetstream::publish::PublishAck;
+use async_nats::jetstream::{self, ErrorCode};
+use bytes::Bytes;
+use serde::Serialize;
+use shopery_model::TenantId;
+use tokio::time::Instant;
+
+use crate::{Queue, subject};
+
+/// A message on its way into a stream.
+#[derive(Debug, Clone)]
+pub struct Outgoing {
+    pub subject: String,
+    /// `Nats-Msg-Id`: within the stream's duplicate window it is stored once.
+    pub id: Option<String>,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+}
+
+/// Why a message was not acknowledged by a stream. It may have been stored all the same: publish again with the same id.
+#[derive(Debug, thiserror::Error)]
+pub enum PublishError {
+    #[error("the stream is full: {0}")]
+    Full(String),
+    #[error("the stream cannot be reached: {0}")]
+    Unavailable(String),
+    #[error("the message is too large for NATS: {0}")]
+    TooLarge(String),
+}
+
+impl Outgoing {
+    pub fn new(subject: String, body: Bytes) -> Self {
+        Self { subject, id: None, headers: HeaderMap::new(), body }
+    }
+
+    pub fn with_id(mut self, id: String) -> Self {
+        self.id = Some(id);
+        self
+    }
+}
+
+/// What DEAD holds: a message that nobody can use, and why.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Dead<'a, Reason: Serialize> {
+    pub subject: &'a str,
+    pub problem: Reason,
+    /// The message as text; what is not UTF-8 in it is replaced.
+    pub body: String,
+}
+
+impl Queue {
+    /// Publishes and waits for the stream's acknowledgement. Many may be under way at once; each waits for its own.
+    pub async fn publish(&self, message: Outgoing) -> Result<PublishAck, PublishError> {
+        let mut publish = PublishMessage::build().payload(message.body);
+        if !message.headers.is_empty() {
+            publish = publish.headers(message.headers);
+        }
+        if let Some(id) = &message.id {
+            publish = publish.message_id(id);
+        }
+        let sent = self.jetstream.send_publish(message.subject, publish).await;
+        let acked = match sent {
+            Ok(ack) => ack.await,
+            Err(error) => Err(error),
+        };
+        acked.map_err(|error| classify(&error))
+    }
+
+    /// Publishes again and again, with the same id, until the stream has it or `patience` ends.
+    pub async fn publish_until_stored(
+        &self,
+        message: &Outgoing,
+        patience: Duration,
+    ) -> Result<PublishAck, PublishError> {
+        let end = Instant::now() + patience;
+        let mut pause = Duration::from_millis(50);
+        loop {
+            match self.publish(message.clone()).await {
+                Err(PublishError::Full(_) | PublishError::Unavailable(_)) if Instant::now() + pause < end => {
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(Duration::from_secs(2));
+                }
+                done => return done,
+            }
+        }
+    }
+
+    /// Puts a message that nobody can use on DEAD, with the reason. `id` keeps a repeat from adding a second one.
+    pub async fn bury(
+        &self,
+        reason: &str,
+        tenant: Option<&TenantId>,
+        id: String,
+        dead: &Dead<'_, impl Serialize>,
+    ) -> Result<(), PublishError> {
+        let body = serde_json::to_vec(dead).unwrap_or_else(|error| error.to_string().into_bytes());
+        tracing::warn!(reason, tenant = tenant.map(TenantId::as_str), subject = dead.subject, "a message went to DEAD");
+        self.publish(Outgoing::new(subject::dead(reason, tenant), body.into()).with_id(id)).await.map(drop)
+    }
+}
+
+fn classify(error: &NatsError) -> PublishError {
+    let refusal = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<jetstream::Error>());
+    match (error.kind(), refusal.map(jetstream::Error::error_code)) {
+        (
+            _,
+            Some(
+                ErrorCode::STREAM_STORE_FAILED
+                | ErrorCode::INSUFFICIENT_RESOURCES
+                | ErrorCode::STORAGE_RESOURCES_EXCEEDED
+                | ErrorCode::ACCOUNT_RESOURCES_EXCEEDED,
+            ),
+        ) => PublishError::Full(error.to_string()),
+        (PublishErrorKind::MaxPayloadExceeded, _) => PublishError::TooLarge(error.to_string()),
+        _ => PublishError::Unavailable(error.to_string()),
+    }
+}

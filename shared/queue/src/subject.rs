@@ -1,0 +1,88 @@
+//! The subjects. Ids are escaped (see [`escape`]), so each is one token whatever it contains.
+
+use async_nats::Subject;
+use shopery_model::{DeliveryId, Resource, TenantId, WebhookId, escape, unescape};
+
+/// `in.<tenant>.<event>`: where platform services publish.
+pub fn inbound(tenant: &TenantId, event_type: &str) -> String {
+    format!("in.{}.{}", escape(tenant.as_str()), escape(event_type))
+}
+
+/// `events.<tenant>.<resource>.<resource-id>`: the last message on it is the current state of the resource.
+pub fn event(tenant: &TenantId, resource: &Resource) -> String {
+    format!("events.{}.{}.{}", escape(tenant.as_str()), resource.kind, escape(&resource.id))
+}
+
+/// `jobs.<lane>.<tenant>.<webhook>`
+pub fn job(tenant: &TenantId, webhook: WebhookId) -> String {
+    format!("jobs.fast.{}.{webhook}", escape(tenant.as_str()))
+}
+
+/// `retry.<tenant>.<webhook>.<delivery>`: holds the one scheduled retry of a delivery.
+pub fn retry(tenant: &TenantId, webhook: WebhookId, delivery: DeliveryId) -> String {
+    format!("retry.{}.{webhook}.{delivery}", escape(tenant.as_str()))
+}
+
+/// `due.<tenant>.<webhook>`: where a retry appears when it is due.
+pub fn due(tenant: &TenantId, webhook: WebhookId) -> String {
+    format!("due.{}.{webhook}", escape(tenant.as_str()))
+}
+
+/// `outcomes.<service>`: a batch of outcomes, of any tenants.
+pub fn outcomes(service: &str) -> String {
+    format!("outcomes.{service}")
+}
+
+/// `dead.<reason>.<tenant>`; `-` stands for a tenant that is not known.
+pub fn dead(reason: &str, tenant: Option<&TenantId>) -> String {
+    format!("dead.{reason}.{}", tenant.map_or_else(|| "-".to_owned(), |tenant| escape(tenant.as_str())))
+}
+
+/// The key of a webhook in CONFIG: `<tenant>.<webhook>`.
+pub fn config_key(tenant: &TenantId, webhook: WebhookId) -> String {
+    format!("{}.{webhook}", escape(tenant.as_str()))
+}
+
+/// The tenant and the event type of an `in.` subject.
+pub fn parse_inbound(subject: &str) -> Option<(TenantId, String)> {
+    let (tenant, event_type) = subject.strip_prefix("in.")?.split_once('.')?;
+    Some((tenant_of(tenant)?, unescape(event_type)?))
+}
+
+/// The tenant of an `events.` subject.
+pub fn parse_event(subject: &Subject) -> Option<TenantId> {
+    tenant_of(subject.strip_prefix("events.")?.split('.').next()?)
+}
+
+pub fn parse_config_key(key: &str) -> Option<(TenantId, WebhookId)> {
+    let (tenant, webhook) = key.split_once('.')?;
+    Some((tenant_of(tenant)?, webhook.parse().ok()?))
+}
+
+fn tenant_of(token: &str) -> Option<TenantId> {
+    unescape(token)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_tenant_is_one_token() {
+        let tenant: TenantId = "Zoë. > *".parse().unwrap();
+        let webhook = WebhookId::generate();
+        assert_eq!(parse_inbound(&inbound(&tenant, "order-paid")), Some((tenant.clone(), "order-paid".into())));
+        assert_eq!(parse_config_key(&config_key(&tenant, webhook)), Some((tenant.clone(), webhook)));
+        let resource = Resource { kind: "order", id: "a.b".into() };
+        let subject = event(&tenant, &resource);
+        assert_eq!(subject.split('.').count(), 4);
+        assert_eq!(parse_event(&subject.into()), Some(tenant));
+    }
+
+    #[test]
+    fn a_subject_of_another_form_is_not_ours() {
+        for subject in ["in", "in.", "in.t", "in.t.", "in..x", "in.t.a.b", "in.=zz.x", "x.t.order-paid"] {
+            assert_eq!(parse_inbound(subject), None, "{subject}");
+        }
+    }
+}

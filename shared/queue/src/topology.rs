@@ -1,0 +1,227 @@
+//! Streams and consumers: declared here once, created or updated when a service starts.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use async_nats::jetstream::consumer::{AckPolicy, pull};
+use async_nats::jetstream::context::GetStreamErrorKind;
+use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType};
+use async_nats::jetstream::{Context, ErrorCode, kv};
+use shopery_runtime::Env;
+
+pub const INBOUND: &str = "INBOUND";
+pub const EVENTS: &str = "EVENTS";
+pub const JOBS: &str = "JOBS";
+pub const RETRY: &str = "RETRY";
+pub const OUTCOMES: &str = "OUTCOMES";
+pub const DEAD: &str = "DEAD";
+/// The key-value bucket of the webhooks.
+pub const CONFIG: &str = "CONFIG";
+
+/// Publishing the same id twice within this window stores it once.
+const DUPLICATE_WINDOW: Duration = Duration::from_secs(10 * 60);
+
+/// Explicit, because the server's default (1000) is no limit of ours.
+const MAX_CONSUMERS: i32 = 64;
+
+/// Pulls that may wait at one consumer: a few for each replica of a service.
+const MAX_WAITING: i64 = 4096;
+
+const MIB: i64 = 1024 * 1024;
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Sizes that an operator chooses. Every service must be given the same.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    pub replicas: usize,
+    pub events_max_age: Duration,
+    pub events_max_bytes: i64,
+    pub jobs_max_bytes: i64,
+    pub inbound_max_bytes: i64,
+    pub outcomes_max_bytes: i64,
+    /// A message that was pulled and not acknowledged for so long is given to another. Above the longest attempt (5 s).
+    pub ack_wait: Duration,
+}
+
+impl Limits {
+    pub fn read(env: &mut Env) -> Option<Self> {
+        let mut mib = |name, default, doc| {
+            env.number(name, default, 1..=64 * 1024 * 1024, doc)
+                .and_then(|size| i64::try_from(size).ok()?.checked_mul(MIB))
+        };
+        let events = mib("SHOPERY_EVENTS_MAX_MIB", "8192", "Size of EVENTS in MiB; when full, new events are refused");
+        let jobs = mib("SHOPERY_JOBS_MAX_MIB", "4096", "Size of JOBS in MiB; when full, events wait in EVENTS");
+        let inbound =
+            mib("SHOPERY_INBOUND_MAX_MIB", "1024", "Size of INBOUND in MiB; when full, NATS publishers are refused");
+        let outcomes =
+            mib("SHOPERY_OUTCOMES_MAX_MIB", "2048", "Size of OUTCOMES in MiB: history that waits for the database");
+        let replicas = env.number("SHOPERY_STREAM_REPLICAS", "1", 1..=5, "Copies of every stream; 3 in production");
+        let age = env.duration("SHOPERY_EVENTS_MAX_AGE", "7d", "How long EVENTS keeps an event");
+        let ack_wait =
+            env.duration("SHOPERY_ACK_WAIT", "30s", "How soon work of a crashed service is repeated; over 5 s");
+        Some(Self {
+            replicas: usize::try_from(replicas?).ok()?,
+            events_max_age: age?,
+            events_max_bytes: events?,
+            jobs_max_bytes: jobs?,
+            inbound_max_bytes: inbound?,
+            outcomes_max_bytes: outcomes?,
+            ack_wait: ack_wait?.max(Duration::from_secs(6)),
+        })
+    }
+}
+
+/// Every stream. CONFIG, a key-value bucket, is declared beside them in [`ensure_streams`].
+fn streams(limits: &Limits) -> [Config; 6] {
+    let base = |name: &str, subjects: &[&str]| Config {
+        name: name.to_owned(),
+        subjects: subjects.iter().map(|subject| (*subject).to_owned()).collect(),
+        storage: StorageType::File,
+        num_replicas: limits.replicas,
+        max_consumers: MAX_CONSUMERS,
+        duplicate_window: DUPLICATE_WINDOW,
+        discard: DiscardPolicy::New,
+        ..Config::default()
+    };
+    [
+        Config {
+            retention: RetentionPolicy::WorkQueue,
+            max_bytes: limits.inbound_max_bytes,
+            // The publisher is answered by ingest, once the event is in EVENTS or known to be bad.
+            no_ack: true,
+            ..base(INBOUND, &["in.>"])
+        },
+        Config {
+            retention: RetentionPolicy::Limits,
+            max_age: limits.events_max_age,
+            max_bytes: limits.events_max_bytes,
+            allow_direct: true,
+            ..base(EVENTS, &["events.>"])
+        },
+        Config { retention: RetentionPolicy::WorkQueue, max_bytes: limits.jobs_max_bytes, ..base(JOBS, &["jobs.>"]) },
+        Config {
+            // Schedules need discard old, so no limit may ever evict: this stream has none. What bounds it is that a
+            // delivery has one schedule at a time, and JOBS and EVENTS are bounded.
+            retention: RetentionPolicy::WorkQueue,
+            discard: DiscardPolicy::Old,
+            allow_message_schedules: true,
+            allow_rollup: true,
+            ..base(RETRY, &["retry.>", "due.>"])
+        },
+        Config {
+            retention: RetentionPolicy::WorkQueue,
+            max_bytes: limits.outcomes_max_bytes,
+            ..base(OUTCOMES, &["outcomes.>"])
+        },
+        Config {
+            retention: RetentionPolicy::Limits,
+            max_age: 30 * DAY,
+            max_bytes: 256 * MIB,
+            discard: DiscardPolicy::Old,
+            ..base(DEAD, &["dead.>"])
+        },
+    ]
+}
+
+/// A durable consumer, shared by the replicas of the service that it belongs to.
+#[derive(Debug, Clone, Copy)]
+pub struct Consumer {
+    pub stream: &'static str,
+    pub name: &'static str,
+    filter: &'static str,
+    /// Messages pulled and not yet acknowledged, over all replicas.
+    max_ack_pending: i64,
+}
+
+/// INBOUND → ingest
+pub const INGEST: Consumer = Consumer { stream: INBOUND, name: "ingest", filter: "in.>", max_ack_pending: 20_000 };
+/// EVENTS → router
+pub const ROUTER: Consumer = Consumer { stream: EVENTS, name: "router", filter: "events.>", max_ack_pending: 20_000 };
+/// JOBS → deliverer
+pub const DELIVERER_FAST: Consumer =
+    Consumer { stream: JOBS, name: "deliverer-fast", filter: "jobs.fast.>", max_ack_pending: 50_000 };
+/// RETRY → deliverer
+pub const DELIVERER_DUE: Consumer =
+    Consumer { stream: RETRY, name: "deliverer-due", filter: "due.>", max_ack_pending: 20_000 };
+/// OUTCOMES → recorder
+pub const RECORDER: Consumer =
+    Consumer { stream: OUTCOMES, name: "recorder", filter: "outcomes.>", max_ack_pending: 1000 };
+
+impl Consumer {
+    pub(crate) fn config(&self, limits: &Limits) -> pull::Config {
+        pull::Config {
+            durable_name: Some(self.name.to_owned()),
+            filter_subject: self.filter.to_owned(),
+            ack_policy: AckPolicy::Explicit,
+            ack_wait: limits.ack_wait,
+            // A work queue orphans what passes a limit; attempts are counted in the job.
+            max_deliver: -1,
+            max_ack_pending: self.max_ack_pending,
+            max_waiting: MAX_WAITING,
+            ..pull::Config::default()
+        }
+    }
+}
+
+pub(crate) async fn ensure_streams(jetstream: &Context, limits: &Limits) -> anyhow::Result<()> {
+    for wanted in streams(limits) {
+        ensure_stream(jetstream, wanted).await?;
+    }
+    let bucket = kv::Config {
+        bucket: CONFIG.to_owned(),
+        history: 1,
+        max_bytes: 512 * MIB,
+        num_replicas: limits.replicas,
+        ..kv::Config::default()
+    };
+    if jetstream.get_key_value(CONFIG).await.is_err() {
+        jetstream.create_or_update_key_value(bucket).await.context("cannot create the key-value bucket CONFIG")?;
+    }
+    Ok(())
+}
+
+async fn ensure_stream(jetstream: &Context, wanted: Config) -> anyhow::Result<()> {
+    let name = wanted.name.clone();
+    let found = match jetstream.get_stream(&name).await {
+        Ok(stream) => stream.cached_info().config.clone(),
+        Err(error) => match error.kind() {
+            GetStreamErrorKind::JetStream(ref cause) if cause.error_code() == ErrorCode::STREAM_NOT_FOUND => {
+                // Create or update: another replica may be starting too.
+                jetstream
+                    .create_or_update_stream(wanted)
+                    .await
+                    .with_context(|| format!("cannot create stream {name}"))?;
+                return Ok(());
+            }
+            _ => return Err(error).with_context(|| format!("cannot look at stream {name}; is JetStream enabled?")),
+        },
+    };
+    let shape = |config: &Config| {
+        format!(
+            "subjects {:?}, {:?} retention, {:?} storage, discard {:?}, schedules {}",
+            config.subjects, config.retention, config.storage, config.discard, config.allow_message_schedules
+        )
+    };
+    if shape(&found) != shape(&wanted) {
+        bail!(
+            "stream {name} exists with an incompatible shape: it has {}; this version needs {}. \
+             Drain and delete it, or use another NATS account",
+            shape(&found),
+            shape(&wanted)
+        );
+    }
+    let limits = |config: &Config| {
+        (
+            config.max_bytes,
+            config.max_age,
+            config.num_replicas,
+            config.max_consumers,
+            config.duplicate_window,
+            config.no_ack,
+        )
+    };
+    if limits(&found) != limits(&wanted) {
+        jetstream.update_stream(wanted).await.with_context(|| format!("cannot change the limits of stream {name}"))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,49 @@
+use bytes::Bytes;
+use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
+use shopery_model::{EndpointSecret, signature};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+/// What is posted to an endpoint.
+#[derive(Debug, Clone)]
+pub struct Message<'a> {
+    /// The same on every attempt: the receiver's key against duplicates.
+    pub webhook_id: String,
+    pub event: &'a str,
+    pub event_id: &'a str,
+    /// The id of the webhook, if it is saved.
+    pub webhook: Option<String>,
+    pub tenant: &'a str,
+    pub triggered_at: OffsetDateTime,
+    pub attempt: u32,
+    pub payload: Bytes,
+}
+
+impl Message<'_> {
+    /// `now` becomes `webhook-timestamp`, which the signature covers.
+    pub(crate) fn headers(&self, secret: &EndpointSecret, now: OffsetDateTime) -> HeaderMap {
+        let timestamp = now.unix_timestamp();
+        let mut headers = HeaderMap::with_capacity(16);
+        let mut set = |name: &'static str, value: &str, is_secret: bool| {
+            // Ids and tenants are UTF-8 without control characters, so every one is a header value.
+            if let Ok(mut value) = HeaderValue::from_bytes(value.as_bytes()) {
+                value.set_sensitive(is_secret);
+                headers.insert(HeaderName::from_static(name), value);
+            }
+        };
+        set("content-type", "application/json", false);
+        set("webhook-id", &self.webhook_id, false);
+        set("webhook-timestamp", &timestamp.to_string(), false);
+        set("webhook-signature", &signature(secret, &self.webhook_id, timestamp, &self.payload), true);
+        set("x-shopery-secret", secret.expose(), true);
+        set("x-shopery-event", self.event, false);
+        set("x-shopery-event-id", self.event_id, false);
+        if let Some(webhook) = &self.webhook {
+            set("x-shopery-webhook-id", webhook, false);
+        }
+        set("x-shopery-tenant-id", self.tenant, false);
+        set("x-shopery-triggered-at", &self.triggered_at.format(&Rfc3339).unwrap_or_default(), false);
+        set("x-shopery-attempt", &self.attempt.to_string(), false);
+        headers
+    }
+}
