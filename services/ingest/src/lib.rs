@@ -1,1 +1,54 @@
+//! ingest: takes events, over HTTP and from NATS, and stores them in EVENTS.
+//!
+//! Invariant: a publisher is told that its event is accepted only after EVENTS acknowledged it. Repeats of an id are
+//! stored once, so a publisher that heard nothing publishes again.
 
+mod accept;
+mod http;
+mod inbound;
+
+use std::net::SocketAddr;
+
+use shopery_http::Access;
+use shopery_queue::Queue;
+use shopery_runtime::service::About;
+use shopery_runtime::{Env, Runtime};
+use tokio::net::TcpListener;
+
+use crate::accept::Acceptor;
+
+pub const ABOUT: About = About {
+    name: "shopery-ingest",
+    what: "accepts events over HTTP and from NATS",
+    version: env!("CARGO_PKG_VERSION"),
+};
+
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub listen: SocketAddr,
+    queue: shopery_queue::Config,
+    access: Access,
+}
+
+impl Config {
+    pub fn read(env: &mut Env) -> Option<Self> {
+        let listen = env.or("SHOPERY_LISTEN", "0.0.0.0:8081", "Address of POST /events, /livez, /readyz and /metrics");
+        let queue = shopery_queue::Config::read(env);
+        let access = Access::read(env);
+        Some(Self { listen: listen?, queue: queue?, access: access? })
+    }
+}
+
+/// Runs until the drain is over.
+pub async fn run(config: Config, listener: TcpListener, runtime: Runtime) -> anyhow::Result<()> {
+    let queue = Queue::connect(&config.queue, ABOUT.name, &runtime).await?;
+    let acceptor = Acceptor::new(queue.clone(), &runtime);
+    let routes = http::routes(acceptor.clone(), config.access).merge(shopery_http::operations(&runtime));
+    let routes = shopery_http::with_limits(routes, &runtime);
+    tokio::try_join!(
+        shopery_http::serve(listener, routes, &runtime.shutdown),
+        inbound::answer(queue.clone(), acceptor.clone(), &runtime.shutdown),
+        inbound::forward(&queue, acceptor, &runtime.shutdown),
+    )?;
+    Ok(())
+}

@@ -5,7 +5,7 @@ use async_nats::connection::State;
 use async_nats::jetstream;
 use async_nats::{ConnectOptions, Event};
 use secrecy::{ExposeSecret, SecretString};
-use shopery_runtime::{Env, Runtime};
+use shopery_runtime::{Env, Runtime, Shutdown};
 use tokio::sync::watch;
 
 use crate::topology;
@@ -114,6 +114,22 @@ impl Queue {
             .build(client.clone());
         let queue = Self { client, jetstream, limits: config.limits.clone(), connections };
         topology::ensure_streams(&queue.jetstream, &queue.limits).await?;
+        tokio::spawn(queue.clone().keep_streams(runtime.shutdown.clone()));
         Ok(queue)
+    }
+
+    /// Puts the streams in place again after a reconnection: the server may have come back without them.
+    async fn keep_streams(mut self, shutdown: Shutdown) {
+        self.connections.mark_unchanged();
+        loop {
+            tokio::select! {
+                Ok(()) = self.connections.changed() => {}
+                () = shutdown.draining() => return,
+                else => return,
+            }
+            if let Err(error) = topology::ensure_streams(&self.jetstream, &self.limits).await {
+                tracing::error!("{error:#}");
+            }
+        }
     }
 }

@@ -77,6 +77,11 @@ impl Directory {
         }
     }
 
+    /// Every webhook of every tenant.
+    pub fn all(&self) -> Vec<Arc<Webhook>> {
+        self.table.read().unwrap_or_else(PoisonError::into_inner).values().flatten().cloned().collect()
+    }
+
     fn known(&self, tenant: &TenantId, id: WebhookId) -> Option<Arc<Webhook>> {
         let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
         table.get(tenant)?.iter().find(|webhook| webhook.id == id).cloned()

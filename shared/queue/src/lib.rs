@@ -17,4 +17,4 @@ pub mod trace;
 pub use config::{Config, Queue};
 pub use directory::Directory;
 pub use intake::{Intake, Taken};
-pub use publish::{Dead, Outgoing, PublishError};
+pub use publish::{Dead, Outgoing, PublishError, Sent};

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use async_nats::HeaderMap;
-use async_nats::jetstream::context::{PublishError as NatsError, PublishErrorKind};
+use async_nats::jetstream::context::{PublishAckFuture, PublishError as NatsError, PublishErrorKind};
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::publish::PublishAck;
 use async_nats::jetstream::{self, ErrorCode};
@@ -48,28 +48,39 @@ impl Outgoing {
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Dead<'a, Reason: Serialize> {
-    pub subject: &'a str,
-    pub problem: Reason,
-    /// The message as text; what is not UTF-8 in it is replaced.
-    pub body: String,
+    subject: &'a str,
+    problem: Reason,
+    /// The start of the message as text; what is not UTF-8 in it is replaced.
+    body: String,
+    /// The size of the whole message.
+    bytes: usize,
+}
+
+/// Kept of a dead message; escaped as JSON, at worst sixfold, it still fits into one of NATS (1 MiB).
+const DEAD_BODY: usize = 128 * 1024;
+
+impl<'a, Reason: Serialize> Dead<'a, Reason> {
+    pub fn new(subject: &'a str, problem: Reason, message: &[u8]) -> Self {
+        let start = &message[..message.len().min(DEAD_BODY)];
+        Self { subject, problem, body: String::from_utf8_lossy(start).into_owned(), bytes: message.len() }
+    }
 }
 
 impl Queue {
     /// Publishes and waits for the stream's acknowledgement. Many may be under way at once; each waits for its own.
     pub async fn publish(&self, message: Outgoing) -> Result<PublishAck, PublishError> {
-        let mut publish = PublishMessage::build().payload(message.body);
-        if !message.headers.is_empty() {
-            publish = publish.headers(message.headers);
-        }
-        if let Some(id) = &message.id {
-            publish = publish.message_id(id);
-        }
-        let sent = self.jetstream.send_publish(message.subject, publish).await;
-        let acked = match sent {
+        match self.jetstream.send_publish(message.subject, prepare(message.id, message.headers, message.body)).await {
             Ok(ack) => ack.await,
             Err(error) => Err(error),
-        };
-        acked.map_err(|error| classify(&error))
+        }
+        .map_err(|error| classify(&error))
+    }
+
+    /// Hands a message to the connection, in the order of the calls; [`Sent::stored`] waits for the acknowledgement.
+    pub async fn send(&self, message: Outgoing) -> Sent {
+        let Outgoing { subject, id, headers, body } = message.clone();
+        let ack = self.jetstream.send_publish(subject, prepare(id, headers, body)).await;
+        Sent { queue: self.clone(), message, ack }
     }
 
     /// Publishes again and again, with the same id, until the stream has it or `patience` ends.
@@ -102,6 +113,41 @@ impl Queue {
         let body = serde_json::to_vec(dead).unwrap_or_else(|error| error.to_string().into_bytes());
         tracing::warn!(reason, tenant = tenant.map(TenantId::as_str), subject = dead.subject, "a message went to DEAD");
         self.publish(Outgoing::new(subject::dead(reason, tenant), body.into()).with_id(id)).await.map(drop)
+    }
+}
+
+/// A message on its way, acknowledged or not.
+#[derive(Debug)]
+pub struct Sent {
+    queue: Queue,
+    message: Outgoing,
+    ack: Result<PublishAckFuture, NatsError>,
+}
+
+impl Sent {
+    /// Waits until the stream has the message; publishes it again if need be, for as long as `patience`.
+    pub async fn stored(self, patience: Duration) -> Result<PublishAck, PublishError> {
+        let acked = match self.ack {
+            Ok(ack) => ack.await,
+            Err(error) => Err(error),
+        };
+        match acked.map_err(|error| classify(&error)) {
+            Err(PublishError::Full(_) | PublishError::Unavailable(_)) => {
+                self.queue.publish_until_stored(&self.message, patience).await
+            }
+            done => done,
+        }
+    }
+}
+
+fn prepare(id: Option<String>, headers: HeaderMap, body: Bytes) -> PublishMessage {
+    let mut publish = PublishMessage::build().payload(body);
+    if !headers.is_empty() {
+        publish = publish.headers(headers);
+    }
+    match id {
+        Some(id) => publish.message_id(id),
+        None => publish,
     }
 }
 

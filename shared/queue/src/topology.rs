@@ -18,8 +18,11 @@ pub const DEAD: &str = "DEAD";
 /// The key-value bucket of the webhooks.
 pub const CONFIG: &str = "CONFIG";
 
-/// Publishing the same id twice within this window stores it once.
-const DUPLICATE_WINDOW: Duration = Duration::from_secs(10 * 60);
+/// Publishing the same event twice within this window stores it once. An id costs the server about 228 bytes.
+const EVENTS_WINDOW: Duration = Duration::from_secs(10 * 60);
+
+/// The same for every other stream: long enough for what a service repeats after a crash.
+const WINDOW: Duration = Duration::from_secs(2 * 60);
 
 /// Explicit, because the server's default (1000) is no limit of ours.
 const MAX_CONSUMERS: i32 = 64;
@@ -79,7 +82,7 @@ fn streams(limits: &Limits) -> [Config; 6] {
         storage: StorageType::File,
         num_replicas: limits.replicas,
         max_consumers: MAX_CONSUMERS,
-        duplicate_window: DUPLICATE_WINDOW,
+        duplicate_window: WINDOW,
         discard: DiscardPolicy::New,
         ..Config::default()
     };
@@ -96,6 +99,7 @@ fn streams(limits: &Limits) -> [Config; 6] {
             max_age: limits.events_max_age,
             max_bytes: limits.events_max_bytes,
             allow_direct: true,
+            duplicate_window: EVENTS_WINDOW,
             ..base(EVENTS, &["events.>"])
         },
         Config { retention: RetentionPolicy::WorkQueue, max_bytes: limits.jobs_max_bytes, ..base(JOBS, &["jobs.>"]) },

@@ -19,10 +19,11 @@ pub struct About {
 }
 
 /// Runs a service until a signal stops it. `read` names and checks its variables; `run` returns once it is drained.
-pub fn main<C, F>(about: About, read: impl Fn(&mut Env) -> Option<C>, run: impl FnOnce(C, Runtime) -> F) -> ExitCode
-where
-    F: Future<Output = anyhow::Result<()>>,
-{
+pub fn main<C>(
+    about: About,
+    read: impl Fn(&mut Env) -> Option<C>,
+    run: impl AsyncFnOnce(C, Runtime) -> anyhow::Result<()>,
+) -> ExitCode {
     let read_all = |env: &mut Env| {
         let telemetry = telemetry::Config::read(env);
         let drain = env.duration(
@@ -69,7 +70,7 @@ where
     };
     let served = telemetry::start(about.name, &telemetry).and_then(|telemetry| {
         let tokio = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-        let served = tokio.block_on(supervise(about, drain, |runtime| run(config, runtime)));
+        let served = tokio.block_on(supervise(about, drain, async |runtime| run(config, runtime).await));
         drop(telemetry);
         // Blocking work that is still running (a name look-up) does not hold the process.
         tokio.shutdown_background();
@@ -86,10 +87,11 @@ where
 }
 
 /// Runs until it returns by itself, or is told to stop and has drained, or the drain is cut short.
-async fn supervise<F>(about: About, drain: Duration, run: impl FnOnce(Runtime) -> F) -> anyhow::Result<()>
-where
-    F: Future<Output = anyhow::Result<()>>,
-{
+async fn supervise(
+    about: About,
+    drain: Duration,
+    run: impl AsyncFnOnce(Runtime) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     let runtime = Runtime::default();
     let stopped = stop_on_signals(runtime.shutdown.clone(), drain)?;
     tracing::info!(version = about.version, "starting {}", about.name);

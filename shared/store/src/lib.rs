@@ -1,1 +1,26 @@
+//! What is kept in SQL: the webhooks, and the history of deliveries. SQLite and PostgreSQL, by one code.
+//!
+//! The control plane alone comes here; the data plane never does. Every query names the tenant: a row of another tenant
+//! is as good as none. Times are stored as milliseconds since the Unix epoch, so that both databases compare them alike.
 
+mod connect;
+mod entity;
+mod history;
+mod migration;
+mod page;
+mod webhooks;
+
+pub use connect::{Store, StoreError};
+pub use history::{AttemptRecord, DeliveryFilter, DeliveryRecord};
+pub use page::{Cursor, Page};
+pub use webhooks::{WebhookChange, WebhookFilter, WebhookRecord, WebhookState};
+
+use time::OffsetDateTime;
+
+fn to_millis(time: OffsetDateTime) -> i64 {
+    i64::try_from(time.unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX)
+}
+
+fn from_millis(millis: i64) -> OffsetDateTime {
+    OffsetDateTime::from_unix_timestamp_nanos(i128::from(millis) * 1_000_000).unwrap_or(OffsetDateTime::UNIX_EPOCH)
+}

@@ -1,0 +1,84 @@
+use async_nats::jetstream::publish::PublishAck;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use shopery_model::{Event, TenantId};
+use shopery_queue::{Outgoing, PublishError, Queue, subject, trace};
+use shopery_runtime::{Runtime, telemetry};
+use tracing::Instrument;
+
+/// Stores events. Both ways in, HTTP and NATS, end here.
+#[derive(Debug, Clone)]
+pub(crate) struct Acceptor {
+    queue: Queue,
+    accepted: Family<[(&'static str, &'static str); 1], Counter>,
+    refused: Family<[(&'static str, &'static str); 2], Counter>,
+}
+
+/// The way in that an event took.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Source {
+    Http,
+    Nats,
+}
+
+impl Source {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Nats => "nats",
+        }
+    }
+}
+
+impl Acceptor {
+    pub(crate) fn new(queue: Queue, runtime: &Runtime) -> Self {
+        let metrics = &runtime.metrics;
+        Self {
+            queue,
+            accepted: metrics.register(
+                "events_accepted",
+                "Events stored in EVENTS, repeats included",
+                Family::default(),
+            ),
+            refused: metrics.register("events_refused", "Events refused, by reason", Family::default()),
+        }
+    }
+
+    /// Stores one event. After an error it may be stored or not: the publisher repeats it with the same id.
+    pub(crate) async fn store(
+        &self,
+        tenant: &TenantId,
+        event: &Event,
+        traceparent: Option<&str>,
+        source: Source,
+    ) -> Result<PublishAck, PublishError> {
+        let parent = traceparent.or(event.traceparent.as_deref());
+        let span = tracing::info_span!(
+            target: telemetry::TRACE,
+            "accept event",
+            otel.kind = "producer",
+            tenant = tenant.as_str(),
+            event.id = event.id,
+            event.r#type = %event.event_type,
+        );
+        trace::adopt(&span, parent);
+        let mut message = Outgoing::new(subject::event(tenant, &event.resource), event.encode())
+            .with_id(format!("{tenant}:{}", event.id));
+        trace::inject(&span, parent, &mut message.headers);
+        let stored = self.queue.publish(message).instrument(span).await;
+        match &stored {
+            Ok(_) => {
+                self.accepted.get_or_create(&[("source", source.name())]).inc();
+            }
+            Err(error) => {
+                tracing::warn!(%tenant, event = event.id, %error, "an event could not be stored; its publisher is told");
+                self.refuse(source, "unavailable");
+            }
+        }
+        stored
+    }
+
+    pub(crate) fn refuse(&self, source: Source, reason: &'static str) {
+        self.refused.get_or_create(&[("source", source.name()), ("reason", reason)]).inc();
+    }
+}

@@ -1,0 +1,94 @@
+//! The tables, as sea-orm sees them.
+
+pub(crate) mod webhook {
+    use sea_orm::entity::prelude::*;
+
+    #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
+    #[sea_orm(table_name = "webhooks")]
+    pub struct Model {
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub id: String,
+        pub tenant: String,
+        pub name: String,
+        pub url: String,
+        /// The patterns, separated by commas.
+        pub events: String,
+        pub state: String,
+        pub secret: super::Hidden,
+        pub created_at: i64,
+        pub updated_at: i64,
+    }
+
+    #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+    pub enum Relation {}
+
+    impl ActiveModelBehavior for ActiveModel {}
+}
+
+pub(crate) mod delivery {
+    use sea_orm::entity::prelude::*;
+
+    #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
+    #[sea_orm(table_name = "deliveries")]
+    pub struct Model {
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub id: String,
+        pub tenant: String,
+        pub webhook_id: String,
+        pub event_id: String,
+        pub event_type: String,
+        pub resource: String,
+        /// Where EVENTS holds the event.
+        pub event_sequence: i64,
+        pub state: String,
+        pub attempt_count: i32,
+        pub fault: Option<String>,
+        pub fault_detail: Option<String>,
+        pub triggered_at: i64,
+        pub next_attempt_at: Option<i64>,
+        pub created_at: i64,
+        pub updated_at: i64,
+    }
+
+    #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+    pub enum Relation {}
+
+    impl ActiveModelBehavior for ActiveModel {}
+}
+
+pub(crate) mod attempt {
+    use sea_orm::entity::prelude::*;
+
+    #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
+    #[sea_orm(table_name = "attempts")]
+    pub struct Model {
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub delivery_id: String,
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub id: String,
+        pub number: i32,
+        pub started_at: i64,
+        pub duration_ms: i32,
+        pub url: String,
+        pub request_bytes: i32,
+        pub status: Option<i32>,
+        pub fault: Option<String>,
+        pub fault_detail: Option<String>,
+        pub response_body: String,
+    }
+
+    #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+    pub enum Relation {}
+
+    impl ActiveModelBehavior for ActiveModel {}
+}
+
+/// A text column whose content `Debug` does not show.
+#[derive(Clone, PartialEq, Eq, sea_orm::DeriveValueType)]
+pub(crate) struct Hidden(pub(crate) String);
+
+impl std::fmt::Debug for Hidden {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("[hidden]")
+    }
+}

@@ -1,0 +1,82 @@
+//! The schema, step by step. A step that was released is never changed; a change is a new step.
+
+use sea_orm_migration::prelude::*;
+use sea_orm_migration::schema::{big_integer, big_integer_null, integer, integer_null, string, text, text_null};
+
+pub(crate) struct Migrator;
+
+#[async_trait::async_trait]
+impl MigratorTrait for Migrator {
+    fn migrations() -> Vec<Box<dyn MigrationTrait>> {
+        vec![Box::new(WebhooksAndHistory)]
+    }
+}
+
+struct WebhooksAndHistory;
+
+impl MigrationName for WebhooksAndHistory {
+    fn name(&self) -> &'static str {
+        "m0001_webhooks_and_history"
+    }
+}
+
+#[async_trait::async_trait]
+impl MigrationTrait for WebhooksAndHistory {
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        let mut webhooks = Table::create();
+        webhooks.table("webhooks").col(string("id").primary_key());
+        for column in ["tenant", "name", "url", "events", "state", "secret"] {
+            webhooks.col(text(column));
+        }
+        webhooks.col(big_integer("created_at")).col(big_integer("updated_at"));
+        manager.create_table(webhooks).await?;
+
+        let mut deliveries = Table::create();
+        deliveries.table("deliveries").col(string("id").primary_key());
+        for column in ["tenant", "webhook_id", "event_id", "event_type", "resource", "state"] {
+            deliveries.col(text(column));
+        }
+        deliveries
+            .col(big_integer("event_sequence"))
+            .col(integer("attempt_count"))
+            .col(text_null("fault"))
+            .col(text_null("fault_detail"))
+            .col(big_integer("triggered_at"))
+            .col(big_integer_null("next_attempt_at"))
+            .col(big_integer("created_at"))
+            .col(big_integer("updated_at"));
+        manager.create_table(deliveries).await?;
+
+        let mut attempts = Table::create();
+        attempts
+            .table("attempts")
+            .col(string("delivery_id"))
+            .col(string("id"))
+            .col(integer("number"))
+            .col(big_integer("started_at"))
+            .col(integer("duration_ms"))
+            .col(text("url"))
+            .col(integer("request_bytes"))
+            .col(integer_null("status"))
+            .col(text_null("fault"))
+            .col(text_null("fault_detail"))
+            .col(text("response_body"))
+            // The attempts of a delivery lie together.
+            .primary_key(Index::create().col("delivery_id").col("id"));
+        manager.create_table(attempts).await?;
+
+        for (name, table, columns) in [
+            ("webhooks_by_tenant", "webhooks", ["tenant", "created_at", "id"].as_slice()),
+            ("deliveries_by_tenant", "deliveries", &["tenant", "created_at", "id"]),
+            ("deliveries_by_webhook", "deliveries", &["webhook_id", "created_at", "id"]),
+        ] {
+            let mut index = Index::create();
+            index.name(name).table(table);
+            for column in columns {
+                index.col(*column);
+            }
+            manager.create_index(index).await?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,201 @@
+use sea_orm::sea_query::Expr;
+use sea_orm::{
+    ActiveValue::Set, ColumnTrait, Condition, EntityTrait, PaginatorTrait, QueryFilter, QueryOrder, QuerySelect,
+};
+use shopery_model::{EndpointSecret, EventPattern, TenantId, Webhook, WebhookId};
+use time::OffsetDateTime;
+use url::Url;
+
+use crate::entity::{Hidden, webhook};
+use crate::{Cursor, Page, Store, StoreError, from_millis, to_millis};
+
+/// Webhooks of one tenant: a bound on what each event can cost.
+const MAX_WEBHOOKS: u64 = 100;
+
+/// A webhook as the control plane knows it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct WebhookRecord {
+    pub id: WebhookId,
+    pub tenant: TenantId,
+    pub name: String,
+    pub url: Url,
+    pub events: Vec<EventPattern>,
+    pub state: WebhookState,
+    pub secret: EndpointSecret,
+    pub created_at: OffsetDateTime,
+    pub updated_at: OffsetDateTime,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WebhookState {
+    Active,
+    /// `isEnabled` is false because its owner said so.
+    Paused,
+    /// Disabled by us: the endpoint answered 410.
+    Disabled,
+}
+
+impl WebhookState {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Paused => "paused",
+            Self::Disabled => "disabled",
+        }
+    }
+
+    pub fn of(is_enabled: bool) -> Self {
+        if is_enabled { Self::Active } else { Self::Paused }
+    }
+}
+
+impl WebhookRecord {
+    /// What the data plane is told.
+    pub fn config(&self) -> Webhook {
+        Webhook {
+            id: self.id,
+            tenant: self.tenant.clone(),
+            url: self.url.clone(),
+            events: self.events.clone(),
+            is_enabled: self.state == WebhookState::Active,
+            secret: self.secret.clone(),
+            updated_at: self.updated_at,
+        }
+    }
+}
+
+/// What a PATCH changes; `None` leaves it.
+#[derive(Debug, Clone, Default)]
+pub struct WebhookChange {
+    pub name: Option<String>,
+    pub url: Option<Url>,
+    pub events: Option<Vec<EventPattern>>,
+    pub state: Option<WebhookState>,
+    pub secret: Option<EndpointSecret>,
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct WebhookFilter {
+    pub created_at_min: Option<OffsetDateTime>,
+    pub updated_at_min: Option<OffsetDateTime>,
+}
+
+impl Store {
+    pub async fn create_webhook(&self, record: &WebhookRecord) -> Result<(), StoreError> {
+        let of_tenant = webhook::Entity::find().filter(webhook::Column::Tenant.eq(record.tenant.as_str()));
+        // Two requests at once may pass the limit by one; it bounds cost, it is not a promise.
+        if of_tenant.count(&self.db).await? >= MAX_WEBHOOKS {
+            return Err(StoreError::TooMany(MAX_WEBHOOKS));
+        }
+        let row = webhook::ActiveModel {
+            id: Set(record.id.to_string()),
+            tenant: Set(record.tenant.to_string()),
+            name: Set(record.name.clone()),
+            url: Set(record.url.to_string()),
+            events: Set(join(&record.events)),
+            state: Set(record.state.name().to_owned()),
+            secret: Set(Hidden(record.secret.expose().to_owned())),
+            created_at: Set(to_millis(record.created_at)),
+            updated_at: Set(to_millis(record.updated_at)),
+        };
+        webhook::Entity::insert(row).exec_without_returning(&self.db).await?;
+        Ok(())
+    }
+
+    pub async fn webhook(&self, tenant: &TenantId, id: WebhookId) -> Result<Option<WebhookRecord>, StoreError> {
+        webhook::Entity::find().filter(is(tenant, id)).one(&self.db).await?.map(read).transpose()
+    }
+
+    pub async fn webhooks(
+        &self,
+        tenant: &TenantId,
+        filter: &WebhookFilter,
+        after: Option<&Cursor>,
+        limit: u64,
+    ) -> Result<Page<WebhookRecord>, StoreError> {
+        use webhook::Column;
+        let matching = Condition::all()
+            .add(Column::Tenant.eq(tenant.as_str()))
+            .add_option(filter.created_at_min.map(|min| Column::CreatedAt.gte(to_millis(min))))
+            .add_option(filter.updated_at_min.map(|min| Column::UpdatedAt.gte(to_millis(min))))
+            .add_option(after.map(|cursor| cursor.behind(Column::CreatedAt, Column::Id)));
+        let rows = webhook::Entity::find()
+            .filter(matching)
+            .order_by_desc(Column::CreatedAt)
+            .order_by_desc(Column::Id)
+            .limit(limit + 1)
+            .all(&self.db)
+            .await?;
+        Page::of(rows, limit, |row| Cursor { created_at: row.created_at, id: row.id.clone() }).try_map(read)
+    }
+
+    /// Every tenant's webhooks with an id above `after`, by id: for reconciliation.
+    pub async fn all_webhooks(&self, after: Option<WebhookId>, limit: u64) -> Result<Vec<WebhookRecord>, StoreError> {
+        let mut all = webhook::Entity::find().order_by_asc(webhook::Column::Id).limit(limit);
+        if let Some(after) = after {
+            all = all.filter(webhook::Column::Id.gt(after.to_string()));
+        }
+        all.all(&self.db).await?.into_iter().map(read).collect()
+    }
+
+    /// Changes a webhook; false if the tenant has no such one.
+    pub async fn update_webhook(
+        &self,
+        tenant: &TenantId,
+        id: WebhookId,
+        change: WebhookChange,
+        now: OffsetDateTime,
+    ) -> Result<bool, StoreError> {
+        use webhook::Column;
+        let mut update = webhook::Entity::update_many().col_expr(Column::UpdatedAt, Expr::value(to_millis(now)));
+        if let Some(name) = change.name {
+            update = update.col_expr(Column::Name, Expr::value(name));
+        }
+        if let Some(url) = change.url {
+            update = update.col_expr(Column::Url, Expr::value(url.to_string()));
+        }
+        if let Some(events) = change.events {
+            update = update.col_expr(Column::Events, Expr::value(join(&events)));
+        }
+        if let Some(state) = change.state {
+            update = update.col_expr(Column::State, Expr::value(state.name()));
+        }
+        if let Some(secret) = change.secret {
+            update = update.col_expr(Column::Secret, Expr::value(secret.expose()));
+        }
+        Ok(update.filter(is(tenant, id)).exec(&self.db).await?.rows_affected > 0)
+    }
+
+    /// Deletes a webhook; false if the tenant has no such one. Its history stays.
+    pub async fn delete_webhook(&self, tenant: &TenantId, id: WebhookId) -> Result<bool, StoreError> {
+        Ok(webhook::Entity::delete_many().filter(is(tenant, id)).exec(&self.db).await?.rows_affected > 0)
+    }
+}
+
+fn is(tenant: &TenantId, id: WebhookId) -> Condition {
+    Condition::all().add(webhook::Column::Tenant.eq(tenant.as_str())).add(webhook::Column::Id.eq(id.to_string()))
+}
+
+fn join(events: &[EventPattern]) -> String {
+    events.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+}
+
+fn read(row: webhook::Model) -> Result<WebhookRecord, StoreError> {
+    let corrupt = |what: &str| StoreError::Corrupt(format!("webhook {}: {what}", row.id));
+    Ok(WebhookRecord {
+        id: row.id.parse().map_err(|_| corrupt("id"))?,
+        tenant: row.tenant.parse().map_err(|_| corrupt("tenant"))?,
+        url: row.url.parse().map_err(|_| corrupt("url"))?,
+        events: row.events.split(',').map(str::parse).collect::<Result<_, _>>().map_err(|_| corrupt("events"))?,
+        state: match row.state.as_str() {
+            "active" => WebhookState::Active,
+            "paused" => WebhookState::Paused,
+            "disabled" => WebhookState::Disabled,
+            _ => return Err(corrupt("state")),
+        },
+        secret: EndpointSecret::parse(&row.secret.0).map_err(|_| corrupt("secret"))?,
+        name: row.name,
+        created_at: from_millis(row.created_at),
+        updated_at: from_millis(row.updated_at),
+    })
+}
