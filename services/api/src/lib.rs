@@ -1,1 +1,157 @@
+//! api: the control plane. REST for webhooks and deliveries, the recorder that writes the history, and the publisher
+//! that keeps CONFIG, which the data plane reads, true to the database.
 
+mod body;
+mod deliveries;
+mod publicist;
+mod query;
+mod recorder;
+mod test_call;
+mod webhooks;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use axum::Router;
+use secrecy::{ExposeSecret, SecretString};
+use shopery_http::{Access, Problem};
+use shopery_queue::{Directory, Queue};
+use shopery_runtime::service::About;
+use shopery_runtime::{Env, Runtime, Shutdown};
+use shopery_sender::Sender;
+use shopery_store::{Store, StoreError};
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, watch};
+use tokio::time::Instant;
+
+use crate::publicist::Publicist;
+
+pub const ABOUT: About = About {
+    name: "shopery-api",
+    what: "serves the REST API and records the history of deliveries",
+    version: env!("CARGO_PKG_VERSION"),
+};
+
+/// How long the start waits for a database that does not answer.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How often the database is asked whether it is there.
+const PING: Duration = Duration::from_secs(2);
+/// Test calls under way at a time.
+const TEST_CALLS: usize = 32;
+
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub listen: SocketAddr,
+    queue: shopery_queue::Config,
+    sender: shopery_sender::Config,
+    access: Access,
+    database: SecretString,
+}
+
+impl Config {
+    pub fn read(env: &mut Env) -> Option<Self> {
+        let listen = env.or("SHOPERY_LISTEN", "0.0.0.0:8080", "Address of the REST API, /livez, /readyz and /metrics");
+        let queue = shopery_queue::Config::read(env);
+        let sender = shopery_sender::Config::read(env);
+        let access = Access::read(env);
+        let database = env.required::<String>(
+            "SHOPERY_DATABASE_URL",
+            "postgres://user:password@host/database, or sqlite:///path/of/the.db?mode=rwc",
+        );
+        Some(Self {
+            listen: listen?,
+            queue: queue?,
+            sender: sender?,
+            access: access?,
+            database: SecretString::from(database?),
+        })
+    }
+}
+
+/// What every handler of the REST API is given.
+#[derive(Clone)]
+struct App {
+    store: Store,
+    access: Access,
+    publicist: Publicist,
+    sender: Sender,
+    allow_http: bool,
+    test_calls: Arc<Semaphore>,
+}
+
+/// Runs until the drain is over.
+pub async fn run(config: Config, listener: TcpListener, runtime: Runtime) -> anyhow::Result<()> {
+    let store = connect(config.database.expose_secret(), &runtime.shutdown).await?;
+    watch_health(store.clone(), &runtime);
+    let queue = Queue::connect(&config.queue, ABOUT.name, &runtime).await?;
+    let directory = Directory::follow(&queue, &runtime).await?;
+    let publicist = Publicist::open(&queue, store.clone(), directory).await?;
+    let app = App {
+        store: store.clone(),
+        access: config.access,
+        publicist: publicist.clone(),
+        allow_http: config.sender.egress.insecure,
+        sender: Sender::new(&config.sender)?,
+        test_calls: Arc::new(Semaphore::new(TEST_CALLS)),
+    };
+    let routes = Router::new()
+        .merge(webhooks::routes())
+        .merge(test_call::routes())
+        .merge(deliveries::routes())
+        .with_state(app)
+        .merge(shopery_http::operations(&runtime));
+    let routes = shopery_http::with_limits(routes, &runtime);
+    tokio::try_join!(
+        shopery_http::serve(listener, routes, &runtime.shutdown),
+        recorder::run(&queue, store, publicist.clone(), &runtime),
+        publicist.reconcile(&runtime.shutdown),
+    )?;
+    Ok(())
+}
+
+/// Waits for a PostgreSQL that is still starting. A SQLite file that cannot be opened will not heal.
+async fn connect(url: &str, shutdown: &Shutdown) -> anyhow::Result<Store> {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        match Store::connect(url).await {
+            Ok(store) => return Ok(store),
+            Err(error) if url.starts_with("postgres") && Instant::now() < end && !shutdown.is_draining() => {
+                tracing::warn!(%error, "the database does not answer yet");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+            Err(error) => return Err(error).context("cannot open the database of SHOPERY_DATABASE_URL"),
+        }
+    }
+}
+
+fn watch_health(store: Store, runtime: &Runtime) {
+    let (sender, state) = watch::channel(Ok(()));
+    runtime.health.check("database", move || state.borrow().clone());
+    let shutdown = runtime.shutdown.clone();
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(PING) => {}
+                () = shutdown.draining() => return,
+            }
+            let _ = sender.send_replace(store.ping().await.map_err(|_| "the database does not answer".to_owned()));
+        }
+    });
+}
+
+/// A failing database is the caller's to wait for; anything else is ours to mend.
+fn database_problem(error: StoreError) -> Problem {
+    match error {
+        StoreError::TooMany(_) => Problem::conflict(format!("{error}; delete one first")),
+        StoreError::Database(_) => {
+            tracing::warn!("{error}");
+            Problem::unavailable("the database does not answer; nothing was changed that you were not told of", 2)
+        }
+        StoreError::Corrupt(_) => {
+            tracing::error!("{error}");
+            Problem::internal()
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! The history: `/company/deliveries`, and the same of one webhook.
+
+use axum::extract::{Path, RawQuery, State};
+use axum::http::HeaderMap;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use serde::Serialize;
+use serde_json::json;
+use shopery_http::{Permission, Problem};
+use shopery_model::{DeliveryState, EventType, TenantId, WebhookId};
+use shopery_store::{AttemptRecord, DeliveryFilter, DeliveryRecord};
+use time::OffsetDateTime;
+
+use crate::query::Query;
+use crate::webhooks::no_such_webhook;
+use crate::{App, database_problem};
+
+pub(crate) fn routes() -> Router<App> {
+    Router::new()
+        .route("/company/deliveries", get(all))
+        .route("/company/deliveries/{id}", get(one))
+        .route("/company/webhooks/{id}/deliveries", get(of_webhook))
+}
+
+/// A delivery, as the API shows it.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Resource {
+    id: String,
+    webhook_id: String,
+    event_id: String,
+    event: String,
+    resource: String,
+    state: String,
+    attempt_count: i32,
+    #[serde(with = "time::serde::rfc3339")]
+    triggered_at: OffsetDateTime,
+    #[serde(with = "time::serde::rfc3339")]
+    created_at: OffsetDateTime,
+    #[serde(with = "time::serde::rfc3339")]
+    updated_at: OffsetDateTime,
+    #[serde(with = "time::serde::rfc3339::option")]
+    next_attempt_at: Option<OffsetDateTime>,
+    /// Why the last attempt failed.
+    error: Option<Reason>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    attempts: Option<Vec<Attempt>>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Attempt {
+    id: String,
+    number: i32,
+    #[serde(with = "time::serde::rfc3339")]
+    started_at: OffsetDateTime,
+    duration_ms: i32,
+    request: Request,
+    response: Option<ResponsePart>,
+    error: Option<Reason>,
+}
+
+#[derive(Debug, Serialize)]
+struct Request {
+    method: &'static str,
+    url: String,
+    bytes: i32,
+}
+
+#[derive(Debug, Serialize)]
+struct ResponsePart {
+    status: i32,
+    /// Its start.
+    body: String,
+}
+
+#[derive(Debug, Serialize)]
+struct Reason {
+    reason: String,
+    detail: String,
+}
+
+impl Resource {
+    fn of(record: DeliveryRecord, attempts: Option<Vec<AttemptRecord>>) -> Self {
+        Self {
+            id: record.id,
+            webhook_id: record.webhook_id,
+            event_id: record.event_id,
+            event: record.event_type,
+            resource: record.resource,
+            state: record.state,
+            attempt_count: record.attempt_count,
+            triggered_at: record.triggered_at,
+            created_at: record.created_at,
+            updated_at: record.updated_at,
+            next_attempt_at: record.next_attempt_at,
+            error: record.fault.map(reason),
+            attempts: attempts.map(|attempts| attempts.into_iter().map(Attempt::of).collect()),
+        }
+    }
+}
+
+impl Attempt {
+    fn of(record: AttemptRecord) -> Self {
+        Self {
+            id: record.id,
+            number: record.number,
+            started_at: record.started_at,
+            duration_ms: record.duration_ms,
+            request: Request { method: "POST", url: record.url, bytes: record.request_bytes },
+            response: record.status.map(|status| ResponsePart { status, body: record.response_body }),
+            error: record.fault.map(reason),
+        }
+    }
+}
+
+fn reason((reason, detail): (String, String)) -> Reason {
+    Reason { reason, detail }
+}
+
+async fn all(State(app): State<App>, headers: HeaderMap, RawQuery(query): RawQuery) -> Result<Response, Problem> {
+    let tenant = app.access.tenant(&headers, Permission::WebhooksRead)?;
+    list(&app, &tenant, None, query.as_deref()).await
+}
+
+/// Also of a webhook that was deleted: its history stays.
+async fn of_webhook(
+    State(app): State<App>,
+    headers: HeaderMap,
+    Path(id): Path<String>,
+    RawQuery(query): RawQuery,
+) -> Result<Response, Problem> {
+    let tenant = app.access.tenant(&headers, Permission::WebhooksRead)?;
+    let id: WebhookId = id.parse().map_err(|_| no_such_webhook())?;
+    let is_known = app.store.webhook(&tenant, id).await.map_err(database_problem)?.is_some();
+    if !is_known {
+        let of_deleted = DeliveryFilter { webhook: Some(id), ..DeliveryFilter::default() };
+        let history = app.store.deliveries(&tenant, &of_deleted, None, 1).await.map_err(database_problem)?;
+        if history.items.is_empty() {
+            return Err(no_such_webhook());
+        }
+    }
+    list(&app, &tenant, Some(id), query.as_deref()).await
+}
+
+async fn list(
+    app: &App,
+    tenant: &TenantId,
+    webhook: Option<WebhookId>,
+    query: Option<&str>,
+) -> Result<Response, Problem> {
+    let mut query = Query::read(query);
+    let filter = DeliveryFilter {
+        webhook,
+        state: query.take("status", |text| {
+            let known = DeliveryState::ALL.iter().find(|state| state.name() == text).copied();
+            known.ok_or_else(|| format!("must be one of {}", DeliveryState::ALL.map(DeliveryState::name).join(", ")))
+        }),
+        event_type: query.take("event", |text| {
+            text.parse::<EventType>().map(String::from).map_err(|invalid| invalid.detail.into_owned())
+        }),
+        created_at_min: query.time("created_at_min"),
+        created_at_max: query.time("created_at_max"),
+        updated_at_min: query.time("updated_at_min"),
+    };
+    let (limit, cursor) = (query.limit(), query.cursor());
+    query.finish()?;
+    let page = app.store.deliveries(tenant, &filter, cursor.as_ref(), limit).await.map_err(database_problem)?;
+    let next = page.next.map(|cursor| cursor.to_string());
+    let data: Vec<_> = page.items.into_iter().map(|record| Resource::of(record, None)).collect();
+    Ok(Json(json!({ "data": data, "nextCursor": next })).into_response())
+}
+
+async fn one(State(app): State<App>, headers: HeaderMap, Path(id): Path<String>) -> Result<Response, Problem> {
+    let tenant = app.access.tenant(&headers, Permission::WebhooksRead)?;
+    let missing = || Problem::not_found("there is no delivery with this id");
+    let id = id.parse().map_err(|_| missing())?;
+    let found = app.store.delivery(&tenant, id).await.map_err(database_problem)?;
+    let (record, attempts) = found.ok_or_else(missing)?;
+    Ok(Json(Resource::of(record, Some(attempts))).into_response())
+}

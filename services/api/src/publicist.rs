@@ -1,0 +1,128 @@
+//! Keeps CONFIG true to the database.
+//!
+//! The database is the truth. A change is written there first, then [`Publicist::publish`] brings the one entry in line
+//! by reading the truth and writing it with compare-and-set, so whoever comes last, replicas included, leaves the
+//! newest state. What a crash or an outage left undone is found by [`Publicist::reconcile`].
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use async_nats::jetstream::kv::{Operation, Store as Bucket};
+use shopery_model::{TenantId, Webhook, WebhookId};
+use shopery_queue::{Directory, Queue, subject, topology};
+use shopery_runtime::Shutdown;
+use shopery_store::Store;
+use tokio::sync::Notify;
+
+/// How often everything is compared.
+const INTERVAL: Duration = Duration::from_secs(30);
+/// How soon a comparison that failed, or that somebody asked for, is made.
+const SOON: Duration = Duration::from_secs(1);
+/// Webhooks read from the database at a time.
+const PAGE: u64 = 1000;
+/// Times that a compare-and-set may lose against others.
+const TRIES: usize = 10;
+
+#[derive(Debug, Clone)]
+pub(crate) struct Publicist {
+    store: Store,
+    bucket: Bucket,
+    directory: Directory,
+    unpublished: Arc<Notify>,
+}
+
+impl Publicist {
+    pub(crate) async fn open(queue: &Queue, store: Store, directory: Directory) -> anyhow::Result<Self> {
+        let bucket = queue.jetstream.get_key_value(topology::CONFIG).await.context("cannot open CONFIG")?;
+        Ok(Self { store, bucket, directory, unpublished: Arc::new(Notify::new()) })
+    }
+
+    /// Makes a change of a webhook known. If that fails now it is made up for soon; the change itself is safe.
+    pub(crate) async fn publish(&self, tenant: &TenantId, id: WebhookId) {
+        if let Err(error) = self.bring_in_line(tenant, id).await {
+            tracing::warn!(%tenant, webhook = %id, "a webhook's change is published later: {error:#}");
+            self.unpublished.notify_one();
+        }
+    }
+
+    /// Compares all webhooks with CONFIG, at the start and then periodically.
+    pub(crate) async fn reconcile(&self, shutdown: &Shutdown) -> anyhow::Result<()> {
+        loop {
+            let pause = match self.compare_all().await {
+                Ok(0) => INTERVAL,
+                Ok(mended) => {
+                    tracing::info!(mended, "CONFIG was brought in line with the database");
+                    INTERVAL
+                }
+                Err(error) => {
+                    tracing::warn!("cannot compare CONFIG with the database: {error:#}");
+                    SOON
+                }
+            };
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = self.unpublished.notified() => tokio::time::sleep(SOON).await,
+                () = shutdown.draining() => return Ok(()),
+            }
+        }
+    }
+
+    async fn compare_all(&self) -> anyhow::Result<usize> {
+        // Read before the database: what is newer there is then written again, to no harm.
+        let mut known: HashMap<WebhookId, Arc<Webhook>> =
+            self.directory.all().into_iter().map(|webhook| (webhook.id, webhook)).collect();
+        let (mut after, mut mended) = (None, 0);
+        loop {
+            let page = self.store.all_webhooks(after, PAGE).await?;
+            for record in &page {
+                let published = known.remove(&record.id);
+                if published.as_deref() != Some(&record.config()) {
+                    mended += usize::from(self.bring_in_line(&record.tenant, record.id).await?);
+                }
+            }
+            after = page.last().map(|record| record.id);
+            if page.len() < usize::try_from(PAGE).unwrap_or(usize::MAX) {
+                break;
+            }
+        }
+        for (id, deleted) in known {
+            mended += usize::from(self.bring_in_line(&deleted.tenant, id).await?);
+        }
+        Ok(mended)
+    }
+
+    /// True if the entry had to be changed.
+    async fn bring_in_line(&self, tenant: &TenantId, id: WebhookId) -> anyhow::Result<bool> {
+        let key = subject::config_key(tenant, id);
+        for _ in 0..TRIES {
+            // The entry first: if the truth changes after it was read, the entry's revision has moved on as well, or
+            // whoever changed the truth will come after us.
+            let entry = self.bucket.entry(key.as_str()).await.context("cannot read CONFIG")?;
+            let wanted = self.store.webhook(tenant, id).await?.map(|record| record.config());
+            let revision = entry.as_ref().map_or(0, |entry| entry.revision);
+            let published = entry.filter(|entry| entry.operation == Operation::Put).map(|entry| entry.value);
+            let written = match (published, wanted) {
+                (None, None) => return Ok(false),
+                (Some(_), None) => {
+                    self.bucket.purge_expect_revision(key.as_str(), Some(revision)).await.map_err(anyhow::Error::from)
+                }
+                (published, Some(wanted)) => {
+                    let value = serde_json::to_vec(&wanted)?;
+                    if published.is_some_and(|published| published == value) {
+                        return Ok(false);
+                    }
+                    let update = self.bucket.update(key.as_str(), value.into(), revision).await;
+                    update.map(drop).map_err(anyhow::Error::from)
+                }
+            };
+            match written {
+                Ok(()) => return Ok(true),
+                Err(error) if error.to_string().contains("wrong last") => {}
+                Err(error) => return Err(error).context("cannot write CONFIG"),
+            }
+        }
+        bail!("others change the entry {key} all the time")
+    }
+}

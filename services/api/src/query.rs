@@ -1,0 +1,66 @@
+//! Reading query parameters by name; an unknown one is an error, since it would be a filter that does not filter.
+
+use std::str::FromStr;
+
+use shopery_http::Problem;
+use shopery_model::Invalid;
+use shopery_store::Cursor;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+const DEFAULT_LIMIT: u64 = 50;
+const MAX_LIMIT: u64 = 200;
+
+#[derive(Debug)]
+pub(crate) struct Query {
+    parameters: Vec<(String, String)>,
+    wrong: Vec<Invalid>,
+}
+
+impl Query {
+    pub(crate) fn read(query: Option<&str>) -> Self {
+        let parameters = url::form_urlencoded::parse(query.unwrap_or_default().as_bytes()).into_owned().collect();
+        Self { parameters, wrong: Vec::new() }
+    }
+
+    /// A parameter read by `parse`.
+    pub(crate) fn take<T>(&mut self, name: &'static str, parse: impl Fn(&str) -> Result<T, String>) -> Option<T> {
+        let place = self.parameters.iter().position(|(given, _)| given == name)?;
+        let (_, text) = self.parameters.remove(place);
+        match parse(&text) {
+            Ok(value) => Some(value),
+            Err(detail) => {
+                self.wrong.push(Invalid::new(name, detail));
+                None
+            }
+        }
+    }
+
+    pub(crate) fn time(&mut self, name: &'static str) -> Option<OffsetDateTime> {
+        self.take(name, |text| {
+            OffsetDateTime::parse(text, &Rfc3339)
+                .map_err(|_| "must be an RFC 3339 timestamp, such as 2026-11-24T10:00:00Z".to_owned())
+        })
+    }
+
+    pub(crate) fn limit(&mut self) -> u64 {
+        let limit = self.take("limit", |text| match u64::from_str(text) {
+            Ok(limit) if (1..=MAX_LIMIT).contains(&limit) => Ok(limit),
+            _ => Err(format!("must be a number from 1 to {MAX_LIMIT}")),
+        });
+        limit.unwrap_or(DEFAULT_LIMIT)
+    }
+
+    pub(crate) fn cursor(&mut self) -> Option<Cursor> {
+        self.take("cursor", |text| text.parse::<Cursor>().map_err(|invalid| invalid.detail.into_owned()))
+    }
+
+    /// Nothing may be wrong and nothing may be left.
+    pub(crate) fn finish(mut self) -> Result<(), Problem> {
+        for (name, _) in self.parameters {
+            let shown: String = name.chars().take(60).collect();
+            self.wrong.push(Invalid::new(shown, "is not a known parameter, or is given twice"));
+        }
+        if self.wrong.is_empty() { Ok(()) } else { Err(Problem::invalid(self.wrong)) }
+    }
+}

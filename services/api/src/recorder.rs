@@ -1,0 +1,151 @@
+//! The recorder: moves outcomes from OUTCOMES into the history, many at a time.
+//!
+//! Invariant: a message is acknowledged after its outcomes are committed. While the database is away they stay in
+//! OUTCOMES; deliveries go on without it.
+
+use std::time::Duration;
+
+use anyhow::anyhow;
+use async_nats::jetstream::AckKind;
+use prometheus_client::metrics::counter::Counter;
+use shopery_model::{Fault, Outcome};
+use shopery_queue::{Dead, Intake, Queue, Taken, topology};
+use shopery_runtime::{Runtime, Shutdown};
+use shopery_store::{Store, WebhookChange, WebhookState};
+use tokio::time::Instant;
+
+use crate::publicist::Publicist;
+
+/// Messages that may wait here; each has up to 256 outcomes.
+const SLOTS: usize = 32;
+/// Outcomes in one transaction.
+const BATCH: usize = 2000;
+/// How long a transaction waits for more outcomes.
+const LINGER: Duration = Duration::from_millis(5);
+/// Tries before a message that a working database does not take is put aside.
+const TRIES: usize = 3;
+
+struct Recorder {
+    queue: Queue,
+    store: Store,
+    publicist: Publicist,
+    recorded: Counter,
+}
+
+struct Arrived {
+    message: Taken,
+    outcomes: Vec<Outcome>,
+}
+
+/// Runs until the drain begins; what is not recorded by then is kept by OUTCOMES.
+pub(crate) async fn run(queue: &Queue, store: Store, publicist: Publicist, runtime: &Runtime) -> anyhow::Result<()> {
+    let recorded = runtime.metrics.register("outcomes_recorded", "Outcomes written to the history", Counter::default());
+    let recorder = Recorder { queue: queue.clone(), store, publicist, recorded };
+    let mut intake = Intake::open(queue, topology::RECORDER, SLOTS).await?;
+    while let Some(first) = intake.next(&runtime.shutdown).await {
+        let mut arrived = Vec::new();
+        arrived.extend(recorder.read(first).await);
+        let end = Instant::now() + LINGER;
+        while arrived.len() < SLOTS && arrived.iter().map(|part| part.outcomes.len()).sum::<usize>() < BATCH {
+            match tokio::time::timeout_at(end, intake.next(&runtime.shutdown)).await {
+                Ok(Some(message)) => arrived.extend(recorder.read(message).await),
+                Ok(None) | Err(_) => break,
+            }
+        }
+        recorder.record(arrived, &runtime.shutdown).await;
+    }
+    queue.client.flush().await.ok();
+    Ok(())
+}
+
+impl Recorder {
+    async fn read(&self, message: Taken) -> Option<Arrived> {
+        match serde_json::from_slice(&message.message.payload) {
+            Ok(outcomes) => Some(Arrived { message, outcomes }),
+            Err(error) => {
+                self.bury("undecodable-outcomes", &message, &error.to_string()).await;
+                None
+            }
+        }
+    }
+
+    /// Records everything together; if the database works but does not take it, message by message.
+    async fn record(&self, arrived: Vec<Arrived>, shutdown: &Shutdown) {
+        let all: Vec<Outcome> = arrived.iter().flat_map(|part| part.outcomes.iter().cloned()).collect();
+        let Err(error) = self.write(&all, &arrived, shutdown).await else { return };
+        tracing::warn!(error, "the history does not take a batch of outcomes; trying its messages one by one");
+        for part in arrived {
+            let outcomes = part.outcomes.clone();
+            let part = [part];
+            if let Err(error) = self.write(&outcomes, &part, shutdown).await {
+                self.bury("unrecordable-outcomes", &part[0].message, &error).await;
+            }
+        }
+    }
+
+    /// Writes outcomes, waiting for the database as long as it takes, and acknowledges. Fails if the database answers
+    /// but refuses the rows.
+    async fn write(&self, outcomes: &[Outcome], arrived: &[Arrived], shutdown: &Shutdown) -> Result<(), String> {
+        let (mut refusals, mut pause) = (0, Duration::from_millis(100));
+        while let Err(error) = self.store.record(outcomes).await {
+            if self.store.ping().await.is_ok() {
+                refusals += 1;
+                if refusals == TRIES {
+                    return Err(error.to_string());
+                }
+            } else {
+                tracing::warn!(%error, outcomes = outcomes.len(), "the history waits for the database");
+            }
+            if shutdown.is_draining() {
+                return Ok(());
+            }
+            for part in arrived {
+                let _ = part.message.message.ack_with(AckKind::Progress).await;
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_secs(2));
+        }
+        self.recorded.inc_by(outcomes.len() as u64);
+        self.disable_gone(outcomes).await;
+        for part in arrived {
+            if let Err(error) = part.message.message.ack().await {
+                tracing::warn!(error, "cannot acknowledge outcomes");
+            }
+        }
+        Ok(())
+    }
+
+    /// An endpoint that answered 410 gets nothing more, unless its webhook was changed since.
+    async fn disable_gone(&self, outcomes: &[Outcome]) {
+        let gone = |outcome: &&Outcome| matches!(outcome.fault, Some((Fault::Gone, _)));
+        for Outcome { job, at, .. } in outcomes.iter().filter(gone) {
+            let (tenant, id) = (&job.tenant, job.webhook);
+            let disabled = async {
+                let record = self.store.webhook(tenant, id).await?;
+                if record.is_some_and(|record| record.state == WebhookState::Active && record.updated_at < *at) {
+                    let change = WebhookChange { state: Some(WebhookState::Disabled), ..WebhookChange::default() };
+                    self.store.update_webhook(tenant, id, change, *at).await?;
+                    self.publicist.publish(tenant, id).await;
+                    tracing::info!(%tenant, webhook = %id, "the endpoint answered 410; the webhook is disabled");
+                }
+                anyhow::Ok(())
+            };
+            if let Err(error) = disabled.await {
+                tracing::warn!(%tenant, webhook = %id, "cannot disable a webhook whose endpoint is gone: {error:#}");
+            }
+        }
+    }
+
+    async fn bury(&self, reason: &str, message: &Taken, why: &str) {
+        let message = &message.message;
+        let buried = async {
+            let sequence = message.info().map_err(|error| anyhow!(error))?.stream_sequence;
+            let dead = Dead::new(&message.subject, why, &message.payload);
+            self.queue.bury(reason, None, format!("outcomes:{sequence}"), &dead).await?;
+            message.ack().await.map_err(|error| anyhow!(error))
+        };
+        if let Err(error) = buried.await {
+            tracing::warn!("cannot put outcomes on DEAD; they come again: {error:#}");
+        }
+    }
+}

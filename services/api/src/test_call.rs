@@ -1,0 +1,107 @@
+//! The Test button: sends a message to an endpoint now, by the same code and under the same rules as a delivery.
+
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::http::HeaderMap;
+use axum::routing::post;
+use axum::{Json, Router};
+use bytes::Bytes;
+use serde::Serialize;
+use serde_json::json;
+use shopery_http::{Permission, Problem};
+use shopery_model::{Answer, AttemptId, EndpointSecret, TenantId, endpoint_url};
+use shopery_sender::{Endpoint, Message};
+use time::OffsetDateTime;
+use url::Url;
+
+use crate::App;
+use crate::body::Fields;
+use crate::webhooks::find;
+
+pub(crate) fn routes() -> Router<App> {
+    Router::new().route("/company/webhooks/test", post(unsaved)).route("/company/webhooks/{id}/test", post(saved))
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Report {
+    /// The endpoint answered 200.
+    success: bool,
+    status: Option<u16>,
+    duration_ms: u64,
+    error: Option<Reason>,
+}
+
+#[derive(Debug, Serialize)]
+struct Reason {
+    reason: &'static str,
+    detail: String,
+}
+
+/// Tests a URL that is not saved yet: `{"url", "secret"?}`.
+async fn unsaved(State(app): State<App>, headers: HeaderMap, body: Body) -> Result<Json<Report>, Problem> {
+    let tenant = app.access.tenant(&headers, Permission::WebhooksWrite)?;
+    let mut fields = Fields::read(&headers, body).await?;
+    let (url, secret) = (fields.string("url"), fields.string("secret"));
+    let url = url.and_then(|url| fields.check(endpoint_url(&url, app.allow_http)));
+    let secret = secret.and_then(|secret| fields.check(EndpointSecret::parse(&secret)));
+    let url = fields.require("url", url);
+    fields.finish()?;
+    let Some(url) = url else { return Err(Problem::internal()) };
+    let secret = match secret {
+        Some(secret) => secret,
+        None => EndpointSecret::generate().map_err(|_| Problem::internal())?,
+    };
+    send(&app, &tenant, &url, &secret, None).await
+}
+
+async fn saved(State(app): State<App>, headers: HeaderMap, Path(id): Path<String>) -> Result<Json<Report>, Problem> {
+    let tenant = app.access.tenant(&headers, Permission::WebhooksWrite)?;
+    let record = find(&app, &tenant, &id).await?;
+    send(&app, &tenant, &record.url, &record.secret, Some(record.id.to_string())).await
+}
+
+async fn send(
+    app: &App,
+    tenant: &TenantId,
+    url: &Url,
+    secret: &EndpointSecret,
+    webhook: Option<String>,
+) -> Result<Json<Report>, Problem> {
+    let Ok(_place) = app.test_calls.try_acquire() else {
+        return Err(Problem::unavailable("too many test calls are under way", 5));
+    };
+    let now = OffsetDateTime::now_utc();
+    let payload = json!({ "test": true, "message": "This is a test of your webhook by Shopery." }).to_string();
+    let id = AttemptId::generate().to_string();
+    let message = Message {
+        webhook_id: id.clone(),
+        event: "webhook-test",
+        event_id: &id,
+        webhook,
+        tenant: tenant.as_str(),
+        triggered_at: now,
+        attempt: 1,
+        payload: Bytes::from(payload),
+    };
+    let answer = app.sender.send(Endpoint { url, secret }, &message, now).await;
+    Ok(Json(report(answer)))
+}
+
+fn report(answer: Answer) -> Report {
+    let success = answer.fault.is_none() && answer.status == Some(200);
+    let error = match answer.fault {
+        Some((fault, detail)) => Some(Reason { reason: fault.name(), detail }),
+        None if success => None,
+        None => Some(Reason {
+            reason: "http_status",
+            detail: "it answered with a 2xx status, which a delivery accepts, but a test expects 200".to_owned(),
+        }),
+    };
+    Report {
+        success,
+        status: answer.status,
+        duration_ms: u64::try_from(answer.duration.as_millis()).unwrap_or(u64::MAX),
+        error,
+    }
+}

@@ -1,0 +1,188 @@
+//! `/company/webhooks`: create, list, get, change, delete, and the secret.
+
+use axum::body::Body;
+use axum::extract::{Path, RawQuery, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use serde::Serialize;
+use serde_json::json;
+use shopery_http::{Permission, Problem};
+use shopery_model::{EndpointSecret, EventPattern, Invalid, TenantId, WebhookId, endpoint_url, validate_name};
+use shopery_store::{WebhookChange, WebhookFilter, WebhookRecord, WebhookState};
+use time::OffsetDateTime;
+use url::Url;
+
+use crate::body::Fields;
+use crate::query::Query;
+use crate::{App, database_problem};
+
+const MAX_EVENTS: usize = 50;
+
+pub(crate) fn routes() -> Router<App> {
+    Router::new()
+        .route("/company/webhooks", get(list).post(create))
+        .route("/company/webhooks/{id}", get(one).patch(change).delete(delete))
+        .route("/company/webhooks/{id}/secret", get(secret))
+}
+
+/// A webhook, as the API shows it.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Resource {
+    id: WebhookId,
+    name: String,
+    url: Url,
+    events: Vec<EventPattern>,
+    is_enabled: bool,
+    state: &'static str,
+    #[serde(with = "time::serde::rfc3339")]
+    created_at: OffsetDateTime,
+    #[serde(with = "time::serde::rfc3339")]
+    updated_at: OffsetDateTime,
+}
+
+impl From<WebhookRecord> for Resource {
+    fn from(record: WebhookRecord) -> Self {
+        Self {
+            id: record.id,
+            name: record.name,
+            url: record.url,
+            events: record.events,
+            is_enabled: record.state == WebhookState::Active,
+            state: record.state.name(),
+            created_at: record.created_at,
+            updated_at: record.updated_at,
+        }
+    }
+}
+
+/// Times have the precision that the database keeps.
+fn now() -> OffsetDateTime {
+    let now = OffsetDateTime::now_utc();
+    now.replace_millisecond(now.millisecond()).unwrap_or(now)
+}
+
+async fn create(State(app): State<App>, headers: HeaderMap, body: Body) -> Result<Response, Problem> {
+    let tenant = app.access.tenant(&headers, Permission::WebhooksWrite)?;
+    let mut fields = Fields::read(&headers, body).await?;
+    let change = read_change(&mut fields, app.allow_http);
+    let name = fields.require("name", change.name);
+    let url = fields.require("url", change.url);
+    let events = fields.require("events", change.events);
+    fields.finish()?;
+    let (Some(name), Some(url), Some(events)) = (name, url, events) else { return Err(Problem::internal()) };
+    let secret = match change.secret {
+        Some(secret) => secret,
+        None => EndpointSecret::generate().map_err(|_| Problem::internal())?,
+    };
+    let now = now();
+    let state = change.state.unwrap_or(WebhookState::Active);
+    let id = WebhookId::generate();
+    let record = WebhookRecord {
+        id,
+        tenant: tenant.clone(),
+        name,
+        url,
+        events,
+        state,
+        secret,
+        created_at: now,
+        updated_at: now,
+    };
+    app.store.create_webhook(&record).await.map_err(database_problem)?;
+    app.publicist.publish(&tenant, id).await;
+    let location = format!("/company/webhooks/{id}");
+    Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(json!({ "id": id }))).into_response())
+}
+
+async fn list(State(app): State<App>, headers: HeaderMap, RawQuery(query): RawQuery) -> Result<Response, Problem> {
+    let tenant = app.access.tenant(&headers, Permission::WebhooksRead)?;
+    let mut query = Query::read(query.as_deref());
+    let filter =
+        WebhookFilter { created_at_min: query.time("created_at_min"), updated_at_min: query.time("updated_at_min") };
+    let (limit, cursor) = (query.limit(), query.cursor());
+    query.finish()?;
+    let page = app.store.webhooks(&tenant, &filter, cursor.as_ref(), limit).await.map_err(database_problem)?;
+    let next = page.next.map(|cursor| cursor.to_string());
+    let data: Vec<Resource> = page.items.into_iter().map(Resource::from).collect();
+    Ok(Json(json!({ "data": data, "nextCursor": next })).into_response())
+}
+
+async fn one(State(app): State<App>, headers: HeaderMap, Path(id): Path<String>) -> Result<Response, Problem> {
+    let tenant = app.access.tenant(&headers, Permission::WebhooksRead)?;
+    let record = find(&app, &tenant, &id).await?;
+    Ok(Json(Resource::from(record)).into_response())
+}
+
+async fn change(
+    State(app): State<App>,
+    headers: HeaderMap,
+    Path(id): Path<String>,
+    body: Body,
+) -> Result<Response, Problem> {
+    let tenant = app.access.tenant(&headers, Permission::WebhooksWrite)?;
+    let id = find(&app, &tenant, &id).await?.id;
+    let mut fields = Fields::read(&headers, body).await?;
+    let change = read_change(&mut fields, app.allow_http);
+    fields.finish()?;
+    if !app.store.update_webhook(&tenant, id, change, now()).await.map_err(database_problem)? {
+        return Err(no_such_webhook());
+    }
+    app.publicist.publish(&tenant, id).await;
+    let record = app.store.webhook(&tenant, id).await.map_err(database_problem)?.ok_or_else(no_such_webhook)?;
+    Ok(Json(Resource::from(record)).into_response())
+}
+
+async fn delete(State(app): State<App>, headers: HeaderMap, Path(id): Path<String>) -> Result<Response, Problem> {
+    let tenant = app.access.tenant(&headers, Permission::WebhooksWrite)?;
+    let id = id.parse().map_err(|_| no_such_webhook())?;
+    if !app.store.delete_webhook(&tenant, id).await.map_err(database_problem)? {
+        return Err(no_such_webhook());
+    }
+    app.publicist.publish(&tenant, id).await;
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+async fn secret(State(app): State<App>, headers: HeaderMap, Path(id): Path<String>) -> Result<Response, Problem> {
+    // Whoever may read the secret may forge deliveries, so reading webhooks is not enough.
+    let tenant = app.access.tenant(&headers, Permission::WebhooksWrite)?;
+    let record = find(&app, &tenant, &id).await?;
+    Ok(([(header::CACHE_CONTROL, "no-store")], Json(json!({ "secret": record.secret }))).into_response())
+}
+
+/// The tenant's webhook. An id that is malformed, unknown or another tenant's gives the same answer.
+pub(crate) async fn find(app: &App, tenant: &TenantId, id: &str) -> Result<WebhookRecord, Problem> {
+    let id = id.parse().map_err(|_| no_such_webhook())?;
+    app.store.webhook(tenant, id).await.map_err(database_problem)?.ok_or_else(no_such_webhook)
+}
+
+pub(crate) fn no_such_webhook() -> Problem {
+    Problem::not_found("there is no webhook with this id")
+}
+
+/// The fields that a webhook is created and changed with.
+fn read_change(fields: &mut Fields, allow_http: bool) -> WebhookChange {
+    let name = fields.string("name");
+    let url = fields.string("url");
+    let secret = fields.string("secret");
+    let events = fields.list("events", str::parse::<EventPattern>).map(|mut events| {
+        let mut seen = std::collections::HashSet::new();
+        events.retain(|event| seen.insert(*event));
+        events
+    });
+    WebhookChange {
+        name: name.and_then(|name| fields.check(validate_name(&name).map(|()| name))),
+        url: url.and_then(|url| fields.check(endpoint_url(&url, allow_http))),
+        events: events.and_then(|events| {
+            fields.check(if events.is_empty() || events.len() > MAX_EVENTS {
+                Err(Invalid::new("events", format!("must name 1 to {MAX_EVENTS} events, such as order-created")))
+            } else {
+                Ok(events)
+            })
+        }),
+        state: fields.bool("isEnabled").map(WebhookState::of),
+        secret: secret.and_then(|secret| fields.check(EndpointSecret::parse(&secret))),
+    }
+}
