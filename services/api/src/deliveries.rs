@@ -2,17 +2,15 @@
 
 use axum::extract::{Path, RawQuery, State};
 use axum::http::HeaderMap;
-use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use serde::Serialize;
-use serde_json::json;
 use shopery_http::{Permission, Problem};
 use shopery_model::{DeliveryState, EventType, TenantId, WebhookId};
 use shopery_store::{AttemptRecord, DeliveryFilter, DeliveryRecord};
 use time::OffsetDateTime;
 
-use crate::query::Query;
+use crate::query::{List, Query};
 use crate::webhooks::no_such_webhook;
 use crate::{App, database_problem};
 
@@ -119,7 +117,11 @@ fn reason((reason, detail): (String, String)) -> Reason {
     Reason { reason, detail }
 }
 
-async fn all(State(app): State<App>, headers: HeaderMap, RawQuery(query): RawQuery) -> Result<Response, Problem> {
+async fn all(
+    State(app): State<App>,
+    headers: HeaderMap,
+    RawQuery(query): RawQuery,
+) -> Result<Json<List<Resource>>, Problem> {
     let tenant = app.access.tenant(&headers, Permission::WebhooksRead)?;
     list(&app, &tenant, None, query.as_deref()).await
 }
@@ -130,7 +132,7 @@ async fn of_webhook(
     headers: HeaderMap,
     Path(id): Path<String>,
     RawQuery(query): RawQuery,
-) -> Result<Response, Problem> {
+) -> Result<Json<List<Resource>>, Problem> {
     let tenant = app.access.tenant(&headers, Permission::WebhooksRead)?;
     let id: WebhookId = id.parse().map_err(|_| no_such_webhook())?;
     let is_known = app.store.webhook(&tenant, id).await.map_err(database_problem)?.is_some();
@@ -149,7 +151,7 @@ async fn list(
     tenant: &TenantId,
     webhook: Option<WebhookId>,
     query: Option<&str>,
-) -> Result<Response, Problem> {
+) -> Result<Json<List<Resource>>, Problem> {
     let mut query = Query::read(query);
     let filter = DeliveryFilter {
         webhook,
@@ -167,16 +169,14 @@ async fn list(
     let (limit, cursor) = (query.limit(), query.cursor());
     query.finish()?;
     let page = app.store.deliveries(tenant, &filter, cursor.as_ref(), limit).await.map_err(database_problem)?;
-    let next = page.next.map(|cursor| cursor.to_string());
-    let data: Vec<_> = page.items.into_iter().map(|record| Resource::of(record, None)).collect();
-    Ok(Json(json!({ "data": data, "nextCursor": next })).into_response())
+    Ok(List::of(page, |record| Resource::of(record, None)))
 }
 
-async fn one(State(app): State<App>, headers: HeaderMap, Path(id): Path<String>) -> Result<Response, Problem> {
+async fn one(State(app): State<App>, headers: HeaderMap, Path(id): Path<String>) -> Result<Json<Resource>, Problem> {
     let tenant = app.access.tenant(&headers, Permission::WebhooksRead)?;
     let missing = || Problem::not_found("there is no delivery with this id");
     let id = id.parse().map_err(|_| missing())?;
     let found = app.store.delivery(&tenant, id).await.map_err(database_problem)?;
     let (record, attempts) = found.ok_or_else(missing)?;
-    Ok(Json(Resource::of(record, Some(attempts))).into_response())
+    Ok(Json(Resource::of(record, Some(attempts))))
 }

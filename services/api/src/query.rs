@@ -2,14 +2,31 @@
 
 use std::str::FromStr;
 
+use axum::Json;
+use serde::Serialize;
 use shopery_http::Problem;
 use shopery_model::Invalid;
-use shopery_store::Cursor;
+use shopery_store::{Cursor, Page};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 const DEFAULT_LIMIT: u64 = 50;
 const MAX_LIMIT: u64 = 200;
+
+/// The answer to a list request: newest first, and the cursor of the next page if there is one.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct List<T> {
+    data: Vec<T>,
+    next_cursor: Option<String>,
+}
+
+impl<T> List<T> {
+    pub(crate) fn of<R>(page: Page<R>, show: impl Fn(R) -> T) -> Json<Self> {
+        let next_cursor = page.next.map(|cursor| cursor.to_string());
+        Json(Self { data: page.items.into_iter().map(show).collect(), next_cursor })
+    }
+}
 
 #[derive(Debug)]
 pub(crate) struct Query {

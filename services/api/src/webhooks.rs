@@ -15,7 +15,7 @@ use time::OffsetDateTime;
 use url::Url;
 
 use crate::body::Fields;
-use crate::query::Query;
+use crate::query::{List, Query};
 use crate::{App, database_problem};
 
 const MAX_EVENTS: usize = 50;
@@ -97,7 +97,11 @@ async fn create(State(app): State<App>, headers: HeaderMap, body: Body) -> Resul
     Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(json!({ "id": id }))).into_response())
 }
 
-async fn list(State(app): State<App>, headers: HeaderMap, RawQuery(query): RawQuery) -> Result<Response, Problem> {
+async fn list(
+    State(app): State<App>,
+    headers: HeaderMap,
+    RawQuery(query): RawQuery,
+) -> Result<Json<List<Resource>>, Problem> {
     let tenant = app.access.tenant(&headers, Permission::WebhooksRead)?;
     let mut query = Query::read(query.as_deref());
     let filter =
@@ -105,15 +109,13 @@ async fn list(State(app): State<App>, headers: HeaderMap, RawQuery(query): RawQu
     let (limit, cursor) = (query.limit(), query.cursor());
     query.finish()?;
     let page = app.store.webhooks(&tenant, &filter, cursor.as_ref(), limit).await.map_err(database_problem)?;
-    let next = page.next.map(|cursor| cursor.to_string());
-    let data: Vec<Resource> = page.items.into_iter().map(Resource::from).collect();
-    Ok(Json(json!({ "data": data, "nextCursor": next })).into_response())
+    Ok(List::of(page, Resource::from))
 }
 
-async fn one(State(app): State<App>, headers: HeaderMap, Path(id): Path<String>) -> Result<Response, Problem> {
+async fn one(State(app): State<App>, headers: HeaderMap, Path(id): Path<String>) -> Result<Json<Resource>, Problem> {
     let tenant = app.access.tenant(&headers, Permission::WebhooksRead)?;
     let record = find(&app, &tenant, &id).await?;
-    Ok(Json(Resource::from(record)).into_response())
+    Ok(Json(Resource::from(record)))
 }
 
 async fn change(
@@ -121,7 +123,7 @@ async fn change(
     headers: HeaderMap,
     Path(id): Path<String>,
     body: Body,
-) -> Result<Response, Problem> {
+) -> Result<Json<Resource>, Problem> {
     let tenant = app.access.tenant(&headers, Permission::WebhooksWrite)?;
     let id = find(&app, &tenant, &id).await?.id;
     let mut fields = Fields::read(&headers, body).await?;
@@ -132,7 +134,7 @@ async fn change(
     }
     app.publicist.publish(&tenant, id).await;
     let record = app.store.webhook(&tenant, id).await.map_err(database_problem)?.ok_or_else(no_such_webhook)?;
-    Ok(Json(Resource::from(record)).into_response())
+    Ok(Json(Resource::from(record)))
 }
 
 async fn delete(State(app): State<App>, headers: HeaderMap, Path(id): Path<String>) -> Result<Response, Problem> {
