@@ -1,1 +1,43 @@
+//! The harness of the end-to-end suite: everything a test needs to run the real thing and to be its publisher, its
+//! merchant and its operator.
+//!
+//! The cast: a [`Stack`] is one installation of its own (NATS, a database, the four services as real processes); a
+//! [`Client`] and a [`Publisher`] are the tenant's and the platform's sides of it; a [`Merchant`] receives over HTTPS.
+//! Nothing is mocked, and nothing outlives the test that started it.
+//!
+//! What correctness rests on: a test waits for a condition ([`wait`]), never for a time to pass; every [`Stack`] has
+//! its own directory, ports and servers, so tests run side by side; a part that is missing fails the test loudly.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::missing_panics_doc,
+    reason = "a harness that cannot go on fails its test"
+)]
 
+pub mod burst;
+pub mod certificates;
+pub mod client;
+pub mod collector;
+pub mod documents;
+pub mod event;
+mod folder;
+pub mod merchant;
+pub mod parts;
+pub mod ports;
+pub mod postgres;
+pub mod process;
+pub mod publisher;
+pub mod stack;
+pub mod token;
+pub mod verify;
+pub mod wait;
+
+pub use burst::Burst;
+pub use client::{Client, Reply};
+pub use event::Event;
+pub use folder::Folder;
+pub use merchant::{Arrival, Behaviour, Merchant};
+pub use process::{Process, Signal};
+pub use publisher::Publisher;
+pub use stack::{DatabaseKind, Service, Stack};

@@ -1,0 +1,117 @@
+//! A PostgreSQL cluster of one test: Debian's, started as `nobody` because it refuses to run as root.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use tokio::process::Command;
+
+use crate::process::{Process, Signal};
+use crate::{Folder, ports, wait};
+
+/// Ended when it is dropped.
+#[derive(Debug)]
+pub struct Postgres {
+    binaries: PathBuf,
+    port: u16,
+    server: Option<Process>,
+    // Last, so that the server has ended when its files go.
+    folder: Folder,
+}
+
+impl Postgres {
+    pub async fn start() -> Self {
+        let folder = Folder::create();
+        let mut postgres = Self { binaries: binaries(), port: ports::free(), server: None, folder };
+        let data = postgres.folder.join("data");
+        std::fs::create_dir(&data).unwrap();
+        if nix::unistd::geteuid().is_root() {
+            let status = Command::new("chown").args(["-R", "nobody"]).arg(postgres.folder.path()).status().await;
+            assert!(status.is_ok_and(|status| status.success()), "cannot give the cluster to nobody");
+        }
+        let mut initdb = as_nobody(&postgres.binaries.join("initdb"));
+        initdb.args(["--no-sync", "--auth=trust", "--username=shopery", "--encoding=UTF8", "--locale=C", "-D"]);
+        let made = initdb.arg(&data).current_dir(postgres.folder.path()).stdin(Stdio::null()).output().await.unwrap();
+        assert!(made.status.success(), "initdb: {}", String::from_utf8_lossy(&made.stderr));
+        postgres.resume().await;
+        postgres
+    }
+
+    /// For `SHOPERY_DATABASE_URL`. No TLS: it is loopback.
+    pub fn url(&self) -> String {
+        format!("postgres://shopery@127.0.0.1:{}/postgres?sslmode=disable", self.port)
+    }
+
+    /// As a crash would: no client is waited for.
+    pub async fn stop(&mut self) {
+        let mut server = self.server.take().unwrap();
+        server.signal(Signal::SIGQUIT);
+        server.exit(Duration::from_secs(20)).await;
+    }
+
+    /// Starts the server; ready when it returns.
+    pub async fn resume(&mut self) {
+        let mut command = as_nobody(&self.binaries.join("postgres"));
+        command.arg("-D").arg(self.folder.join("data")).args(["-p", &self.port.to_string()]);
+        for setting in ["listen_addresses=127.0.0.1", "unix_socket_directories=", "fsync=off", "max_connections=60"] {
+            command.args(["-c", setting]);
+        }
+        command.current_dir(self.folder.path());
+        self.server = Some(Process::start("postgres", command, &self.folder.join("postgres.log")));
+        let port = self.port.to_string();
+        let is_ready = self.binaries.join("pg_isready");
+        wait::until_true("PostgreSQL", Duration::from_secs(30), async || {
+            let mut command = Command::new(&is_ready);
+            command.args(["-q", "-h", "127.0.0.1", "-p", &port, "-U", "shopery", "-d", "postgres"]);
+            command.status().await.is_ok_and(|status| status.success())
+        })
+        .await;
+    }
+
+    /// One value from the database, as text.
+    pub async fn value(&self, sql: &str) -> String {
+        let mut command = Command::new(self.binaries.join("psql"));
+        let found =
+            command.args(["-X", "-A", "-t", "-c", sql, &self.url()]).stdin(Stdio::null()).output().await.unwrap();
+        assert!(found.status.success(), "{sql}: {}", String::from_utf8_lossy(&found.stderr));
+        String::from_utf8(found.stdout).unwrap().trim().to_owned()
+    }
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        // The postmaster ends its own children; they hold the data directory for a moment longer than a SIGKILL would.
+        if let Some(server) = &mut self.server
+            && server.ended().is_none()
+        {
+            server.signal(Signal::SIGQUIT);
+            let started = std::time::Instant::now();
+            while server.ended().is_none() && started.elapsed() < Duration::from_secs(5) {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        }
+    }
+}
+
+fn as_nobody(program: &Path) -> Command {
+    if !nix::unistd::geteuid().is_root() {
+        return Command::new(program);
+    }
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid=nobody", "--regid=nogroup", "--clear-groups", "--"]).arg(program);
+    command
+}
+
+/// Debian keeps the server's programs off PATH, one folder for each version.
+fn binaries() -> PathBuf {
+    let on_path = std::env::var_os("PATH").unwrap_or_default();
+    let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let mut installed: Vec<PathBuf> = versions.map(|version| version.path().join("bin")).collect();
+    installed.sort();
+    installed
+        .into_iter()
+        .rev()
+        .chain(std::env::split_paths(&on_path))
+        .find(|folder| folder.join("initdb").exists() && folder.join("postgres").exists())
+        .unwrap_or_else(|| panic!("POSTGRESQL IS MISSING: run tests/run, which installs it, or tests/run quick"))
+}

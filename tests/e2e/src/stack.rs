@@ -1,0 +1,310 @@
+//! One installation of Shopery Webhooks for one test: a NATS server, a database, the four services as real processes,
+//! and a merchant.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use shopery_local::nats_server::{self, NatsServer};
+use shopery_local::tls::Authority;
+use tokio::process::Command;
+
+use crate::process::tail;
+use crate::publisher::Credentials;
+use crate::{Client, Folder, Merchant, Process, Publisher, Signal, parts, ports, postgres::Postgres, token, wait};
+
+const START: Duration = Duration::from_secs(60);
+const STOP: Duration = Duration::from_secs(40);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Service {
+    Ingest,
+    Router,
+    Deliverer,
+    Api,
+}
+
+impl Service {
+    pub const ALL: [Self; 4] = [Self::Ingest, Self::Router, Self::Deliverer, Self::Api];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ingest => "shopery-ingest",
+            Self::Router => "shopery-router",
+            Self::Deliverer => "shopery-deliverer",
+            Self::Api => "shopery-api",
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DatabaseKind {
+    Sqlite,
+    Postgres,
+}
+
+/// What a stack will be.
+#[derive(Debug)]
+pub struct Plan {
+    env: BTreeMap<String, String>,
+    database: DatabaseKind,
+    tenants: Vec<String>,
+    more_roots: String,
+}
+
+/// Everything ends when it is dropped; when the test has failed, the ends of the logs are printed.
+#[derive(Debug)]
+pub struct Stack {
+    pub merchant: Merchant,
+    pub authority: Authority,
+    pub postgres: Option<Postgres>,
+    env: BTreeMap<String, String>,
+    tenants: Vec<String>,
+    ports: HashMap<Service, u16>,
+    services: HashMap<Service, Process>,
+    nats: Option<NatsServer>,
+    nats_options: nats_server::Options,
+    folder: Folder,
+}
+
+impl Plan {
+    /// Sets a variable of all services.
+    pub fn env(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.env.insert(name.to_owned(), value.into());
+        self
+    }
+
+    pub fn database(mut self, kind: DatabaseKind) -> Self {
+        self.database = kind;
+        self
+    }
+
+    /// The tenants that have a NATS publisher; without this, `tnt_a` and `tnt_b`.
+    pub fn tenants<'a>(mut self, tenants: impl IntoIterator<Item = &'a str>) -> Self {
+        self.tenants = tenants.into_iter().map(str::to_owned).collect();
+        self
+    }
+
+    /// Another authority that the services trust.
+    pub fn trust(mut self, pem: &str) -> Self {
+        self.more_roots.push_str(pem);
+        self
+    }
+
+    /// Starts everything; ready when it returns.
+    pub async fn start(self) -> Stack {
+        let folder = Folder::create();
+        let authority = Authority::generate().unwrap();
+        let roots = folder.join("ca.pem");
+        std::fs::write(&roots, format!("{}\n{}", authority.pem(), self.more_roots)).unwrap();
+        let merchant = Merchant::start(&authority).await;
+
+        let publisher = |(number, tenant): (usize, &String)| nats_server::Publisher {
+            user: format!("publisher-{number}"),
+            password: format!("publishers-password-{number}"),
+            tenant: tenant.clone(),
+            inbox_prefix: format!("_INBOX_{number}"),
+        };
+        let nats_options = nats_server::Options {
+            binary: parts::nats_server().await,
+            store: folder.join("nats"),
+            port: Some(ports::free()),
+            service: ("services".to_owned(), "the-services-nats-password".to_owned()),
+            publishers: self.tenants.iter().enumerate().map(publisher).collect(),
+        };
+        let postgres = match self.database {
+            DatabaseKind::Sqlite => None,
+            DatabaseKind::Postgres => Some(Postgres::start().await),
+        };
+        let database = match &postgres {
+            Some(postgres) => postgres.url(),
+            None => format!("sqlite://{}?mode=rwc", folder.join("shopery.db").display()),
+        };
+        let mut env: BTreeMap<String, String> = [
+            ("SHOPERY_NATS_URL", format!("nats://127.0.0.1:{}", nats_options.port.unwrap())),
+            ("SHOPERY_NATS_USER", nats_options.service.0.clone()),
+            ("SHOPERY_NATS_PASSWORD", nats_options.service.1.clone()),
+            ("SHOPERY_ACK_WAIT", "6s".to_owned()),
+            ("SHOPERY_RETRY_SCHEDULE", "300ms,1s,2s,4s,8s".to_owned()),
+            ("SHOPERY_JWT_SECRET", token::SECRET.to_owned()),
+            ("SHOPERY_DATABASE_URL", database),
+            ("SHOPERY_CA_FILE", roots.display().to_string()),
+            ("SHOPERY_EGRESS_ALLOW", "127.0.0.1".to_owned()),
+        ]
+        .map(|(name, value)| (name.to_owned(), value))
+        .into();
+        env.extend(self.env);
+
+        let mut stack = Stack {
+            merchant,
+            authority,
+            postgres,
+            env,
+            tenants: self.tenants,
+            ports: Service::ALL.map(|service| (service, ports::free())).into(),
+            services: HashMap::new(),
+            nats: None,
+            nats_options,
+            folder,
+        };
+        stack.start_nats().await;
+        for service in Service::ALL {
+            stack.spawn(service);
+        }
+        for service in Service::ALL {
+            stack.ready(service).await;
+        }
+        stack
+    }
+}
+
+impl Stack {
+    pub fn plan() -> Plan {
+        Plan {
+            env: BTreeMap::new(),
+            database: DatabaseKind::Sqlite,
+            tenants: vec!["tnt_a".to_owned(), "tnt_b".to_owned()],
+            more_roots: String::new(),
+        }
+    }
+
+    /// The usual stack, on SQLite.
+    pub async fn start() -> Self {
+        Self::plan().start().await
+    }
+
+    pub async fn on(database: DatabaseKind) -> Self {
+        Self::plan().database(database).start().await
+    }
+
+    /// `http://127.0.0.1:<port>` of a service.
+    pub fn url(&self, service: Service) -> String {
+        format!("http://127.0.0.1:{}", self.ports[&service])
+    }
+
+    pub fn client(&self, tenant: &str) -> Client {
+        Client::new(self.url(Service::Api), self.url(Service::Ingest), tenant)
+    }
+
+    /// What a NATS publisher of this tenant is given.
+    pub fn credentials(&self, tenant: &str) -> Credentials {
+        let number = self.tenants.iter().position(|known| known == tenant).expect("a tenant of the plan");
+        let publisher = &self.nats_options.publishers[number];
+        Credentials {
+            url: self.env["SHOPERY_NATS_URL"].clone(),
+            user: publisher.user.clone(),
+            password: publisher.password.clone(),
+            inbox_prefix: publisher.inbox_prefix.clone(),
+        }
+    }
+
+    pub async fn publisher(&self, tenant: &str) -> Publisher {
+        Publisher::connect(&self.credentials(tenant), tenant).await
+    }
+
+    /// A connection with the rights of the services, for a look at the streams.
+    pub async fn operator(&self) -> async_nats::Client {
+        let (user, password) = self.nats_options.service.clone();
+        let options = async_nats::ConnectOptions::with_user_and_password(user, password);
+        options.connect(&self.env["SHOPERY_NATS_URL"]).await.unwrap()
+    }
+
+    /// Starts a service; ready when it returns.
+    pub async fn run(&mut self, service: Service) {
+        self.spawn(service);
+        self.ready(service).await;
+    }
+
+    /// Starts a service with other variables than the stack's.
+    pub async fn run_with(&mut self, service: Service, env: &[(&str, &str)]) {
+        self.env.extend(env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+        self.run(service).await;
+    }
+
+    /// Starts a service without waiting for it.
+    pub fn spawn(&mut self, service: Service) {
+        let mut command = Command::new(parts::binary(service.name()));
+        command.env_clear().envs(&self.env).env("RUST_BACKTRACE", "1").current_dir(self.folder.path());
+        command.env("SHOPERY_LISTEN", format!("127.0.0.1:{}", self.ports[&service]));
+        let process = Process::start(service.name(), command, &self.log_of(service));
+        self.services.insert(service, process);
+    }
+
+    /// Waits until a service says that it is ready.
+    pub async fn ready(&mut self, service: Service) {
+        let url = format!("{}/readyz", self.url(service));
+        let process = self.services.get_mut(&service).expect("a running service");
+        wait::until(&format!("{} to be ready", service.name()), START, async || {
+            if let Some(status) = process.ended() {
+                panic!("{} has ended: {status}\n{}", service.name(), tail(&process.output(), 20));
+            }
+            match reqwest::get(&url).await {
+                Ok(answer) if answer.status() == 200 => Ok(()),
+                Ok(answer) => Err(answer.text().await.unwrap_or_default()),
+                Err(error) => Err(error.to_string()),
+            }
+        })
+        .await;
+    }
+
+    pub fn process(&mut self, service: Service) -> &mut Process {
+        self.services.get_mut(&service).expect("a running service")
+    }
+
+    /// SIGKILL.
+    pub async fn kill(&mut self, service: Service) {
+        self.process(service).kill().await;
+        self.services.remove(&service);
+    }
+
+    /// SIGTERM; returns how it ended.
+    pub async fn stop(&mut self, service: Service) -> ExitStatus {
+        self.process(service).signal(Signal::SIGTERM);
+        let status = self.process(service).exit(STOP).await;
+        self.services.remove(&service);
+        status
+    }
+
+    pub async fn start_nats(&mut self) {
+        let started = NatsServer::start(&self.nats_options).await;
+        self.nats = Some(started.unwrap_or_else(|error| panic!("nats-server: {error:#}")));
+    }
+
+    /// SIGKILL; its store stays.
+    pub async fn kill_nats(&mut self) {
+        self.nats.take().expect("a running server").kill().await.unwrap();
+    }
+
+    /// SIGTERM; its store stays.
+    pub async fn stop_nats(&mut self) {
+        self.nats.take().expect("a running server").stop().await.unwrap();
+    }
+
+    pub fn nats_url(&self) -> &str {
+        &self.env["SHOPERY_NATS_URL"]
+    }
+
+    pub fn folder(&self) -> &Folder {
+        &self.folder
+    }
+
+    /// All that a service has logged, in all its runs.
+    pub fn log(&self, service: Service) -> String {
+        String::from_utf8_lossy(&std::fs::read(self.log_of(service)).unwrap_or_default()).into_owned()
+    }
+
+    fn log_of(&self, service: Service) -> PathBuf {
+        self.folder.join(&format!("{}.log", service.name()))
+    }
+}
+
+impl Drop for Stack {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            for service in Service::ALL {
+                eprintln!("--- the end of {}.log\n{}", service.name(), tail(&self.log(service), 15));
+            }
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! A stream that is full refuses or waits, and loses nothing.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use async_nats::jetstream;
+use shopery_e2e::client::BATCH;
+use shopery_e2e::{Event, Service, Stack, wait};
+
+const SOON: Duration = Duration::from_secs(60);
+
+/// An event of about 20 KB.
+fn large(number: usize) -> Event {
+    let id = format!("large_{number}");
+    Event::order(&id).with_data(format!(r#"{{"id":"{id}","fill":"{}"}}"#, "x".repeat(20_000)))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_event_stream_answers_503_and_keeps_what_it_accepted() {
+    let stack = Stack::plan().env("SHOPERY_EVENTS_MAX_MIB", "1").start().await;
+    let client = stack.client("tnt_a");
+    let webhook = client.create_webhook(&stack.merchant.url("/a"), &["*"]).await;
+    let mut accepted = HashSet::new();
+    let refused = loop {
+        let event = large(accepted.len());
+        let answer = client.publish(&event).await;
+        match answer.status {
+            202 => accepted.insert(event.id),
+            _ => break answer,
+        };
+        assert!(accepted.len() < 200, "1 MiB never fills");
+    };
+    assert!(accepted.len() > 20, "only {} events fit into 1 MiB", accepted.len());
+    let problem = refused.clone().expect(503).problem();
+    assert!(problem["detail"].as_str().unwrap().contains("full"), "{problem}");
+    let retry_after = refused.headers["retry-after"].to_str().unwrap().parse::<u32>().unwrap();
+    assert!((1..=60).contains(&retry_after));
+    let batch = client.post_events(BATCH, Event::batch(&[large(1000), large(1001)])).await.expect(503);
+    assert!(batch.headers.contains_key("retry-after"));
+    let reply = stack.publisher("tnt_a").await.publish(&large(2000)).await.unwrap();
+    assert_eq!(reply["error"]["code"], 503, "{reply}");
+
+    client.settled(&webhook, accepted.len(), SOON).await;
+    let delivered: HashSet<_> = stack.merchant.arrivals().iter().map(|one| one.event_id().to_owned()).collect();
+    assert_eq!(delivered, accepted);
+
+    // There is room again: what NATS publishers were not told is stored still comes, HTTP works.
+    let jetstream = jetstream::new(stack.operator().await);
+    jetstream.get_stream("EVENTS").await.unwrap().purge().await.unwrap();
+    client.publish(&large(3000)).await.expect(202);
+    stack
+        .merchant
+        .wait_for("the events that waited in INBOUND", SOON, |all| {
+            let is_there = |id: &str| all.iter().any(|one| one.event_id() == id);
+            is_there("evt_large_2000") && is_there("evt_large_3000")
+        })
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_job_stream_holds_events_back_and_then_delivers_all() {
+    let mut stack = Stack::plan().env("SHOPERY_JOBS_MAX_MIB", "1").env("SHOPERY_SLOTS", "16").start().await;
+    let client = stack.client("tnt_a");
+    let webhook = client.create_webhook(&stack.merchant.url("/a"), &["*"]).await;
+    assert!(stack.stop(Service::Deliverer).await.success());
+    let count = 150;
+    for number in 0..count {
+        client.publish(&large(number)).await.expect(202);
+    }
+    let jetstream = jetstream::new(stack.operator().await);
+    wait::until("JOBS to be full", SOON, async || {
+        let mut stream = jetstream.get_stream("JOBS").await.map_err(|error| error.to_string())?;
+        let state = stream.info().await.map_err(|error| error.to_string())?.state.clone();
+        if state.bytes > 1_000_000 { Ok(()) } else { Err(format!("{} bytes", state.bytes)) }
+    })
+    .await;
+    stack.ready(Service::Router).await;
+
+    stack.run(Service::Deliverer).await;
+    let history = client.settled(&webhook, count, SOON).await;
+    assert!(history.iter().all(|delivery| delivery["state"] == "delivered"));
+    let events: HashSet<_> = stack.merchant.arrivals().iter().map(|one| one.event_id().to_owned()).collect();
+    assert_eq!(events.len(), count);
+}

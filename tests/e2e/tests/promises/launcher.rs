@@ -1,0 +1,288 @@
+//! `cargo run`: one command shows the main job, and leaves nothing behind.
+
+use std::collections::HashMap;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::Value;
+use shopery_e2e::publisher::Credentials;
+use shopery_e2e::{Client, Event, Folder, Process, Publisher, Signal, parts, ports, process, wait};
+use tokio::process::Command;
+use tokio::sync::mpsc;
+
+const START: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_secs(30);
+
+struct Launcher {
+    process: Process,
+    data: PathBuf,
+}
+
+impl Launcher {
+    async fn start(folder: &Folder, arguments: &[&str]) -> Self {
+        let data = folder.join("data");
+        let log = folder.join("launcher.log");
+        // What an earlier run said is not mistaken for this one's.
+        let _ = std::fs::remove_file(&log);
+        let mut command = command(folder).await;
+        command.args(arguments);
+        Self { process: Process::start("shopery-local", command, &log), data }
+    }
+
+    /// Waits until its output holds a text.
+    async fn says(&mut self, text: &str) {
+        wait::until(&format!("the launcher to say {text:?}"), START, async || {
+            let output = self.process.output();
+            if let Some(status) = self.process.ended() {
+                panic!("the launcher has ended: {status}\n{output}");
+            }
+            if output.to_lowercase().contains(text) { Ok(()) } else { Err(process::tail(&output, 20)) }
+        })
+        .await;
+    }
+
+    /// Waits for `<data-dir>/env`; the variables as a shell reads them.
+    async fn env(&mut self) -> HashMap<String, String> {
+        let path = self.data.join("env");
+        wait::until("the env file", START, async || {
+            if let Some(status) = self.process.ended() {
+                panic!("the launcher has ended: {status}\n{}", self.process.output());
+            }
+            if path.exists() { Ok(()) } else { Err(process::tail(&self.process.output(), 20)) }
+        })
+        .await;
+        read_env(&path).await
+    }
+
+    /// Ctrl-C, and all its processes are gone.
+    async fn interrupt(mut self) {
+        let family = process::descendants(self.process.pid());
+        assert!(!family.is_empty(), "there is no nats-server");
+        self.process.signal(Signal::SIGINT);
+        let status = self.process.exit(SOON).await;
+        assert_eq!(status.code(), Some(0), "{status}\n{}", self.process.output());
+        for pid in family {
+            wait::until_true(&format!("the end of process {pid}"), SOON, async || !process::is_running(pid)).await;
+        }
+    }
+}
+
+async fn command(folder: &Folder) -> Command {
+    let nats = parts::nats_server().await;
+    let path = format!("{}:{}", nats.parent().unwrap().display(), std::env::var("PATH").unwrap());
+    let mut command = Command::new(parts::binary("shopery-local"));
+    command.env_clear().env("PATH", path).env("HOME", folder.path()).current_dir(folder.path());
+    command
+}
+
+async fn read_env(path: &Path) -> HashMap<String, String> {
+    let script = format!("set -a; . '{}'; set +a; env -0", path.display());
+    let read = Command::new("sh").args(["-euc", &script]).env_clear().output().await.unwrap();
+    assert!(read.status.success(), "the env file cannot be sourced: {}", String::from_utf8_lossy(&read.stderr));
+    let pairs = String::from_utf8(read.stdout).unwrap();
+    pairs.split('\0').filter_map(|pair| pair.split_once('=')).map(|(n, v)| (n.to_owned(), v.to_owned())).collect()
+}
+
+/// On ports of its own, so that several may run at once.
+fn addresses() -> [String; 2] {
+    [ports::free(), ports::free()].map(|port| format!("127.0.0.1:{port}"))
+}
+
+fn client(env: &HashMap<String, String>) -> Client {
+    let (api, ingest) = (env["SHOPERY_API_URL"].clone(), env["SHOPERY_INGEST_URL"].clone());
+    Client::new(api, ingest, &env["SHOPERY_TENANT"]).with_token(&env["SHOPERY_TOKEN"])
+}
+
+fn credentials(env: &HashMap<String, String>) -> Credentials {
+    Credentials {
+        url: env["SHOPERY_NATS_URL"].clone(),
+        user: env["SHOPERY_NATS_USER"].clone(),
+        password: env["SHOPERY_NATS_PASSWORD"].clone(),
+        inbox_prefix: env["SHOPERY_NATS_INBOX_PREFIX"].clone(),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_demo_delivers_an_order_with_a_verified_signature_and_ctrl_c_leaves_no_process() {
+    let folder = Folder::create();
+    let [api, ingest] = addresses();
+    let arguments = ["--ephemeral", "--api", &api, "--ingest", &ingest];
+    let mut launcher = Launcher::start(&folder, &arguments).await;
+    launcher.says("verified").await;
+    let output = launcher.process.output();
+    for part in ["webhook-id", "webhook-signature", "order-created"] {
+        assert!(output.to_lowercase().contains(part), "{part} is not in\n{output}");
+    }
+    launcher.interrupt().await;
+    for address in [api, ingest] {
+        assert!(TcpListener::bind(&address).is_ok(), "{address} is still taken");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_start_on_the_same_data_resumes() {
+    let folder = Folder::create();
+    let data = folder.join("data").display().to_string();
+    let [api, ingest] = addresses();
+    let arguments = ["--data-dir", &data, "--api", &api, "--ingest", &ingest];
+    let mut launcher = Launcher::start(&folder, &arguments).await;
+    launcher.says("verified").await;
+    let env = launcher.env().await;
+    let client = client(&env);
+    let webhooks = ids(client.all("/company/webhooks").await);
+    let first = wait::until("the demo delivery in the history", SOON, async || {
+        let delivered = client.all("/company/deliveries").await;
+        let delivered: Vec<_> = delivered.into_iter().filter(|one| one["state"] == "delivered").collect();
+        if delivered.is_empty() { Err("none".to_owned()) } else { Ok(ids(delivered)) }
+    })
+    .await;
+    assert!(!webhooks.is_empty());
+    launcher.interrupt().await;
+
+    let mut launcher = Launcher::start(&folder, &arguments).await;
+    launcher.says("verified").await;
+    let env = launcher.env().await;
+    assert_eq!(env["SHOPERY_API_URL"], client.api);
+    let client = self::client(&env);
+    assert_eq!(ids(client.all("/company/webhooks").await), webhooks, "the demo webhook is found again");
+    let now = ids(client.all("/company/deliveries").await);
+    assert!(first.iter().all(|id| now.contains(id)), "{first:?} are not among {now:?}");
+    launcher.interrupt().await;
+}
+
+fn ids(list: Vec<Value>) -> Vec<String> {
+    list.iter().map(|entry| entry["id"].as_str().unwrap().to_owned()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_taken_port_is_one_clear_line() {
+    let folder = Folder::create();
+    let [api, ingest] = addresses();
+    let _taken = TcpListener::bind(&api).unwrap();
+    let mut launcher = Launcher::start(&folder, &["--ephemeral", "--api", &api, "--ingest", &ingest]).await;
+    let status = launcher.process.exit(START).await;
+    assert_eq!(status.code(), Some(1));
+    let output = launcher.process.output();
+    let lines: Vec<_> = output.lines().filter(|line| line.contains(&api)).collect();
+    assert_eq!(lines.len(), 1, "{output}");
+    assert!(!output.contains("panicked") && output.lines().count() <= 5, "{output}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_publisher_of_the_env_file_can_publish_its_tenants_events_and_nothing_else() {
+    let folder = Folder::create();
+    let data = folder.join("data").display().to_string();
+    let [api, ingest] = addresses();
+    let arguments = ["--data-dir", &data, "--no-demo", "--api", &api, "--ingest", &ingest];
+    let mut launcher = Launcher::start(&folder, &arguments).await;
+    let env = launcher.env().await;
+    let tenant = &env["SHOPERY_TENANT"];
+
+    let publisher = Publisher::connect(&credentials(&env), tenant).await;
+    let event = Event::order("over_nats");
+    let reply = publisher.publish(&event).await.unwrap();
+    assert!(reply["seq"].is_u64(), "{reply}");
+    // Whatever webhook there is gets it; without the demo we bring one, whose failure is a delivery too.
+    let client = client(&env);
+    let webhook = client.create_webhook("https://no-such-shop.invalid/", &["*"]).await;
+    publisher.publish(&Event::order("over_nats_2")).await.unwrap();
+    wait::until("the delivery of the event", SOON, async || {
+        let found = client.all(&format!("/company/webhooks/{webhook}/deliveries")).await;
+        if found.len() == 1 { Ok(()) } else { Err(format!("{found:?}")) }
+    })
+    .await;
+
+    check_permissions(&credentials(&env), tenant).await;
+    launcher.interrupt().await;
+}
+
+/// Everything else is refused by the server, to its face.
+async fn check_permissions(credentials: &Credentials, tenant: &str) {
+    let (told, mut hears) = mpsc::unbounded_channel();
+    let options = credentials.options().event_callback(move |event| {
+        let _ = told.send(event.to_string());
+        std::future::ready(())
+    });
+    let client = options.connect(&credentials.url).await.unwrap();
+    let mut refused = async |action: &str, subject: &str| {
+        let what = format!("the refusal to {action} {subject}");
+        let violation = wait::within(&what, SOON, async {
+            loop {
+                let said = hears.recv().await.expect("an open connection");
+                if said.to_lowercase().contains("permissions violation") {
+                    return said;
+                }
+            }
+        })
+        .await;
+        assert!(violation.contains(subject), "{action} {subject}: {violation}");
+    };
+    for subject in [
+        "in.tnt_other.order-created",
+        "events.tnt_other.order.1",
+        &format!("events.{tenant}.order.1"),
+        "jobs.fast.x.y",
+        "retry.x.y.z",
+        "due.x.y",
+        "outcomes.x",
+        "dead.x.y",
+        "$KV.CONFIG.x.y",
+        "$JS.API.STREAM.NAMES",
+        "$JS.API.STREAM.MSG.GET.EVENTS",
+        "$JS.API.DIRECT.GET.EVENTS",
+        "$JS.API.CONSUMER.CREATE.EVENTS",
+        "$JS.API.STREAM.PURGE.EVENTS",
+        "$JS.ACK.x",
+        "$SYS.REQ.SERVER.PING",
+        "_INBOX.x",
+    ] {
+        client.publish(subject.to_owned(), "{}".into()).await.unwrap();
+        client.flush().await.unwrap();
+        refused("publish to", subject).await;
+    }
+    for subject in [
+        ">",
+        "in.>",
+        &format!("in.{tenant}.>"),
+        "events.>",
+        "jobs.>",
+        "_INBOX.>",
+        "$KV.CONFIG.>",
+        "$JS.ACK.>",
+        "$SYS.>",
+    ] {
+        let _subscriber = client.subscribe(subject.to_owned()).await.unwrap();
+        client.flush().await.unwrap();
+        refused("subscribe to", subject).await;
+    }
+}
+
+/// The block of the README that a newcomer copies: fenced as ```sh first-webhook.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_shell_lines_of_the_readme_work_as_written() {
+    let readme = std::fs::read_to_string(parts::workspace().join("README.md")).expect("A README.md IS MISSING");
+    let block = readme.split("```sh first-webhook\n").nth(1).and_then(|rest| rest.split("\n```").next());
+    let block = block.expect("README.md HAS NO BLOCK ```sh first-webhook");
+    let folder = Folder::create();
+    let data = folder.join("data").display().to_string();
+    let [api, ingest] = addresses();
+    let mut launcher = Launcher::start(&folder, &["--data-dir", &data, "--api", &api, "--ingest", &ingest]).await;
+    let env = launcher.env().await;
+
+    let script = format!("set -eu\nset -a; . '{data}/env'; set +a\n{block}\n");
+    let mut sh = Command::new("sh");
+    sh.args(["-c", &script]).current_dir(folder.path()).kill_on_drop(true);
+    let done = wait::within("the lines of the README", START, sh.output()).await.unwrap();
+    let said = format!("{}\n{}", String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+    assert!(done.status.success(), "{}\n{said}\nin\n{block}", done.status);
+    assert!(said.contains("wbh_"), "no webhook was created:\n{said}");
+    let client = client(&env);
+    wait::until("a delivery of the lines of the README", SOON, async || {
+        let delivered = client.all("/company/deliveries").await;
+        let count = delivered.iter().filter(|one| one["state"] == "delivered").count();
+        if count > 0 { Ok(()) } else { Err(format!("{delivered:?}")) }
+    })
+    .await;
+    launcher.interrupt().await;
+}

@@ -1,0 +1,35 @@
+//! The promises of Shopery Webhooks, each shown on real servers: the services as the binaries that are shipped, NATS,
+//! SQLite or PostgreSQL, and receivers over TLS.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+/// A test of each name for both databases; what needs PostgreSQL has `postgres` in its path.
+macro_rules! on_both_databases {
+    ($($name:ident),+ $(,)?) => {
+        on_both_databases!(@ sqlite Sqlite $($name),+);
+        on_both_databases!(@ postgres Postgres $($name),+);
+    };
+    (@ $module:ident $kind:ident $($name:ident),+) => {
+        mod $module {
+            $(
+                #[tokio::test(flavor = "multi_thread")]
+                async fn $name() {
+                    super::$name(shopery_e2e::DatabaseKind::$kind).await;
+                }
+            )+
+        }
+    };
+}
+
+mod back_pressure;
+mod control_plane;
+mod crashes;
+mod database;
+mod documents;
+mod endpoints;
+mod input;
+mod launcher;
+mod operations;
+mod repeats;
+mod stop;
+mod tenants;
+mod traces;

@@ -1,0 +1,175 @@
+//! Stopping, restarting, and being told wrongly how to start.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use shopery_e2e::{Behaviour, Event, Process, Service, Signal, Stack, parts, wait};
+use tokio::process::Command;
+use tokio::sync::Semaphore;
+
+const SOON: Duration = Duration::from_secs(20);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deliverer_that_is_told_to_stop_finishes_its_attempts() {
+    let mut stack = Stack::start().await;
+    let client = stack.client("tnt_a");
+    let gate = Arc::new(Semaphore::new(0));
+    stack.merchant.behave("/held", Behaviour::Hold(gate.clone()));
+    let webhook = client.create_webhook(&stack.merchant.url("/held"), &["*"]).await;
+    let count = 20;
+    for number in 0..count {
+        client.publish(&Event::order(&number.to_string())).await.expect(202);
+    }
+    stack.merchant.wait_at("/held", count, SOON).await;
+
+    stack.process(Service::Deliverer).signal(Signal::SIGTERM);
+    wait::until_true("the drain", SOON, async || stack.log(Service::Deliverer).contains("stopping")).await;
+    // It takes no new work.
+    client.publish(&Event::order("late")).await.expect(202);
+    assert!(stack.process(Service::Deliverer).ended().is_none(), "it left its attempts behind");
+    gate.add_permits(1000);
+    let status = stack.process(Service::Deliverer).exit(SOON).await;
+    assert_eq!(status.code(), Some(0), "{status}");
+    assert_eq!(stack.merchant.count(), count);
+
+    stack.run(Service::Deliverer).await;
+    let history = client.settled(&webhook, count + 1, SOON).await;
+    assert!(history.iter().all(|one| one["state"] == "delivered" && one["attemptCount"] == 1), "{history:?}");
+    assert_eq!(stack.merchant.count(), count + 1, "an attempt was repeated");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_signal_stops_at_once_and_the_work_is_repeated() {
+    let mut stack = Stack::start().await;
+    let client = stack.client("tnt_a");
+    let gate = Arc::new(Semaphore::new(0));
+    stack.merchant.behave("/held", Behaviour::Hold(gate.clone()));
+    let webhook = client.create_webhook(&stack.merchant.url("/held"), &["*"]).await;
+    client.publish(&Event::order("1")).await.expect(202);
+    stack.merchant.wait_at("/held", 1, SOON).await;
+
+    stack.process(Service::Deliverer).signal(Signal::SIGTERM);
+    wait::until_true("the drain", SOON, async || stack.log(Service::Deliverer).contains("stopping")).await;
+    let told = Instant::now();
+    stack.process(Service::Deliverer).signal(Signal::SIGTERM);
+    let status = stack.process(Service::Deliverer).exit(SOON).await;
+    assert!(told.elapsed() < Duration::from_secs(2), "it took {:?}", told.elapsed());
+    assert!(!status.success(), "unfinished work is no success");
+
+    gate.add_permits(1000);
+    stack.run(Service::Deliverer).await;
+    let history = client.settled(&webhook, 1, SOON).await;
+    assert_eq!(history[0]["state"], "delivered");
+    let ids: Vec<_> = stack.merchant.arrivals().iter().map(|one| one.webhook_id().to_owned()).collect();
+    assert!(ids.iter().all(|id| *id == ids[0]), "{ids:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_idle_service_stops_with_success() {
+    let mut stack = Stack::start().await;
+    for service in Service::ALL {
+        let told = Instant::now();
+        let status = stack.stop(service).await;
+        assert_eq!(status.code(), Some(0), "{}: {status}", service.name());
+        assert!(told.elapsed() < Duration::from_secs(5), "{} took {:?}", service.name(), told.elapsed());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_of_idle_nats_is_survived_without_a_restart_of_services() {
+    let mut stack = Stack::start().await;
+    let client = stack.client("tnt_a");
+    client.create_webhook(&stack.merchant.url("/a"), &["*"]).await;
+    client.publish(&Event::order("0")).await.expect(202);
+    stack.merchant.wait_at("/a", 1, SOON).await;
+    for (number, hard) in [(1, false), (2, true)] {
+        if hard {
+            stack.kill_nats().await;
+        } else {
+            stack.stop_nats().await;
+        }
+        // Each of them sees that it cannot work, and lives.
+        for service in Service::ALL {
+            let ready = format!("{}/readyz", stack.url(service));
+            wait::until_true(&format!("{} to miss NATS", service.name()), SOON, async || {
+                reqwest::get(&ready).await.is_ok_and(|answer| answer.status() == 503)
+            })
+            .await;
+            let live = reqwest::get(format!("{}/livez", stack.url(service))).await.unwrap();
+            assert_eq!(live.status(), 200);
+        }
+        stack.start_nats().await;
+        let back = Instant::now();
+        for service in Service::ALL {
+            stack.ready(service).await;
+        }
+        client.publish(&Event::order(&number.to_string())).await.expect(202);
+        stack.merchant.wait_at("/a", number + 1, SOON).await;
+        assert!(back.elapsed() < Duration::from_secs(8), "the first delivery took {:?}", back.elapsed());
+        // A change of a webhook is seen too.
+        let path = format!("/new{number}");
+        client.create_webhook(&stack.merchant.url(&path), &["product-*"]).await;
+        client.publish(&Event::new("product-created", &number.to_string())).await.expect(202);
+        stack.merchant.wait_at(&path, 1, SOON).await;
+        // The webhook of all events has got this one too.
+        stack.merchant.wait_at("/a", number + 1, SOON).await;
+        client.patch(&format!("/company/webhooks/{}", newest(&client).await), &json!({ "isEnabled": false })).await;
+    }
+}
+
+async fn newest(client: &shopery_e2e::Client) -> String {
+    client.all("/company/webhooks").await[0]["id"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn help_lists_the_variables_of_each_service() {
+    for service in Service::ALL {
+        let help = Command::new(parts::binary(service.name())).arg("--help").output().await.unwrap();
+        assert!(help.status.success());
+        let help = String::from_utf8(help.stdout).unwrap();
+        let mut variables = vec!["SHOPERY_NATS_URL", "SHOPERY_LISTEN", "SHOPERY_LOG", "OTEL_EXPORTER_OTLP_ENDPOINT"];
+        variables.extend(match service {
+            Service::Ingest => &["SHOPERY_JWT_SECRET"][..],
+            Service::Router => &[],
+            Service::Deliverer => &["SHOPERY_RETRY_SCHEDULE", "SHOPERY_CA_FILE", "SHOPERY_EGRESS_ALLOW"],
+            Service::Api => &["SHOPERY_JWT_SECRET", "SHOPERY_DATABASE_URL", "SHOPERY_CA_FILE"],
+        });
+        for variable in variables {
+            assert!(help.contains(variable), "{} --help lacks {variable}:\n{help}", service.name());
+        }
+        let wrong = Command::new(parts::binary(service.name())).arg("--nonsense").output().await.unwrap();
+        assert!(!wrong.status.success());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_bad_variable_is_reported_at_once() {
+    for service in Service::ALL {
+        let mut command = Command::new(parts::binary(service.name()));
+        let secret = "a secret that is not shown";
+        command.env_clear().env("SHOPERY_LISTEN", "nonsense").env("SHOPERY_ACK_WAIT", "soon");
+        let ended =
+            command.env("SHOPERY_JWT_SECRET", "short").env("SHOPERY_NATS_PASSWORD", secret).output().await.unwrap();
+        assert_eq!(ended.status.code(), Some(1));
+        let said = String::from_utf8(ended.stderr).unwrap();
+        assert!(said.contains("SHOPERY_LISTEN") && said.contains("SHOPERY_ACK_WAIT"), "{said}");
+        assert!(!said.contains(secret) && !said.contains("panicked"), "{said}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_taken_port_and_a_missing_nats_are_one_clear_line() {
+    let mut stack = Stack::start().await;
+    // The port of ingest is taken by ingest.
+    let taken = stack.url(Service::Ingest).replace("http://", "");
+    let mut command = Command::new(parts::binary("shopery-ingest"));
+    command.env_clear().env("SHOPERY_LISTEN", &taken).env("SHOPERY_JWT_SECRET", shopery_e2e::token::SECRET);
+    command.env("SHOPERY_NATS_URL", stack.nats_url());
+    let mut process = Process::start("a second ingest", command, &stack.folder().join("second.log"));
+    let status = process.exit(SOON).await;
+    assert_eq!(status.code(), Some(1));
+    let said = process.output();
+    assert!(said.contains(&taken) && !said.contains("panicked"), "{said}");
+    assert!(stack.process(Service::Ingest).ended().is_none());
+}
