@@ -1,0 +1,74 @@
+//! What is published: an order of about 500 bytes, as an online shop would write it. Every order has the same number
+//! of bytes, so the sink can tell a body that was cut.
+
+use std::fmt::Write;
+
+/// The id of an event: the sheet that it is written down on, and its number there.
+pub fn event_id(sheet: usize, number: usize) -> String {
+    format!("load-{sheet:02}-{number:08}")
+}
+
+/// The inverse of [`event_id`].
+pub fn parse_event_id(id: &[u8]) -> Option<(usize, usize)> {
+    let (sheet, number) = std::str::from_utf8(id).ok()?.strip_prefix("load-")?.split_once('-')?;
+    Some((sheet.parse().ok()?, number.parse().ok()?))
+}
+
+/// The resource: what arrives at the endpoint.
+pub fn order(sheet: usize, number: usize) -> String {
+    let mut json = String::with_capacity(600);
+    push_order(&mut json, sheet, number);
+    json
+}
+
+/// One event in CloudEvents 1.0 JSON.
+pub fn push_event(json: &mut String, sheet: usize, number: usize) {
+    // Writing to a String cannot fail.
+    let _ = write!(
+        json,
+        r#"{{"specversion":"1.0","id":"load-{sheet:02}-{number:08}","source":"orders","type":"order-created","subject":"order/ord_{sheet:02}{number:08}","time":"2026-11-24T10:00:00Z","data":"#
+    );
+    push_order(json, sheet, number);
+    json.push('}');
+}
+
+fn push_order(json: &mut String, sheet: usize, number: usize) {
+    let _ = write!(
+        json,
+        r#"{{"id":"ord_{sheet:02}{number:08}","number":{number:08},"#,
+        // A JSON number has no leading zeros.
+        number = 10_000_000 + number
+    );
+    json.push_str(
+        r#""currency":"EUR","total":"129.90","createdAt":"2026-11-24T10:00:00Z","customer":{"id":"cus_8Q2M","email":"zoe.lindqvist@example.com","name":"Zoë Lindqvist"},"shippingAddress":{"line1":"Storgatan 12","city":"Göteborg","postcode":"411 24","country":"SE"},"lines":[{"sku":"MUG-BLUE-35","title":"Mug, blue, 35 cl","quantity":2,"price":"19.95"},{"sku":"TEA-EARL-250","title":"Earl Grey, 250 g","quantity":1,"price":"90.00"}],"note":null}"#,
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_is_one_that_ingest_takes() {
+        let mut json = String::new();
+        push_event(&mut json, 3, 41);
+        let event: serde_json::Value = serde_json::from_str(&json).unwrap();
+        assert_eq!(event["id"], event_id(3, 41));
+        assert_eq!(event["data"], serde_json::from_str::<serde_json::Value>(&order(3, 41)).unwrap());
+    }
+
+    #[test]
+    fn an_order_has_about_500_bytes_whatever_its_number() {
+        let bytes = order(0, 0).len();
+        assert!((450..600).contains(&bytes), "{bytes}");
+        assert_eq!(order(63, 9_999_999).len(), bytes);
+    }
+
+    #[test]
+    fn an_event_id_reads_back() {
+        assert_eq!(parse_event_id(event_id(7, 123_456).as_bytes()), Some((7, 123_456)));
+        for bad in ["", "load-", "load-1", "evt_1", "load-x-1"] {
+            assert_eq!(parse_event_id(bad.as_bytes()), None, "{bad}");
+        }
+    }
+}

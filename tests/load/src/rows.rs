@@ -1,0 +1,287 @@
+//! The rows of the table, one after the other: each has the machine to itself, on streams that the one before has
+//! left empty.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{bail, ensure};
+use shopery_local::tls::Authority;
+
+use crate::ledger::{Ledger, Sheet, Tally};
+use crate::measure::{self, Percentiles};
+use crate::options::{Options, Row};
+use crate::publish::{self, Lane};
+use crate::raw;
+use crate::sink::Sink;
+use crate::stack::{Stack, Tenant};
+
+/// No row publishes faster than this, per second and webhook: it bounds the sheets.
+const MAX_RATE: usize = 100_000;
+/// A delivery is lost when none has arrived for so long: longer than `ack_wait` (30 s), after which a service's
+/// unfinished work is repeated.
+const SILENCE: Duration = Duration::from_secs(45);
+const WARM_UP: Duration = Duration::from_secs(1);
+const RATE_WARM_UP_SECONDS: u32 = 3;
+/// Connections of the publishers of row d: more than are ever busy at its rate.
+const RATE_LANES: usize = 32;
+const BATCH: usize = 100;
+/// This process, in which publishers and sink run.
+pub const LOADER: &str = "load";
+
+/// What a row has measured.
+pub struct Line {
+    pub row: Row,
+    pub name: String,
+    pub sheet: Arc<Sheet>,
+    pub tally: Tally,
+    /// By process, the loader last.
+    pub shares: Vec<Share>,
+    /// Connections that the sink accepted during the row.
+    pub connections: u64,
+    /// How late the loader sent what was due, if there was a schedule.
+    pub late: Option<Percentiles>,
+}
+
+pub struct Share {
+    pub process: &'static str,
+    pub cpu: Duration,
+    pub peak_memory: u64,
+}
+
+pub struct Findings {
+    pub lines: Vec<Line>,
+    pub facts: Vec<String>,
+}
+
+pub async fn run(options: &Options) -> anyhow::Result<Findings> {
+    let authority = Authority::generate()?;
+    let ledger = Arc::new(Ledger::default());
+    let sink = Sink::start(&authority, ledger.clone()).await?;
+    let mut bench = Bench { options, ledger, sink, client: raw::client(&authority)?, lines: vec![] };
+    if options.wants(Row::A) {
+        bench.raw("raw POST, TLS", bench.sink.url(0)).await?;
+        bench.raw("raw POST, no TLS", bench.sink.plain_url(0)).await?;
+    }
+    let mut facts = vec![];
+    if options.wants_services() {
+        let mut stack = Stack::start(&authority, &bench.sink, &bench.client).await?;
+        facts = stack.facts();
+        let measured = bench.end_to_end(&mut stack).await;
+        stack.complaints().iter().for_each(|complaint| eprintln!("{complaint}"));
+        measured?;
+    }
+    // A repeat may come long after its row.
+    bench.lines.iter_mut().for_each(|line| line.tally.repeats = line.sheet.tally().repeats);
+    if bench.ledger.strays() > 0 {
+        eprintln!("the sink was sent {} requests that no row had published", bench.ledger.strays());
+    }
+    Ok(Findings { lines: bench.lines, facts })
+}
+
+struct Bench<'a> {
+    options: &'a Options,
+    ledger: Arc<Ledger>,
+    sink: Sink,
+    client: reqwest::Client,
+    lines: Vec<Line>,
+}
+
+/// How the events of a throughput row come in.
+#[derive(Clone, Copy)]
+enum Way {
+    Http { batch: usize },
+    Nats,
+}
+
+impl Bench<'_> {
+    async fn raw(&mut self, name: &str, url: String) -> anyhow::Result<()> {
+        eprintln!("row a: {name}");
+        let concurrency = usize::from(self.options.concurrency);
+        let warm = self.ledger.open(MAX_RATE, 1, None)?;
+        raw::post_until(Instant::now() + WARM_UP, &self.client, &url, concurrency, &warm).await?;
+
+        let sheet = self.sheet(1, None)?;
+        let meter = Meter::start(vec![], &self.sink)?;
+        raw::post_until(self.end(), &self.client, &url, concurrency, &sheet).await?;
+        self.lines.push(meter.line(Row::A, name.to_owned(), sheet, None, &self.sink)?);
+        Ok(())
+    }
+
+    async fn end_to_end(&mut self, stack: &mut Stack) -> anyhow::Result<()> {
+        for fan_out in [1, 5] {
+            self.warm_up(stack, fan_out).await?;
+        }
+        if self.options.wants(Row::B) {
+            for (batch, fan_out) in [(1, 1), (1, 5), (BATCH, 1), (BATCH, 5)] {
+                self.throughput(stack, Row::B, Way::Http { batch }, fan_out).await?;
+            }
+        }
+        if self.options.wants(Row::C) {
+            for fan_out in [1, 5] {
+                self.throughput(stack, Row::C, Way::Nats, fan_out).await?;
+            }
+        }
+        if self.options.wants(Row::D) {
+            self.latency(stack).await?;
+        }
+        Ok(())
+    }
+
+    /// Publishes until the router knows all webhooks of the tenant, then a little of everything, unmeasured: code,
+    /// caches and connections are as they are in a service that has been up for a while.
+    async fn warm_up(&mut self, stack: &mut Stack, fan_out: usize) -> anyhow::Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            let sheet = self.ledger.open(1, fan_out, None)?;
+            let lanes = self.lanes(stack, Way::Http { batch: 1 }, fan_out, 1).await?;
+            publish::until(deadline, lanes, 1, &sheet).await?;
+            if arrived(&sheet, Duration::from_secs(1)).await {
+                break;
+            }
+            if Instant::now() > deadline {
+                bail!("{} of {fan_out} webhooks are delivered to within 30 s", sheet.arrivals());
+            }
+        }
+        for way in [Way::Http { batch: 1 }, Way::Nats] {
+            let sheet = self.ledger.open(MAX_RATE / fan_out, fan_out, self.backlog())?;
+            let lanes = self.lanes(stack, way, fan_out, self.options.concurrency.into()).await?;
+            publish::until(Instant::now() + WARM_UP, lanes, 1, &sheet).await?;
+            arrived(&sheet, SILENCE).await;
+        }
+        stack.settled().await
+    }
+
+    async fn throughput(&mut self, stack: &mut Stack, row: Row, way: Way, fan_out: usize) -> anyhow::Result<()> {
+        let name = match way {
+            Way::Http { batch: 1 } => format!("HTTP, fan-out {fan_out}"),
+            Way::Http { batch } => format!("HTTP, fan-out {fan_out}, batches of {batch}"),
+            Way::Nats => format!("NATS, fan-out {fan_out}"),
+        };
+        eprintln!("row {}: {name}", row.letter());
+        let concurrency = usize::from(self.options.concurrency);
+        let (batch, concurrency) = match way {
+            Way::Http { batch: 1 } => (1, concurrency),
+            Way::Http { batch } => (batch, concurrency.div_ceil(8)),
+            // All on one connection, so they are cheap; and an event takes one more hop before it is accepted.
+            Way::Nats => (1, concurrency * 4),
+        };
+        let lanes = self.lanes(stack, way, fan_out, concurrency).await?;
+        let sheet = self.sheet(fan_out, self.backlog())?;
+        let meter = Meter::start(stack.processes(), &self.sink)?;
+        publish::until(self.end(), lanes, batch, &sheet).await?;
+        self.finish(stack, meter, row, name, sheet, None).await
+    }
+
+    async fn latency(&mut self, stack: &mut Stack) -> anyhow::Result<()> {
+        let rate = self.options.rate;
+        eprintln!("row d: latency at {rate} events/s");
+        let events = |seconds| usize::try_from(u64::from(rate) * seconds);
+        let warm = self.ledger.open(events(RATE_WARM_UP_SECONDS.into())?, 1, None)?;
+        let lanes = self.lanes(stack, Way::Http { batch: 1 }, 1, RATE_LANES).await?;
+        publish::at_rate(rate, events(RATE_WARM_UP_SECONDS.into())?, lanes, &warm).await?;
+        arrived(&warm, SILENCE).await;
+
+        let sheet = self.ledger.open(events(self.options.rate_seconds)?, 1, None)?;
+        let lanes = self.lanes(stack, Way::Http { batch: 1 }, 1, RATE_LANES).await?;
+        let meter = Meter::start(stack.processes(), &self.sink)?;
+        let late = publish::at_rate(rate, events(self.options.rate_seconds)?, lanes, &sheet).await?;
+        self.finish(stack, meter, Row::D, format!("HTTP, fan-out 1, at {rate}/s"), sheet, late).await
+    }
+
+    /// Waits for what was published, then for the history, and only then reads the meter.
+    async fn finish(
+        &mut self,
+        stack: &mut Stack,
+        meter: Meter,
+        row: Row,
+        name: String,
+        sheet: Arc<Sheet>,
+        late: Option<Percentiles>,
+    ) -> anyhow::Result<()> {
+        if arrived(&sheet, SILENCE).await {
+            stack.settled().await?;
+        } else {
+            stack.check_alive()?;
+            eprintln!("{} deliveries have not arrived", sheet.expected() - sheet.arrivals());
+        }
+        let line = meter.line(row, name, sheet, late, &self.sink)?;
+        ensure!(line.tally.damaged == 0, "{} bodies arrived with another length than published", line.tally.damaged);
+        self.lines.push(line);
+        Ok(())
+    }
+
+    async fn lanes(&self, stack: &Stack, way: Way, fan_out: usize, count: usize) -> anyhow::Result<Vec<Lane>> {
+        let tenant: &Tenant = stack.tenant(fan_out)?;
+        let ingest = stack.service("shopery-ingest")?.address;
+        let mut lanes = Vec::with_capacity(count);
+        for _ in 0..count {
+            lanes.push(match way {
+                Way::Http { .. } => Lane::http(ingest, &tenant.headers).await?,
+                Way::Nats => Lane::nats(&tenant.nats, tenant.id),
+            });
+        }
+        Ok(lanes)
+    }
+
+    fn sheet(&self, fan_out: usize, backlog: Option<usize>) -> anyhow::Result<Arc<Sheet>> {
+        let events = usize::try_from(self.options.seconds)?.saturating_mul(MAX_RATE / fan_out);
+        let limit = self.options.events.map_or(Ok(usize::MAX), usize::try_from)?;
+        self.ledger.open(events.min(limit), fan_out, backlog)
+    }
+
+    fn backlog(&self) -> Option<usize> {
+        // At least one batch to every webhook has to fit.
+        usize::try_from(self.options.backlog).ok().filter(|backlog| *backlog > 0).map(|backlog| backlog.max(BATCH * 5))
+    }
+
+    fn end(&self) -> Instant {
+        Instant::now() + Duration::from_secs(self.options.seconds)
+    }
+}
+
+/// Waits until all that was published has arrived; false when nothing has for `silence`.
+async fn arrived(sheet: &Sheet, silence: Duration) -> bool {
+    let (mut seen, mut since) = (0, Instant::now());
+    while sheet.arrivals() < sheet.expected() {
+        if sheet.arrivals() > seen {
+            (seen, since) = (sheet.arrivals(), Instant::now());
+        } else if since.elapsed() > silence {
+            return false;
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    true
+}
+
+/// Measures processes, this one too, from its start until a line is made of it.
+struct Meter {
+    processes: Vec<(&'static str, u32)>,
+    cpu: Vec<Duration>,
+    connections: u64,
+}
+
+impl Meter {
+    fn start(mut processes: Vec<(&'static str, u32)>, sink: &Sink) -> anyhow::Result<Self> {
+        processes.push((LOADER, std::process::id()));
+        processes.iter().for_each(|(_, pid)| measure::forget_peak(*pid));
+        let cpu = processes.iter().map(|(_, pid)| measure::cpu(*pid)).collect::<Result<_, _>>()?;
+        Ok(Self { processes, cpu, connections: sink.connections() })
+    }
+
+    fn line(
+        self,
+        row: Row,
+        name: String,
+        sheet: Arc<Sheet>,
+        late: Option<Percentiles>,
+        sink: &Sink,
+    ) -> anyhow::Result<Line> {
+        let share = |((process, pid), before): (&(&'static str, u32), Duration)| {
+            let cpu = measure::cpu(*pid)?.saturating_sub(before);
+            anyhow::Ok(Share { process, cpu, peak_memory: measure::peak_memory(*pid)? })
+        };
+        let shares = self.processes.iter().zip(self.cpu).map(share).collect::<Result<_, _>>()?;
+        let connections = sink.connections() - self.connections;
+        Ok(Line { row, name, tally: sheet.tally(), sheet, shares, connections, late })
+    }
+}
