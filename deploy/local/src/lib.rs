@@ -1,7 +1,28 @@
 //! Everything on one machine: what `cargo run` starts, and what the tests and the benchmark borrow from it.
+//!
+//! The launcher's cast, in the order in which it needs them: [`Arguments`] and [`Settings`] say what is wanted,
+//! [`DataDir`] is where everything is kept, [`nats`] provides the queue, [`Endpoint`] plays the merchant, [`Services`]
+//! are the four of ours, [`env_file`] tells other programs where it all is, and [`demo`] shows a delivery.
 
+mod arguments;
+mod data_dir;
+pub mod demo;
+mod endpoint;
+pub mod env_file;
+pub mod nats;
 pub mod nats_server;
 mod private_file;
+pub mod screen;
+mod services;
+mod settings;
 #[cfg(test)]
 mod testing;
 pub mod tls;
+mod token;
+
+pub use arguments::Arguments;
+pub use data_dir::DataDir;
+pub use endpoint::{Delivery, Endpoint};
+pub use services::{Listeners, Services};
+pub use settings::Settings;
+pub use token::{TENANT, token};

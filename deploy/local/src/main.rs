@@ -1,1 +1,204 @@
-fn main() {}
+//! `cargo run`: everything on one machine, and a delivery to look at.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::bail;
+use clap::Parser;
+use shopery_local::nats::{self, Nats};
+use shopery_local::screen::say;
+use shopery_local::tls::Authority;
+use shopery_local::{Arguments, DataDir, Endpoint, Listeners, Services, Settings, TENANT, demo, env_file, token};
+use shopery_runtime::service::stop_on_signals;
+use shopery_runtime::{Runtime, telemetry};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    match launch(&Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let line = format!("{error:#}").split_whitespace().collect::<Vec<_>>().join(" ");
+            eprintln!("shopery-local: {line}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn launch(arguments: &Arguments) -> anyhow::Result<()> {
+    let mut settings = Settings::of_process();
+    settings.set_default("SHOPERY_LOG", "warn");
+    settings.set_default("SHOPERY_DRAIN_TIMEOUT", "25s");
+    let (logs, drain) = settings.read(|env| {
+        let logs = telemetry::Config::read(env);
+        let drain = env.duration("SHOPERY_DRAIN_TIMEOUT", "25s", "How long a stop waits for work in flight");
+        Some((logs?, drain?))
+    })?;
+    let telemetry = telemetry::start("shopery-local", &logs)?;
+    let data = if arguments.ephemeral { DataDir::ephemeral() } else { DataDir::open(&arguments.data_dir) }?;
+    env_file::remove(data.path())?;
+
+    let tokio = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let ran = tokio.block_on(supervise(arguments, settings, &data, drain));
+    // What a hard stop left running must not write into a directory that is being removed.
+    tokio.shutdown_timeout(Duration::from_secs(1));
+    drop(telemetry);
+    ran
+}
+
+/// Runs until it fails, or is told to stop and has drained, or the drain is cut short.
+async fn supervise(arguments: &Arguments, settings: Settings, data: &DataDir, drain: Duration) -> anyhow::Result<()> {
+    let runtime = Runtime::default();
+    let cut_short = stop_on_signals(runtime.shutdown.clone(), drain)?;
+    let mut stack = Stack::default();
+    let ran = async {
+        let ran = tokio::select! {
+            ran = run(arguments, settings, data, &runtime, &mut stack) => ran,
+            () = runtime.shutdown.draining() => Ok(()),
+        };
+        if ran.is_ok() {
+            say("Stopping: finishing what is in flight; a second Ctrl-C stops at once.");
+        }
+        runtime.shutdown.begin();
+        // What made us stop is worth more than what the stop then met.
+        ran.and(env_file::remove(data.path())).and(stack.stop().await)
+    };
+    tokio::select! {
+        ran = ran => ran,
+        why = cut_short => bail!(why),
+    }
+}
+
+/// What has been started so far. Dropped without a stop, it is killed.
+#[derive(Default)]
+struct Stack {
+    nats: Option<Nats>,
+    endpoint: Option<Endpoint>,
+    services: Option<Services>,
+}
+
+impl Stack {
+    /// In the reverse order of the start: the endpoint and NATS are there for the services to finish.
+    async fn stop(&mut self) -> anyhow::Result<()> {
+        let drained = match &mut self.services {
+            Some(services) => services.drained().await,
+            None => Ok(()),
+        };
+        self.endpoint = None;
+        match self.nats.as_mut().and_then(|nats| nats.server.as_mut()) {
+            Some(server) => drained.and(server.stop().await),
+            None => drained,
+        }
+    }
+}
+
+/// Starts everything, shows a delivery, and returns only if something fails.
+async fn run(
+    arguments: &Arguments,
+    mut settings: Settings,
+    data: &DataDir,
+    runtime: &Runtime,
+    stack: &mut Stack,
+) -> anyhow::Result<()> {
+    let listeners = Listeners::bind(arguments.api, arguments.ingest).await?;
+    let secret = data.secret("jwt-secret")?;
+    let client = demo::Client::new(listeners.api_url()?, listeners.ingest_url()?, token(&secret)?)?;
+    let nats = match &arguments.nats_url {
+        Some(url) => nats::existing(url, &mut settings),
+        None => nats::start(data, &mut settings, &runtime.shutdown).await?,
+    };
+    let nats = stack.nats.insert(nats);
+    let authority = Authority::load_or_create(data.path())?;
+    let endpoint = Endpoint::start(data.listen("endpoint.port").await?, &authority)?;
+    let endpoint = stack.endpoint.insert(endpoint);
+
+    decide(&mut settings, arguments, data, &secret, endpoint);
+    let services = stack.services.insert(Services::start(&settings, listeners, runtime)?);
+    services.ready().await?;
+    env_file::write(data.path(), &variables(&client, nats, endpoint, data))?;
+    greet(arguments, &client, nats, endpoint, data);
+
+    let shown = async {
+        if !arguments.no_demo {
+            demo::run(&client, endpoint).await?;
+        }
+        let env = data.path().join("env");
+        say(format_args!("\nReady. {} says where everything is, and holds a token; Ctrl-C stops.", env.display()));
+        watch(endpoint).await
+    };
+    tokio::select! {
+        shown = shown => shown,
+        error = services.failed() => Err(error),
+        error = ended(nats) => Err(error),
+    }
+}
+
+/// The variables that are the launcher's to decide.
+fn decide(settings: &mut Settings, arguments: &Arguments, data: &DataDir, secret: &str, endpoint: &Endpoint) {
+    // The listeners are bound already.
+    settings.remove("SHOPERY_LISTEN");
+    settings.set("SHOPERY_JWT_SECRET", secret);
+    settings.set("SHOPERY_CA_FILE", data.path().join("ca.pem").to_string_lossy());
+    settings.append("SHOPERY_EGRESS_ALLOW", &endpoint.address().to_string());
+    if arguments.insecure_endpoints {
+        settings.set("SHOPERY_INSECURE_ENDPOINTS", "true");
+    }
+    match &arguments.database_url {
+        Some(url) => settings.set("SHOPERY_DATABASE_URL", url),
+        None => settings.set("SHOPERY_DATABASE_URL", data.sqlite_url("shopery.db")),
+    }
+}
+
+/// What the env file says.
+fn variables(client: &demo::Client, nats: &Nats, endpoint: &Endpoint, data: &DataDir) -> Vec<(&'static str, String)> {
+    let mut variables = vec![
+        ("SHOPERY_API_URL", client.api_url.clone()),
+        ("SHOPERY_INGEST_URL", client.ingest_url.clone()),
+        ("SHOPERY_NATS_URL", nats.url.clone()),
+        ("SHOPERY_TENANT", TENANT.to_owned()),
+        ("SHOPERY_TOKEN", client.token.clone()),
+        ("SHOPERY_ENDPOINT_URL", endpoint.url()),
+        ("SHOPERY_CA_FILE", data.path().join("ca.pem").to_string_lossy().into_owned()),
+    ];
+    if let Some(publisher) = &nats.publisher {
+        variables.extend([
+            ("SHOPERY_NATS_USER", publisher.user.clone()),
+            ("SHOPERY_NATS_PASSWORD", publisher.password.clone()),
+            ("SHOPERY_NATS_INBOX_PREFIX", publisher.inbox_prefix.clone()),
+        ]);
+    }
+    variables
+}
+
+fn greet(arguments: &Arguments, client: &demo::Client, nats: &Nats, endpoint: &Endpoint, data: &DataDir) {
+    let note = if data.is_ephemeral() { " (removed at the end)" } else { "" };
+    let database = arguments.database_url.as_ref().map_or("SQLite, in the data directory", |_| "yours");
+    say(format_args!("Shopery Webhooks {}", env!("CARGO_PKG_VERSION")));
+    say(format_args!("  data      {}{note}", data.path().display()));
+    say(format_args!("  REST API  {}", client.api_url));
+    say(format_args!("  ingest    {}/events", client.ingest_url));
+    say(format_args!("  NATS      {}", nats.url));
+    say(format_args!("  database  {database}"));
+    say(format_args!("  endpoint  {} (a sample merchant)", endpoint.url()));
+}
+
+/// Says what arrives at the sample endpoint.
+async fn watch(endpoint: &mut Endpoint) -> anyhow::Result<()> {
+    while let Some(delivery) = endpoint.next().await {
+        demo::announce(&delivery);
+        match endpoint.take_unseen() {
+            0 => {}
+            unseen => say(format_args!("received {unseen} more, too fast to list")),
+        }
+    }
+    bail!("the sample endpoint ended by itself")
+}
+
+/// Completes when a server of ours has ended by itself.
+async fn ended(nats: &mut Nats) -> anyhow::Error {
+    match &mut nats.server {
+        Some(server) => server.ended().await,
+        None => std::future::pending().await,
+    }
+}

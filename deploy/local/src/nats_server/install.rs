@@ -113,6 +113,7 @@ fn version(text: &str) -> Option<(u32, u32)> {
 }
 
 /// Runs a command in `dir`. Its error is the last line that the command wrote.
+#[expect(clippy::disallowed_methods, reason = "an installation is blocking as a whole, on a thread of its own")]
 fn run(command: &mut Command, dir: &Path, is_cancelled: &dyn Fn() -> bool) -> anyhow::Result<()> {
     let log = dir.join("log");
     let output = File::create(&log)?;

@@ -1,0 +1,191 @@
+use std::fs::{DirBuilder, File, TryLockError};
+use std::io::{Read, Seek, Write};
+use std::net::Ipv4Addr;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, anyhow, bail};
+use aws_lc_rs::rand;
+use tokio::net::TcpListener;
+
+use crate::private_file;
+
+const SECRET_BYTES: usize = 32;
+
+/// The directory that holds everything of an installation, for one launcher at a time.
+#[derive(Debug)]
+pub struct DataDir {
+    path: PathBuf,
+    is_ephemeral: bool,
+    /// Unlocked when this process ends, however it does.
+    _lock: File,
+}
+
+impl DataDir {
+    /// Makes the directory if it is not there. Only its owner may look into a new one.
+    pub fn open(path: &Path) -> anyhow::Result<Self> {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(path)
+            .and_then(|()| path.canonicalize())
+            .map_err(anyhow::Error::from)
+            .and_then(|path| Ok(Self { _lock: lock(&path)?, path, is_ephemeral: false }))
+            .with_context(|| format!("cannot use the data directory {}", path.display()))
+    }
+
+    /// A new directory that is removed when it is dropped.
+    pub fn ephemeral() -> anyhow::Result<Self> {
+        let path = std::env::temp_dir().join(format!("shopery-local-{}", &random_hex()?[..16]));
+        let mut dir = Self::open(&path)?;
+        dir.is_ephemeral = true;
+        Ok(dir)
+    }
+
+    /// Absolute.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub fn is_ephemeral(&self) -> bool {
+        self.is_ephemeral
+    }
+
+    /// A secret that is made once and kept from then on.
+    pub fn secret(&self, name: &str) -> anyhow::Result<String> {
+        let path = self.path.join(name);
+        if let Some(secret) = private_file::read(&path)? {
+            let secret = secret.trim();
+            if secret.len() != 2 * SECRET_BYTES || !secret.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+                bail!("{} does not hold a secret of ours; delete it to get a new one", path.display());
+            }
+            return Ok(secret.to_owned());
+        }
+        let secret = random_hex()?;
+        private_file::write(&path, &secret)?;
+        Ok(secret)
+    }
+
+    /// Listens on loopback, on the port that was used before under this name if nobody else has taken it.
+    pub async fn listen(&self, name: &str) -> anyhow::Result<TcpListener> {
+        let path = self.path.join(name);
+        let before = private_file::read(&path)?.and_then(|port| port.trim().parse::<u16>().ok());
+        if let Some(port) = before
+            && let Ok(listener) = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await
+        {
+            return Ok(listener);
+        }
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.context("cannot listen on loopback")?;
+        private_file::write(&path, &listener.local_addr()?.port().to_string())?;
+        Ok(listener)
+    }
+
+    /// The URL of a SQLite database in this directory.
+    pub fn sqlite_url(&self, name: &str) -> String {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/_-.".contains(&byte);
+        let path = self.path.join(name);
+        let escaped: String = path
+            .as_os_str()
+            .as_encoded_bytes()
+            .iter()
+            .map(|&byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") })
+            .collect();
+        format!("sqlite://{escaped}?mode=rwc")
+    }
+}
+
+impl Drop for DataDir {
+    fn drop(&mut self) {
+        if self.is_ephemeral
+            && let Err(error) = std::fs::remove_dir_all(&self.path)
+        {
+            tracing::warn!(%error, path = %self.path.display(), "cannot remove the temporary directory");
+        }
+    }
+}
+
+fn lock(dir: &Path) -> anyhow::Result<File> {
+    let mut file = File::options().read(true).write(true).create(true).truncate(false).open(dir.join("lock"))?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let mut holder = String::new();
+            let _ = file.read_to_string(&mut holder);
+            bail!("another launcher (process {}) is running on it; stop that, or use --data-dir", holder.trim());
+        }
+        Err(TryLockError::Error(error)) => return Err(error.into()),
+    }
+    file.set_len(0)?;
+    file.rewind()?;
+    write!(file, "{}", std::process::id())?;
+    Ok(file)
+}
+
+fn random_hex() -> anyhow::Result<String> {
+    let mut bytes = [0; SECRET_BYTES];
+    rand::fill(&mut bytes).map_err(|_| anyhow!("the operating system gave no random bytes"))?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::TempDir;
+
+    #[test]
+    fn one_launcher_at_a_time() {
+        let dir = TempDir::new();
+        let first = DataDir::open(dir.path()).unwrap();
+        let error = format!("{:#}", DataDir::open(dir.path()).unwrap_err());
+        assert!(error.contains(&format!("another launcher (process {})", std::process::id())), "{error}");
+        drop(first);
+        DataDir::open(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn an_ephemeral_directory_goes_with_its_owner() {
+        let dir = DataDir::ephemeral().unwrap();
+        dir.secret("s").unwrap();
+        let path = dir.path().to_owned();
+        drop(dir);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_secret_is_made_once_and_garbage_is_named() {
+        let dir = TempDir::new();
+        let data = DataDir::open(&dir.path().join("a/b")).unwrap();
+        let secret = data.secret("jwt-secret").unwrap();
+        assert_eq!(data.secret("jwt-secret").unwrap(), secret);
+        assert_ne!(data.secret("other").unwrap(), secret);
+        for garbage in [&b""[..], b"short", b"\xff\xfe"] {
+            std::fs::write(data.path().join("jwt-secret"), garbage).unwrap();
+            let error = format!("{:#}", data.secret("jwt-secret").unwrap_err());
+            assert!(error.contains("jwt-secret") && !error.contains('\n'), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_port_is_kept_while_it_is_free() {
+        let dir = TempDir::new();
+        let data = DataDir::open(dir.path()).unwrap();
+        let port = |listener: &TcpListener| listener.local_addr().unwrap().port();
+        let first = data.listen("endpoint.port").await.unwrap();
+        let used = port(&first);
+        let taken = data.listen("endpoint.port").await.unwrap();
+        assert_ne!(port(&taken), used);
+        let used = port(&taken);
+        drop(taken);
+        assert_eq!(port(&data.listen("endpoint.port").await.unwrap()), used);
+        std::fs::write(data.path().join("endpoint.port"), "garbage").unwrap();
+        data.listen("endpoint.port").await.unwrap();
+    }
+
+    #[test]
+    fn any_directory_makes_a_url() {
+        let dir = TempDir::new();
+        let data = DataDir::open(&dir.path().join("a b?c#d%é")).unwrap();
+        let url = data.sqlite_url("shopery.db");
+        assert!(url.starts_with("sqlite:///") && url.ends_with("/a%20b%3Fc%23d%25%C3%A9/shopery.db?mode=rwc"), "{url}");
+    }
+}
