@@ -102,7 +102,7 @@ pub async fn run(config: Config, listener: TcpListener, runtime: Runtime) -> any
         .merge(deliveries::routes())
         .with_state(app)
         .merge(shopery_http::operations(&runtime));
-    let routes = shopery_http::with_limits(routes, &runtime);
+    let routes = shopery_http::with_limits(routes, "api", &runtime);
     tokio::try_join!(
         shopery_http::serve(listener, routes, &runtime.shutdown),
         recorder::run(&queue, store, publicist.clone(), &runtime),

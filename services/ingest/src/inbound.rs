@@ -85,8 +85,8 @@ pub(crate) async fn forward(queue: &Queue, acceptor: Acceptor, shutdown: &Shutdo
 }
 
 enum Refused {
-    Invalid(Option<TenantId>, Problem),
-    Unavailable(Problem),
+    Invalid(Option<TenantId>, Box<Problem>),
+    Unavailable(Box<Problem>),
 }
 
 impl Refused {
@@ -105,14 +105,14 @@ async fn accept(acceptor: &Acceptor, message: &Message) -> Result<Value, Refused
     let traceparent = trace::incoming(message.headers.as_ref());
     match acceptor.store(&tenant, &event, traceparent, Source::Nats).await {
         Ok(ack) => Ok(json!({ "stream": ack.stream, "seq": ack.sequence, "duplicate": ack.duplicate, "id": event.id })),
-        Err(error) => Err(Refused::Unavailable(unavailable(&error))),
+        Err(error) => Err(Refused::Unavailable(Box::new(unavailable(&error)))),
     }
 }
 
 fn read(subject: &Subject, payload: &Bytes) -> Result<(TenantId, Event), Refused> {
     let Some((tenant, named)) = subject::parse_inbound(subject) else {
         let detail = "must be in.<tenant>.<event>, each one token; other characters than A-Z a-z 0-9 _ - as =XX";
-        return Err(Refused::Invalid(None, Problem::invalid(vec![Invalid::new("subject", detail)])));
+        return Err(Refused::Invalid(None, Box::new(Problem::invalid(vec![Invalid::new("subject", detail)]))));
     };
     let event = Event::parse(payload, OffsetDateTime::now_utc()).and_then(|event| {
         if named.parse().is_ok_and(|named: shopery_model::EventType| named == event.event_type) {
@@ -124,7 +124,7 @@ fn read(subject: &Subject, payload: &Bytes) -> Result<(TenantId, Event), Refused
     });
     match event {
         Ok(event) => Ok((tenant, event)),
-        Err(invalid) => Err(Refused::Invalid(Some(tenant), Problem::invalid(invalid))),
+        Err(invalid) => Err(Refused::Invalid(Some(tenant), Box::new(Problem::invalid(invalid)))),
     }
 }
 

@@ -44,7 +44,7 @@ pub async fn run(config: Config, listener: TcpListener, runtime: Runtime) -> any
     let queue = Queue::connect(&config.queue, ABOUT.name, &runtime).await?;
     let acceptor = Acceptor::new(queue.clone(), &runtime);
     let routes = http::routes(acceptor.clone(), config.access).merge(shopery_http::operations(&runtime));
-    let routes = shopery_http::with_limits(routes, &runtime);
+    let routes = shopery_http::with_limits(routes, "ingest", &runtime);
     tokio::try_join!(
         shopery_http::serve(listener, routes, &runtime.shutdown),
         inbound::answer(queue.clone(), acceptor.clone(), &runtime.shutdown),

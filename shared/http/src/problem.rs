@@ -1,5 +1,5 @@
 use axum::Json;
-use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use shopery_model::Invalid;
@@ -18,7 +18,17 @@ pub struct Problem {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub errors: Vec<Invalid>,
     #[serde(skip)]
-    header: Option<(HeaderName, HeaderValue)>,
+    advice: Advice,
+}
+
+/// The header that goes with a problem.
+#[derive(Debug, Clone, Copy)]
+enum Advice {
+    None,
+    /// `WWW-Authenticate`, with the error code of RFC 6750.
+    Authenticate(&'static str),
+    /// `Retry-After`, in seconds.
+    RetryAfter(u32),
 }
 
 impl Problem {
@@ -29,7 +39,7 @@ impl Problem {
             status: status.as_u16(),
             detail: detail.into(),
             errors: Vec::new(),
-            header: None,
+            advice: Advice::None,
         }
     }
 
@@ -55,22 +65,14 @@ impl Problem {
     }
 
     pub fn unauthorized(detail: impl Into<String>) -> Self {
-        let mut problem =
-            Self::new(StatusCode::UNAUTHORIZED, "unauthorized", "The token is missing or invalid", detail);
-        problem.header = Some((
-            header::WWW_AUTHENTICATE,
-            HeaderValue::from_static("Bearer realm=\"shopery\", error=\"invalid_token\""),
-        ));
-        problem
+        let title = "The token is missing or invalid";
+        let problem = Self::new(StatusCode::UNAUTHORIZED, "unauthorized", title, detail);
+        Self { advice: Advice::Authenticate("Bearer realm=\"shopery\", error=\"invalid_token\""), ..problem }
     }
 
     pub fn forbidden(detail: impl Into<String>) -> Self {
-        let mut problem = Self::new(StatusCode::FORBIDDEN, "forbidden", "The token does not permit this", detail);
-        problem.header = Some((
-            header::WWW_AUTHENTICATE,
-            HeaderValue::from_static("Bearer realm=\"shopery\", error=\"insufficient_scope\""),
-        ));
-        problem
+        let problem = Self::new(StatusCode::FORBIDDEN, "forbidden", "The token does not permit this", detail);
+        Self { advice: Advice::Authenticate("Bearer realm=\"shopery\", error=\"insufficient_scope\""), ..problem }
     }
 
     pub fn not_found(detail: impl Into<String>) -> Self {
@@ -108,21 +110,23 @@ impl Problem {
     /// 503: nothing was lost and nothing was accepted; the same request may succeed in `seconds`.
     pub fn unavailable(detail: impl Into<String>, seconds: u32) -> Self {
         let title = "The service cannot take the request now";
-        let mut problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", title, detail);
-        problem.header = Some((header::RETRY_AFTER, HeaderValue::from(seconds)));
-        problem
+        let problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", title, detail);
+        Self { advice: Advice::RetryAfter(seconds), ..problem }
     }
 }
 
 impl IntoResponse for Problem {
-    fn into_response(mut self) -> Response {
+    fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let header = self.header.take();
+        let advice = self.advice;
         let mut response = (status, Json(self)).into_response();
-        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        if let Some((name, value)) = header {
-            response.headers_mut().insert(name, value);
-        }
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        match advice {
+            Advice::None => None,
+            Advice::Authenticate(how) => headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(how)),
+            Advice::RetryAfter(seconds) => headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds)),
+        };
         response
     }
 }

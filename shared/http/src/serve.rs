@@ -15,6 +15,7 @@ use axum::response::IntoResponse;
 use axum::routing::get;
 use axum::{Json, Router};
 use bytes::Bytes;
+use http_body_util::LengthLimitError;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
@@ -63,9 +64,10 @@ pub fn operations(runtime: &Runtime) -> Router {
 }
 
 /// Adds what every public face has: a time limit, a count of requests, and problem+json for what no route answers.
-pub fn with_limits(routes: Router, runtime: &Runtime) -> Router {
+/// `face` begins the name of the count, since faces may share a process.
+pub fn with_limits(routes: Router, face: &str, runtime: &Runtime) -> Router {
     let requests = runtime.metrics.register(
-        "http_requests",
+        &format!("{face}_http_requests"),
         "HTTP requests by route and status",
         Family::<[(&'static str, String); 3], Counter>::default(),
     );
@@ -96,7 +98,7 @@ pub fn with_limits(routes: Router, runtime: &Runtime) -> Router {
 pub async fn read_body(body: Body, limit: usize) -> Result<Bytes, Problem> {
     axum::body::to_bytes(body, limit).await.map_err(|error| {
         // The limit's error is the source; anything else is a connection that broke.
-        if std::error::Error::source(&error).is_some_and(|source| source.to_string().contains("length limit")) {
+        if std::error::Error::source(&error).is_some_and(|source| source.is::<LengthLimitError>()) {
             Problem::too_large(format!("the body is over the limit of {limit} bytes"))
         } else {
             Problem::malformed("the body did not arrive whole")

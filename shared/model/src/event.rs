@@ -100,7 +100,7 @@ impl Event {
             .ok();
         let time = optional("time", envelope.time)
             .and_then(|time| match time {
-                None => Ok(now),
+                None => Ok(now.replace_millisecond(now.millisecond()).unwrap_or(now)),
                 Some(time) => OffsetDateTime::parse(&time, &Rfc3339)
                     .map_err(|_| Invalid::new("time", "must be an RFC 3339 timestamp, such as 2026-11-24T10:00:00Z")),
             })

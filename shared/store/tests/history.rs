@@ -1,0 +1,130 @@
+//! The history on a real SQLite file: what comes twice, late or out of order leaves the truth in place.
+
+use shopery_model::{Attempt, AttemptId, DeliveryId, DeliveryState, Fault, JobMeta, Outcome, TenantId, WebhookId};
+use shopery_store::{DeliveryFilter, Store};
+use time::macros::datetime;
+
+fn tenant(id: &str) -> TenantId {
+    id.parse().unwrap()
+}
+
+async fn store(folder: &std::path::Path) -> Store {
+    Store::connect(&format!("sqlite://{}/history.db?mode=rwc", folder.display())).await.unwrap()
+}
+
+/// Removed when it is dropped.
+struct Folder(std::path::PathBuf);
+
+impl Folder {
+    fn create() -> Self {
+        let path = std::env::temp_dir().join(format!("shopery-store-{}", AttemptId::generate()));
+        std::fs::create_dir(&path).unwrap();
+        Self(path)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn outcome(webhook: WebhookId, event: &str, attempt: u32, state: DeliveryState) -> Outcome {
+    let tenant = tenant("t");
+    let at = datetime!(2026-11-24 10:00 UTC) + time::Duration::seconds(i64::from(attempt));
+    Outcome {
+        job: JobMeta {
+            delivery: DeliveryId::of(&tenant, event, webhook),
+            tenant,
+            webhook,
+            event: event.to_owned(),
+            event_type: "order-paid".parse().unwrap(),
+            resource: "order/1".to_owned(),
+            triggered_at: datetime!(2026-11-24 09:59 UTC),
+            event_sequence: 7,
+            attempt,
+        },
+        state,
+        next_attempt_at: (state == DeliveryState::Pending).then_some(at),
+        attempt: Some(Attempt {
+            id: AttemptId::generate(),
+            started_at: at,
+            duration_ms: 3,
+            url: "https://a.example/".to_owned(),
+            request_bytes: 9,
+            status: Some(500),
+            response_body: "no".to_owned(),
+        }),
+        fault: (state != DeliveryState::Delivered).then(|| (Fault::HttpStatus, "it answered 500".to_owned())),
+        at,
+    }
+}
+
+#[tokio::test]
+async fn what_is_recorded_again_changes_nothing() {
+    let folder = Folder::create();
+    let store = store(&folder.0).await;
+    let webhook = WebhookId::generate();
+    let outcomes = [
+        outcome(webhook, "e", 1, DeliveryState::Pending),
+        outcome(webhook, "e", 2, DeliveryState::Pending),
+        outcome(webhook, "e", 3, DeliveryState::Delivered),
+    ];
+    for batch in [&outcomes[..], &outcomes[..1], &outcomes[1..2], &outcomes[..]] {
+        store.record(batch).await.unwrap();
+        let (delivery, attempts) = store.delivery(&tenant("t"), outcomes[0].job.delivery).await.unwrap().unwrap();
+        assert_eq!((delivery.state.as_str(), delivery.attempt_count), ("delivered", 3));
+        assert_eq!((delivery.fault, delivery.next_attempt_at), (None, None));
+        assert_eq!(attempts.iter().map(|attempt| attempt.number).collect::<Vec<_>>(), [1, 2, 3]);
+    }
+}
+
+#[tokio::test]
+async fn a_late_failure_takes_no_delivery_back() {
+    let folder = Folder::create();
+    let store = store(&folder.0).await;
+    let webhook = WebhookId::generate();
+    for (arrivals, state, count) in [
+        (vec![(1, DeliveryState::Delivered), (1, DeliveryState::Pending)], "delivered", 1),
+        (vec![(2, DeliveryState::Pending), (1, DeliveryState::Pending)], "pending", 2),
+        (vec![(3, DeliveryState::Failed), (2, DeliveryState::Pending)], "failed", 3),
+        (vec![(3, DeliveryState::Failed), (3, DeliveryState::Delivered)], "delivered", 3),
+    ] {
+        let event = format!("{arrivals:?}");
+        for (attempt, arrived) in &arrivals {
+            store.record(&[outcome(webhook, &event, *attempt, *arrived)]).await.unwrap();
+        }
+        let id = DeliveryId::of(&tenant("t"), &event, webhook);
+        let (delivery, attempts) = store.delivery(&tenant("t"), id).await.unwrap().unwrap();
+        assert_eq!((delivery.state.as_str(), delivery.attempt_count), (state, count), "{event}");
+        assert_eq!(attempts.len(), arrivals.len(), "{event}");
+    }
+}
+
+#[tokio::test]
+async fn a_list_is_whole_and_in_order_page_by_page_and_of_one_tenant() {
+    let folder = Folder::create();
+    let store = store(&folder.0).await;
+    let webhook = WebhookId::generate();
+    // More than one INSERT, and many rows of the same instant.
+    let outcomes: Vec<_> =
+        (0..2500).map(|i| outcome(webhook, &format!("e{i}"), 1 + i % 3, DeliveryState::Delivered)).collect();
+    store.record(&outcomes).await.unwrap();
+    let filter = DeliveryFilter { webhook: Some(webhook), ..DeliveryFilter::default() };
+    let (mut seen, mut cursor) = (Vec::new(), None);
+    loop {
+        let page = store.deliveries(&tenant("t"), &filter, cursor.as_ref(), 200).await.unwrap();
+        seen.extend(page.items.into_iter().map(|delivery| (delivery.created_at, delivery.id)));
+        // What is written meanwhile is newer, and does not disturb.
+        store.record(&[outcome(webhook, &format!("new{}", seen.len()), 9, DeliveryState::Delivered)]).await.unwrap();
+        cursor = page.next;
+        if cursor.is_none() {
+            break;
+        }
+    }
+    assert_eq!(seen.len(), 2500);
+    assert!(seen.is_sorted_by(|a, b| a > b));
+    let others = store.deliveries(&tenant("u"), &DeliveryFilter::default(), None, 200).await.unwrap();
+    assert!(others.items.is_empty());
+    assert!(store.delivery(&tenant("u"), outcomes[0].job.delivery).await.unwrap().is_none());
+}
