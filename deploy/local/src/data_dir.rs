@@ -24,14 +24,16 @@ pub struct DataDir {
 impl DataDir {
     /// Makes the directory if it is not there. Only its owner may look into a new one.
     pub fn open(path: &Path) -> anyhow::Result<Self> {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(path)
-            .and_then(|()| path.canonicalize())
-            .map_err(anyhow::Error::from)
-            .and_then(|path| Ok(Self { _lock: lock(&path)?, path, is_ephemeral: false }))
-            .with_context(|| format!("cannot use the data directory {}", path.display()))
+        Self::take(path).with_context(|| format!("cannot use the data directory {}", path.display()))
+    }
+
+    fn take(path: &Path) -> anyhow::Result<Self> {
+        if path.exists() && !path.is_dir() {
+            bail!("it is not a directory");
+        }
+        DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+        let path = path.canonicalize()?;
+        Ok(Self { _lock: lock(&path)?, path, is_ephemeral: false })
     }
 
     /// A new directory that is removed when it is dropped.

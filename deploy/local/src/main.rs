@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use clap::Parser;
 use shopery_local::nats::{self, Nats};
 use shopery_local::screen::say;
@@ -19,16 +19,34 @@ fn main() -> ExitCode {
     match launch(&Arguments::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let line = format!("{error:#}").split_whitespace().collect::<Vec<_>>().join(" ");
-            eprintln!("shopery-local: {line}");
+            eprintln!("shopery-local: {}", one_line(&error));
             ExitCode::FAILURE
         }
     }
 }
 
+/// An error and its causes on one line. Some libraries repeat the cause in the text of the error; we do not.
+fn one_line(error: &anyhow::Error) -> String {
+    let mut line = String::new();
+    for cause in error.chain() {
+        let cause = cause.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
+        if !line.contains(&cause) {
+            line.push_str(if line.is_empty() { "" } else { ": " });
+            line.push_str(&cause);
+        }
+    }
+    line
+}
+
 fn launch(arguments: &Arguments) -> anyhow::Result<()> {
     let mut settings = Settings::of_process();
-    settings.set_default("SHOPERY_LOG", "warn");
+    // The launcher itself says when its own NATS server fails; that clients then notice is no news.
+    let quiet = if arguments.nats_url.is_some() {
+        "warn,async_nats=off"
+    } else {
+        "warn,async_nats=off,shopery_queue::config=error"
+    };
+    settings.set_default("SHOPERY_LOG", quiet);
     settings.set_default("SHOPERY_DRAIN_TIMEOUT", "25s");
     let (logs, drain) = settings.read(|env| {
         let logs = telemetry::Config::read(env);
@@ -115,7 +133,7 @@ async fn run(
 
     decide(&mut settings, arguments, data, &secret, endpoint);
     let services = stack.services.insert(Services::start(&settings, listeners, runtime)?);
-    services.ready().await?;
+    services.ready().await.with_context(|| format!("cannot start on the data in {}", data.path().display()))?;
     env_file::write(data.path(), &variables(&client, nats, endpoint, data))?;
     greet(arguments, &client, nats, endpoint, data);
 

@@ -22,8 +22,9 @@ pub use message::Message;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// The whole exchange, connection included.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// Idle connections kept for each endpoint.
-const MAX_IDLE: usize = 64;
+/// Idle connections kept for each endpoint: as many as a deliverer's slots by default. With fewer, a burst opens
+/// connections only to close them, and a TLS handshake costs more than twenty deliveries.
+const MAX_IDLE: usize = 512;
 
 #[derive(Debug, Clone)]
 pub struct Config {

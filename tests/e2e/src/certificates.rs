@@ -15,6 +15,7 @@ pub fn self_signed() -> Arc<rustls::ServerConfig> {
 /// An authority, as PEM, and TLS with a certificate of it for 127.0.0.1 whose time is over.
 pub fn expired() -> (String, Arc<rustls::ServerConfig>) {
     let mut authority = CertificateParams::default();
+    authority.distinguished_name.push(rcgen::DnType::CommonName, "an authority of the end-to-end suite");
     authority.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
     let authority_key = KeyPair::generate().unwrap();
     let root = authority.self_signed(&authority_key).unwrap();

@@ -160,6 +160,7 @@ pub async fn at_rate(
         let start = Instant::now();
         for number in 0..events {
             let at = start + Duration::from_secs(1) * u32::try_from(number).unwrap_or(u32::MAX) / rate;
+            #[expect(clippy::disallowed_methods, reason = "a thread of its own, no worker of the runtime")]
             std::thread::sleep(at.saturating_duration_since(Instant::now()));
             if queue.blocking_send(at).is_err() {
                 break;
