@@ -1,5 +1,7 @@
 //! The history on a real SQLite file: what comes twice, late or out of order leaves the truth in place.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 use shopery_model::{Attempt, AttemptId, DeliveryId, DeliveryState, Fault, JobMeta, Outcome, TenantId, WebhookId};
 use shopery_store::{DeliveryFilter, Store};
 use time::macros::datetime;
