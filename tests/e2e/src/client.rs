@@ -6,6 +6,8 @@ use bytes::Bytes;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use crate::{Event, token, wait};
 
@@ -176,6 +178,13 @@ impl Client {
     pub async fn delivery(&self, id: &Value) -> Value {
         self.get(&format!("/company/deliveries/{}", id.as_str().unwrap())).await.expect(200).json()
     }
+}
+
+/// A time of the API.
+#[track_caller]
+pub fn time(value: &Value) -> OffsetDateTime {
+    let text = value.as_str().unwrap_or_else(|| panic!("{value} is no time"));
+    OffsetDateTime::parse(text, &Rfc3339).unwrap_or_else(|error| panic!("{text}: {error}"))
 }
 
 pub async fn send(request: RequestBuilder) -> reqwest::Result<Reply> {

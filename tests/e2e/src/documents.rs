@@ -13,7 +13,7 @@ impl Random {
         Self(seed)
     }
 
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -23,7 +23,7 @@ impl Random {
 
     /// A number in `0..limit`.
     pub fn below(&mut self, limit: usize) -> usize {
-        usize::try_from(self.next() % u64::try_from(limit).unwrap()).unwrap()
+        usize::try_from(self.draw() % u64::try_from(limit).unwrap()).unwrap()
     }
 
     /// True once in `n` times.
@@ -180,7 +180,8 @@ impl Writer<'_> {
         self.text("currency", "EUR");
         self.member("customer");
         self.json.push('{');
-        write!(self.json, "\"name\":\"{name}\",\"city\":\"{city}\",\"vip\":{},\"note\":null", number % 2 == 0).unwrap();
+        write!(self.json, "\"name\":\"{name}\",\"city\":\"{city}\",\"vip\":{},\"note\":null", number.is_multiple_of(2))
+            .unwrap();
         self.json.push('}');
         self.member("empty");
         self.json.push_str("[ {} , [] , \"\" , null ]");

@@ -87,6 +87,7 @@ impl Drop for Postgres {
             server.signal(Signal::SIGQUIT);
             let started = std::time::Instant::now();
             while server.ended().is_none() && started.elapsed() < Duration::from_secs(5) {
+                #[allow(clippy::disallowed_methods, reason = "Drop cannot wait in another way")]
                 std::thread::sleep(Duration::from_millis(10));
             }
         }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use async_nats::jetstream;
 use serde_json::{Value, json};
+use shopery_e2e::client::time;
 use shopery_e2e::{Client, DatabaseKind, Event, Service, Stack, wait};
 
 const SOON: Duration = Duration::from_secs(30);
@@ -80,7 +81,7 @@ async fn a_webhook_lives_and_dies(database: DatabaseKind) {
     client.patch(&path, &change).await.expect(200);
     let changed = client.get(&path).await.expect(200).json();
     assert_eq!((&changed["name"], &changed["isEnabled"]), (&json!("new"), &json!(true)), "{changed}");
-    assert!(changed["updatedAt"].as_str() >= found["updatedAt"].as_str() && changed["createdAt"] == found["createdAt"]);
+    assert!(time(&changed["updatedAt"]) >= time(&found["updatedAt"]) && changed["createdAt"] == found["createdAt"]);
     client.publish(&Event::order("2")).await.expect(202);
     client.publish(&Event::new("product-updated", "3")).await.expect(202);
     let arrival = stack.merchant.wait_at("/b", 1, SOON).await.remove(0);
@@ -120,7 +121,7 @@ async fn lists_are_paged_newest_first(database: DatabaseKind) {
     }
     assert_eq!(pages(&client, "/company/deliveries", 10).await, [10, 10, 1]);
     let all = client.all("/company/deliveries").await;
-    let created: Vec<_> = all.iter().map(|one| one["createdAt"].as_str().unwrap()).collect();
+    let created: Vec<_> = all.iter().map(|one| time(&one["createdAt"])).collect();
     assert!(created.is_sorted_by(|newer, older| newer >= older), "{created:?}");
     let of_one = client.all(&format!("/company/webhooks/{}/deliveries", webhooks[0])).await;
     assert_eq!(of_one.len(), 3);
