@@ -1,9 +1,10 @@
 //! `cargo run`: everything on one machine, and a delivery to look at.
 
+use std::pin::pin;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use clap::Parser;
 use shopery_local::nats::{self, Nats};
 use shopery_local::screen::say;
@@ -68,24 +69,26 @@ fn launch(arguments: &Arguments) -> anyhow::Result<()> {
 /// Runs until it fails, or is told to stop and has drained, or the drain is cut short.
 async fn supervise(arguments: &Arguments, settings: Settings, data: &DataDir, drain: Duration) -> anyhow::Result<()> {
     let runtime = Runtime::default();
-    let cut_short = stop_on_signals(runtime.shutdown.clone(), drain)?;
+    let mut cut_short = pin!(stop_on_signals(runtime.shutdown.clone(), drain)?);
     let mut stack = Stack::default();
-    let ran = async {
-        let ran = tokio::select! {
-            ran = run(arguments, settings, data, &runtime, &mut stack) => ran,
-            () = runtime.shutdown.draining() => Ok(()),
-        };
-        if ran.is_ok() {
+    let ran = tokio::select! {
+        // In this order: once the drain has begun, a service that ends has not failed.
+        biased;
+        why = &mut cut_short => bail!(why),
+        () = runtime.shutdown.draining() => {
             say("Stopping: finishing what is in flight; a second Ctrl-C stops at once.");
+            Ok(())
         }
-        runtime.shutdown.begin();
-        // What made us stop is worth more than what the stop then met.
-        ran.and(env_file::remove(data.path())).and(stack.stop().await)
+        ran = run(arguments, settings, data, &runtime, &mut stack) => ran,
     };
-    tokio::select! {
-        ran = ran => ran,
-        why = cut_short => bail!(why),
-    }
+    runtime.shutdown.begin();
+    let removed = env_file::remove(data.path());
+    let stopped = tokio::select! {
+        stopped = stack.stop() => stopped,
+        why = cut_short => Err(anyhow!(why)),
+    };
+    // What made us stop is worth more than what the stop then met.
+    ran.and(removed).and(stopped)
 }
 
 /// What has been started so far. Dropped without a stop, it is killed.
@@ -99,12 +102,15 @@ struct Stack {
 impl Stack {
     /// In the reverse order of the start: the endpoint and NATS are there for the services to finish.
     async fn stop(&mut self) -> anyhow::Result<()> {
-        let drained = match &mut self.services {
-            Some(services) => services.drained().await,
-            None => Ok(()),
+        let server = self.nats.as_mut().and_then(|nats| nats.server.as_mut());
+        let drained = match (&mut self.services, &server) {
+            // Without its queue no service can finish anything.
+            (_, Some(server)) if server.has_ended() => Ok(()),
+            (Some(services), _) => services.drained().await,
+            (None, _) => Ok(()),
         };
         self.endpoint = None;
-        match self.nats.as_mut().and_then(|nats| nats.server.as_mut()) {
+        match server {
             Some(server) => drained.and(server.stop().await),
             None => drained,
         }

@@ -125,6 +125,11 @@ impl NatsServer {
         }
     }
 
+    /// Whether it has ended by itself and [`ended`](Self::ended) has said so.
+    pub fn has_ended(&self) -> bool {
+        self.server.id().is_none()
+    }
+
     /// SIGTERM. Returns when the server is gone; one that does not go is killed.
     pub async fn stop(&mut self) -> anyhow::Result<()> {
         if let Some(pipe) = &mut self.pipe {
