@@ -1,4 +1,8 @@
+use std::sync::Arc;
+use std::time::Duration;
+
 use async_nats::jetstream::publish::PublishAck;
+use moka::future::Cache;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use shopery_model::{Event, TenantId};
@@ -6,10 +10,16 @@ use shopery_queue::{Outgoing, PublishError, Queue, subject, trace};
 use shopery_runtime::{Runtime, telemetry};
 use tracing::Instrument;
 
+/// How many events that came over NATS are remembered, and for how long: both are bounds on memory, no promise.
+const REMEMBERED: u64 = 64 * 1024;
+const REMEMBERED_FOR: Duration = Duration::from_secs(60);
+
 /// Stores events. Both ways in, HTTP and NATS, end here.
 #[derive(Debug, Clone)]
 pub(crate) struct Acceptor {
     queue: Queue,
+    /// What EVENTS said of events that came over NATS lately.
+    lately: Cache<String, PublishAck>,
     accepted: Family<[(&'static str, &'static str); 1], Counter>,
     refused: Family<[(&'static str, &'static str); 2], Counter>,
 }
@@ -35,6 +45,7 @@ impl Acceptor {
         let metrics = &runtime.metrics;
         Self {
             queue,
+            lately: Cache::builder().max_capacity(REMEMBERED).time_to_live(REMEMBERED_FOR).build(),
             accepted: metrics.register(
                 "events_accepted",
                 "Events stored in EVENTS, repeats included",
@@ -63,7 +74,7 @@ impl Acceptor {
         );
         trace::adopt(&span, parent);
         let mut message = Outgoing::new(subject::event(tenant, &event.resource), event.encode())
-            .with_id(format!("{tenant}:{}", event.id));
+            .with_id(subject::event_id(tenant, &event.id));
         trace::inject(&span, parent, &mut message.headers);
         let stored = self.queue.publish(message).instrument(span).await;
         match &stored {
@@ -76,6 +87,18 @@ impl Acceptor {
             }
         }
         stored
+    }
+
+    /// As [`store`](Self::store), for an event that this process is shown twice: whoever comes first stores it for both.
+    pub(crate) async fn store_once(
+        &self,
+        tenant: &TenantId,
+        event: &Event,
+        traceparent: Option<&str>,
+        source: Source,
+    ) -> Result<PublishAck, Arc<PublishError>> {
+        let id = subject::event_id(tenant, &event.id);
+        self.lately.try_get_with(id, self.store(tenant, event, traceparent, source)).await
     }
 
     pub(crate) fn refuse(&self, source: Source, reason: &'static str) {

@@ -2,7 +2,8 @@
 //!
 //! INBOUND keeps every such message until it has been forwarded to EVENTS ([`forward`]), also while ingest is away. A
 //! publisher that asks for a reply gets it from [`answer`], which sees the same message as it is published: an
-//! acknowledgement once EVENTS has the event, or the problem. Both may store an event; its id makes that one event.
+//! acknowledgement once EVENTS has the event, or the problem. Within one process an event is stored once for both; where
+//! they are in different replicas it is published twice, and its id makes that one event.
 
 use std::sync::Arc;
 
@@ -103,7 +104,7 @@ impl Refused {
 async fn accept(acceptor: &Acceptor, message: &Message) -> Result<Value, Refused> {
     let (tenant, event) = read(&message.subject, &message.payload)?;
     let traceparent = trace::incoming(message.headers.as_ref());
-    match acceptor.store(&tenant, &event, traceparent, Source::Nats).await {
+    match acceptor.store_once(&tenant, &event, traceparent, Source::Nats).await {
         Ok(ack) => Ok(json!({ "stream": ack.stream, "seq": ack.sequence, "duplicate": ack.duplicate, "id": event.id })),
         Err(error) => Err(Refused::Unavailable(Box::new(unavailable(&error)))),
     }

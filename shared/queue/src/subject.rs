@@ -13,6 +13,12 @@ pub fn event(tenant: &TenantId, resource: &Resource) -> String {
     format!("events.{}.{}.{}", escape(tenant.as_str()), resource.kind, escape(&resource.id))
 }
 
+/// `<tenant>:<event id>`, by which EVENTS knows a repeat. The tenant is escaped: an id may contain a colon, and no tenant
+/// may choose an id that is another's.
+pub fn event_id(tenant: &TenantId, id: &str) -> String {
+    format!("{}:{id}", escape(tenant.as_str()))
+}
+
 /// `jobs.<lane>.<tenant>.<webhook>`
 pub fn job(tenant: &TenantId, webhook: WebhookId) -> String {
     format!("jobs.fast.{}.{webhook}", escape(tenant.as_str()))
@@ -77,6 +83,12 @@ mod tests {
         let subject = event(&tenant, &resource);
         assert_eq!(subject.split('.').count(), 4);
         assert_eq!(parse_event(&subject.into()), Some(tenant));
+    }
+
+    #[test]
+    fn no_event_id_reaches_into_another_tenant() {
+        let id = |tenant: &str, id| event_id(&tenant.parse().unwrap(), id);
+        assert_ne!(id("a", "b:c"), id("a:b", "c"));
     }
 
     #[test]

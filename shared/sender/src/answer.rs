@@ -138,6 +138,7 @@ fn explain_tls(error: &rustls::Error) -> (Fault, String) {
         CertificateError::UnknownIssuer => {
             "the certificate is self-signed, or its chain to a trusted authority is incomplete"
         }
+        CertificateError::BadSignature => "the certificate is not signed by the authority that it names",
         CertificateError::Revoked => "the certificate is revoked",
         _ => return (Fault::CertificateInvalid, format!("the certificate is invalid: {error}")),
     };
