@@ -50,10 +50,10 @@ struct Resource {
 #[serde(rename_all = "camelCase")]
 struct Attempt {
     id: String,
-    number: i32,
+    number: u32,
     #[serde(with = "time::serde::rfc3339")]
     started_at: OffsetDateTime,
-    duration_ms: i32,
+    duration_ms: u32,
     request: Request,
     response: Option<ResponsePart>,
     error: Option<Reason>,
@@ -63,12 +63,12 @@ struct Attempt {
 struct Request {
     method: &'static str,
     url: String,
-    bytes: i32,
+    bytes: u32,
 }
 
 #[derive(Debug, Serialize)]
 struct ResponsePart {
-    status: i32,
+    status: u16,
     /// Its start.
     body: String,
 }

@@ -5,8 +5,6 @@
 
 use std::time::Duration;
 
-use anyhow::anyhow;
-use async_nats::jetstream::AckKind;
 use prometheus_client::metrics::counter::Counter;
 use shopery_model::{Fault, Outcome};
 use shopery_queue::{Dead, Intake, Queue, Taken, topology};
@@ -60,7 +58,7 @@ pub(crate) async fn run(queue: &Queue, store: Store, publicist: Publicist, runti
 
 impl Recorder {
     async fn read(&self, message: Taken) -> Option<Arrived> {
-        match serde_json::from_slice(&message.message.payload) {
+        match serde_json::from_slice(message.message.payload()) {
             Ok(outcomes) => Some(Arrived { message, outcomes }),
             Err(error) => {
                 self.bury("undecodable-outcomes", &message, &error.to_string()).await;
@@ -100,7 +98,7 @@ impl Recorder {
                 return Ok(());
             }
             for part in arrived {
-                let _ = part.message.message.ack_with(AckKind::Progress).await;
+                part.message.message.progress().await;
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(Duration::from_secs(2));
@@ -108,9 +106,7 @@ impl Recorder {
         self.recorded.inc_by(outcomes.len() as u64);
         self.disable_gone(outcomes).await;
         for part in arrived {
-            if let Err(error) = part.message.message.ack().await {
-                tracing::warn!(error, "cannot acknowledge outcomes");
-            }
+            part.message.message.ack().await;
         }
         Ok(())
     }
@@ -139,10 +135,11 @@ impl Recorder {
     async fn bury(&self, reason: &str, message: &Taken, why: &str) {
         let message = &message.message;
         let buried = async {
-            let sequence = message.info().map_err(|error| anyhow!(error))?.stream_sequence;
-            let dead = Dead::new(&message.subject, why, &message.payload);
+            let sequence = message.stored()?.sequence;
+            let dead = Dead::new(message.subject(), why, message.payload());
             self.queue.bury(reason, None, format!("outcomes:{sequence}"), &dead).await?;
-            message.ack().await.map_err(|error| anyhow!(error))
+            message.ack().await;
+            anyhow::Ok(())
         };
         if let Err(error) = buried.await {
             tracing::warn!("cannot put outcomes on DEAD; they come again: {error:#}");

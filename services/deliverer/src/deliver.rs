@@ -3,9 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::anyhow;
-use async_nats::header::{NATS_SCHEDULE, NATS_SCHEDULE_TARGET};
-use async_nats::jetstream;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -14,11 +11,10 @@ use shopery_model::{
     Answer, Attempt, AttemptId, DeliveryState, Fault, Job, JobMeta, MalformedJob, Outcome, RetrySchedule, Verdict,
     Webhook,
 };
-use shopery_queue::{Dead, Directory, Outgoing, Queue, Taken, subject, trace};
+use shopery_queue::{Dead, Directory, Message as Received, Outgoing, Queue, Taken, subject, trace};
 use shopery_runtime::{Runtime, latency_buckets, telemetry};
 use shopery_sender::{Endpoint, Message, Sender};
 use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 use tracing::{Instrument, Span};
 
 use crate::outcomes::Outcomes;
@@ -69,11 +65,11 @@ impl Deliverer {
     /// Works a job off. If that cannot be finished, the message stays unacknowledged and comes again.
     pub(crate) async fn deliver(&self, job: Taken) {
         let Taken { message, slot } = job;
-        let finished = match Job::decode(&message.payload) {
+        let finished = match Job::decode(message.payload()) {
             Ok(job) => self.attempt(job, &message).await,
             Err(error) => match self.bury(&message, &error).await {
                 Ok(()) => {
-                    let _ = message.ack().await;
+                    message.ack().await;
                     return;
                 }
                 Err(error) => Err(error),
@@ -82,13 +78,13 @@ impl Deliverer {
         match finished {
             // The slot is free once the outcome is handed over: a batch that is full holds back new work.
             Ok(outcome) => self.outcomes.add(outcome, message).await,
-            Err(error) => tracing::warn!(subject = %message.subject, "a job is repeated later: {error:#}"),
+            Err(error) => tracing::warn!(subject = message.subject(), "a job is repeated later: {error:#}"),
         }
         drop(slot);
     }
 
     /// One attempt, and what follows from it; the outcome is for the history.
-    async fn attempt(&self, job: Job, message: &jetstream::Message) -> anyhow::Result<Outcome> {
+    async fn attempt(&self, job: Job, message: &Received) -> anyhow::Result<Outcome> {
         let meta = &job.meta;
         let webhook = match self.directory.get(&meta.tenant, meta.webhook).await? {
             Some(webhook) if webhook.is_enabled => webhook,
@@ -97,7 +93,7 @@ impl Deliverer {
             }
             None => return Ok(given_up(job.meta, Fault::WebhookDeleted, "the webhook was deleted before the attempt")),
         };
-        let parent = trace::incoming(message.headers.as_ref());
+        let parent = trace::incoming(message.headers());
         let span = tracing::info_span!(
             target: telemetry::TRACE,
             "deliver",
@@ -156,9 +152,8 @@ impl Deliverer {
         let mut message = Outgoing::new(
             subject::retry(&meta.tenant, meta.webhook, meta.delivery),
             Job { payload: job.payload.clone(), meta: meta.clone() }.encode(),
-        );
-        message.headers.insert(NATS_SCHEDULE, format!("@at {}", due_at.format(&Rfc3339)?));
-        message.headers.insert(NATS_SCHEDULE_TARGET, subject::due(&meta.tenant, meta.webhook));
+        )
+        .scheduled(due_at, subject::due(&meta.tenant, meta.webhook));
         trace::inject(span, parent, &mut message.headers);
         self.queue.publish_until_stored(&message, self.queue.limits.ack_wait / 2).await?;
         Ok(due_at)
@@ -176,10 +171,10 @@ impl Deliverer {
         }
     }
 
-    async fn bury(&self, message: &jetstream::Message, error: &MalformedJob) -> anyhow::Result<()> {
-        let info = message.info().map_err(|error| anyhow!(error))?;
-        let id = format!("{}:{}", info.stream, info.stream_sequence);
-        let dead = Dead::new(&message.subject, error.to_string(), &message.payload);
+    async fn bury(&self, message: &Received, error: &MalformedJob) -> anyhow::Result<()> {
+        let stored = message.stored()?;
+        let id = format!("{}:{}", stored.stream, stored.sequence);
+        let dead = Dead::new(message.subject(), error.to_string(), message.payload());
         Ok(self.queue.bury("undecodable-job", None, id, &dead).await?)
     }
 }

@@ -6,9 +6,8 @@
 
 use std::time::Duration;
 
-use async_nats::jetstream::{self, AckKind};
 use shopery_model::Outcome;
-use shopery_queue::{Outgoing, Queue, subject};
+use shopery_queue::{Message, Outgoing, Queue, subject};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -23,12 +22,12 @@ const MAX_BYTES: usize = 512 * 1024;
 const UNACKNOWLEDGED: usize = 8;
 
 #[derive(Debug, Clone)]
-pub(crate) struct Outcomes(mpsc::Sender<(Outcome, jetstream::Message)>);
+pub(crate) struct Outcomes(mpsc::Sender<(Outcome, Message)>);
 
 #[derive(Debug)]
 struct Batch {
     body: Vec<u8>,
-    jobs: Vec<jetstream::Message>,
+    jobs: Vec<Message>,
 }
 
 impl Outcomes {
@@ -39,14 +38,14 @@ impl Outcomes {
     }
 
     /// Hands an outcome over, with the message to acknowledge for it.
-    pub(crate) async fn add(&self, outcome: Outcome, job: jetstream::Message) {
+    pub(crate) async fn add(&self, outcome: Outcome, job: Message) {
         if self.0.send((outcome, job)).await.is_err() {
             tracing::error!("an outcome found nobody to publish it; its job will be repeated");
         }
     }
 }
 
-async fn gather(queue: Queue, mut outcomes: mpsc::Receiver<(Outcome, jetstream::Message)>) {
+async fn gather(queue: Queue, mut outcomes: mpsc::Receiver<(Outcome, Message)>) {
     let slots = std::sync::Arc::new(tokio::sync::Semaphore::new(UNACKNOWLEDGED));
     let tasks = TaskTracker::new();
     while let Some(first) = outcomes.recv().await {
@@ -71,7 +70,7 @@ async fn gather(queue: Queue, mut outcomes: mpsc::Receiver<(Outcome, jetstream::
 }
 
 impl Batch {
-    fn add(&mut self, (outcome, job): (Outcome, jetstream::Message)) {
+    fn add(&mut self, (outcome, job): (Outcome, Message)) {
         self.body.push(if self.body.is_empty() { b'[' } else { b',' });
         if let Err(error) = serde_json::to_writer(&mut self.body, &outcome) {
             tracing::error!(%error, delivery = %outcome.job.delivery, "an outcome cannot be written");
@@ -86,13 +85,11 @@ impl Batch {
         while let Err(error) = queue.publish_until_stored(&message, patience).await {
             tracing::warn!(%error, outcomes = self.jobs.len(), "outcomes cannot be stored; holding back new work");
             for job in &self.jobs {
-                let _ = job.ack_with(AckKind::Progress).await;
+                job.progress().await;
             }
         }
         for job in &self.jobs {
-            if let Err(error) = job.ack().await {
-                tracing::warn!(error, "cannot acknowledge a job");
-            }
+            job.ack().await;
         }
     }
 }

@@ -76,7 +76,7 @@ impl Acceptor {
         let mut message = Outgoing::new(subject::event(tenant, &event.resource), event.encode())
             .with_id(subject::event_id(tenant, &event.id));
         trace::inject(&span, parent, &mut message.headers);
-        let stored = self.queue.publish(message).instrument(span).await;
+        let stored = self.queue.publish(&message).instrument(span).await;
         match &stored {
             Ok(_) => {
                 self.accepted.get_or_create(&[("source", source.name())]).inc();

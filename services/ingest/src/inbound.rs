@@ -65,7 +65,7 @@ pub(crate) async fn forward(queue: &Queue, acceptor: Acceptor, shutdown: &Shutdo
     while let Some(Taken { message, slot }) = intake.next(shutdown).await {
         let (queue, acceptor) = (queue.clone(), acceptor.clone());
         tasks.spawn(async move {
-            let done = match accept(&acceptor, &message.message).await {
+            let done = match accept(&acceptor, message.core()).await {
                 Ok(_) => true,
                 Err(Refused::Unavailable(_)) => false,
                 Err(Refused::Invalid(tenant, problem)) => {
@@ -74,8 +74,8 @@ pub(crate) async fn forward(queue: &Queue, acceptor: Acceptor, shutdown: &Shutdo
                 }
             };
             // What is not acknowledged comes again.
-            if done && let Err(error) = message.ack().await {
-                tracing::warn!(error, "cannot acknowledge an inbound event");
+            if done {
+                message.ack().await;
             }
             drop(slot);
         });
@@ -131,13 +131,13 @@ fn read(subject: &Subject, payload: &Bytes) -> Result<(TenantId, Event), Refused
 
 async fn bury(
     queue: &Queue,
-    message: &async_nats::jetstream::Message,
+    message: &shopery_queue::Message,
     tenant: Option<&TenantId>,
     problem: &Problem,
 ) -> bool {
-    let Ok(info) = message.info() else { return false };
-    let id = format!("inbound:{}", info.stream_sequence);
-    let dead = Dead::new(&message.subject, problem, &message.payload);
+    let Ok(stored) = message.stored() else { return false };
+    let id = format!("inbound:{}", stored.sequence);
+    let dead = Dead::new(message.subject(), problem, message.payload());
     match queue.bury("invalid-event", tenant, id, &dead).await {
         Ok(()) => true,
         Err(error) => {

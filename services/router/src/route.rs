@@ -2,12 +2,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
-use async_nats::jetstream;
 use prometheus_client::metrics::counter::Counter;
 use shopery_model::{DeliveryId, Event, Job, JobMeta, TenantId, Webhook};
-use shopery_queue::{Dead, Directory, Outgoing, Queue, Sent, Taken, subject, trace};
+use shopery_queue::{Dead, Directory, Message, Outgoing, Queue, Sent, Stored, Taken, subject, trace};
 use shopery_runtime::{Runtime, telemetry};
-use time::OffsetDateTime;
 
 /// Routes events. It is one per process; the work of an event goes on in the [`Routed`] that it returns.
 #[derive(Debug)]
@@ -43,14 +41,14 @@ impl Router {
 
     pub(crate) async fn route(&self, event: Taken) -> Routed {
         let jobs = match read(&event.message) {
-            Ok((tenant, sequence, read)) => Ok(self.publish(&event.message, &tenant, sequence, read).await),
+            Ok((tenant, stored, read)) => Ok(self.publish(&event.message, &tenant, stored, read).await),
             Err(error) => Err(error),
         };
         Routed { queue: self.queue.clone(), event, jobs }
     }
 
-    async fn publish(&self, message: &jetstream::Message, tenant: &TenantId, sequence: u64, event: Event) -> Vec<Sent> {
-        let parent = trace::incoming(message.headers.as_ref());
+    async fn publish(&self, message: &Message, tenant: &TenantId, stored: Stored<'_>, event: Event) -> Vec<Sent> {
+        let parent = trace::incoming(message.headers());
         let span = tracing::info_span!(
             target: telemetry::TRACE,
             "route event",
@@ -65,7 +63,7 @@ impl Router {
         self.jobs.inc_by(webhooks.len() as u64);
         span.record("jobs", webhooks.len());
         let mut sent = Vec::with_capacity(webhooks.len());
-        for job in jobs(&event, tenant, sequence, &webhooks) {
+        for job in jobs(&event, tenant, stored, &webhooks) {
             let mut message = Outgoing::new(subject::job(tenant, job.meta.webhook), job.encode())
                 .with_id(job.meta.delivery.to_string());
             trace::inject(&span, parent, &mut message.headers);
@@ -83,9 +81,9 @@ impl Routed {
             Err(ref error) => bury(&self.queue, &self.event.message, error).await,
         };
         if let Err(error) = done {
-            tracing::warn!(subject = %self.event.message.subject, "an event is routed again later: {error:#}");
-        } else if let Err(error) = self.event.message.ack().await {
-            tracing::warn!(error, "cannot acknowledge an event");
+            tracing::warn!(subject = self.event.message.subject(), "an event is routed again later: {error:#}");
+        } else {
+            self.event.message.ack().await;
         }
         drop(self.event.slot);
     }
@@ -99,37 +97,40 @@ async fn stored(jobs: Vec<Sent>, patience: Duration) -> anyhow::Result<()> {
 }
 
 /// An event that does not read cannot have come through ingest; an operator has to see it.
-async fn bury(queue: &Queue, message: &jetstream::Message, error: &anyhow::Error) -> anyhow::Result<()> {
-    let sequence = message.info().map_err(|error| anyhow!(error))?.stream_sequence;
-    let dead = Dead::new(&message.subject, format!("{error:#}"), &message.payload);
-    let tenant = subject::parse_event(&message.subject);
+async fn bury(queue: &Queue, message: &Message, error: &anyhow::Error) -> anyhow::Result<()> {
+    let sequence = message.stored()?.sequence;
+    let dead = Dead::new(message.subject(), format!("{error:#}"), message.payload());
+    let tenant = subject::parse_event(message.subject());
     Ok(queue.bury("undecodable-event", tenant.as_ref(), format!("event:{sequence}"), &dead).await?)
 }
 
-fn read(message: &jetstream::Message) -> anyhow::Result<(TenantId, u64, Event)> {
-    let info = message.info().map_err(|error| anyhow!(error))?;
-    let tenant = subject::parse_event(&message.subject).context("the subject names no tenant")?;
-    let stored =
-        OffsetDateTime::from_unix_timestamp(info.published.unix_timestamp()).unwrap_or(OffsetDateTime::UNIX_EPOCH);
-    let event = Event::parse(&message.payload, stored).map_err(|wrong| match wrong.into_iter().next() {
+fn read(message: &Message) -> anyhow::Result<(TenantId, Stored<'_>, Event)> {
+    let stored = message.stored()?;
+    let tenant = subject::parse_event(message.subject()).context("the subject names no tenant")?;
+    let event = Event::parse(message.payload(), stored.at).map_err(|wrong| match wrong.into_iter().next() {
         Some(invalid) => anyhow!(invalid),
         None => anyhow!("malformed event"),
     })?;
-    Ok((tenant, info.stream_sequence, event))
+    Ok((tenant, stored, event))
 }
 
 /// The jobs of an event: one for each webhook.
-fn jobs(event: &Event, tenant: &TenantId, sequence: u64, webhooks: &[Arc<Webhook>]) -> impl Iterator<Item = Job> {
+fn jobs(
+    event: &Event,
+    tenant: &TenantId,
+    stored: Stored<'_>,
+    webhooks: &[Arc<Webhook>],
+) -> impl Iterator<Item = Job> {
     webhooks.iter().map(move |webhook| Job {
         meta: JobMeta {
-            delivery: DeliveryId::of(tenant, &event.id, webhook.id),
+            delivery: DeliveryId::of(tenant, &event.id, stored.at, webhook.id),
             tenant: tenant.clone(),
             webhook: webhook.id,
             event: event.id.clone(),
             event_type: event.event_type,
             resource: event.resource.to_string(),
             triggered_at: event.time,
-            event_sequence: sequence,
+            event_sequence: stored.sequence,
             attempt: 1,
         },
         payload: event.data.clone(),

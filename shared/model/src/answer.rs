@@ -99,6 +99,7 @@ impl Verdict {
 mod tests {
     use super::*;
     use crate::WebhookId;
+    use time::OffsetDateTime;
 
     fn verdict(fault: Option<Fault>, attempt: u32) -> Verdict {
         let answer = Answer {
@@ -108,7 +109,7 @@ mod tests {
             retry_after: None,
             body: String::new(),
         };
-        let id = DeliveryId::of(&"t".parse().unwrap(), "e", WebhookId::generate());
+        let id = DeliveryId::of(&"t".parse().unwrap(), "e", OffsetDateTime::UNIX_EPOCH, WebhookId::generate());
         Verdict::of(&answer, attempt, id, &"1s,2s".parse().unwrap())
     }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use aws_lc_rs::digest;
 use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
 use ulid::Ulid;
 
 use crate::Invalid;
@@ -47,8 +48,7 @@ impl fmt::Display for TenantId {
     }
 }
 
-/// Ids of ours: a prefix that says what it names, and 26 characters of Crockford base 32 that sort by time of creation
-/// ([`DeliveryId`] excepted, which is a hash).
+/// Ids of ours: a prefix that says what it names, and 26 characters of Crockford base 32 that sort by time of creation.
 macro_rules! prefixed_id {
     ($(#[$doc:meta])* $name:ident, $prefix:literal) => {
         $(#[$doc])*
@@ -127,18 +127,37 @@ impl AttemptId {
 }
 
 impl DeliveryId {
-    /// Invariant: the id follows from the event and the webhook alone, so a repeat after a crash, in whatever service,
-    /// is recognised as one by the streams, the history and the receiver.
-    pub fn of(tenant: &TenantId, event_id: &str, webhook: WebhookId) -> Self {
+    /// Invariant: the id follows from the stored event and the webhook alone, so a repeat after a crash, in whatever
+    /// service, is recognised as one by the streams, the history and the receiver.
+    ///
+    /// It begins with the time when EVENTS stored the event, to the millisecond: deliveries sort by their age, and the
+    /// history is written where it was written last. The rest is a hash.
+    pub fn of(tenant: &TenantId, event_id: &str, stored_at: OffsetDateTime, webhook: WebhookId) -> Self {
         let mut hash = digest::Context::new(&digest::SHA256);
         // A separator that neither a tenant id nor a ULID contains keeps the three apart.
         hash.update(tenant.as_str().as_bytes());
         hash.update(b"\0");
         hash.update(&webhook.0.to_bytes());
         hash.update(event_id.as_bytes());
-        let mut id = [0; 16];
-        id.copy_from_slice(&hash.finish().as_ref()[..16]);
-        Self(Ulid::from_bytes(id))
+        let mut random = [0; 16];
+        random.copy_from_slice(&hash.finish().as_ref()[..16]);
+        Self(Ulid::from_parts(unix_millis(stored_at), u128::from_be_bytes(random)))
+    }
+
+    /// The lowest id of this millisecond; no delivery has it.
+    pub fn first_at(time: OffsetDateTime) -> Self {
+        Self(Ulid::from_parts(unix_millis(time), 0))
+    }
+
+    /// The highest id of this millisecond; no delivery has it.
+    pub fn last_at(time: OffsetDateTime) -> Self {
+        Self(Ulid::from_parts(unix_millis(time), u128::MAX))
+    }
+
+    /// When EVENTS stored the event.
+    pub fn created_at(self) -> OffsetDateTime {
+        let nanos = i128::from(self.0.timestamp_ms()) * 1_000_000;
+        OffsetDateTime::from_unix_timestamp_nanos(nanos).unwrap_or(OffsetDateTime::UNIX_EPOCH)
     }
 
     /// A number in 0..1 that belongs to this delivery and `attempt`: jitter without a random generator.
@@ -152,6 +171,10 @@ impl DeliveryId {
     }
 }
 
+fn unix_millis(time: OffsetDateTime) -> u64 {
+    u64::try_from(time.unix_timestamp_nanos() / 1_000_000).unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -160,10 +183,22 @@ mod tests {
     fn a_delivery_id_follows_from_event_and_webhook() {
         let tenant: TenantId = "t".parse().unwrap();
         let (a, b) = (WebhookId::generate(), WebhookId::generate());
-        assert_eq!(DeliveryId::of(&tenant, "e1", a), DeliveryId::of(&tenant, "e1", a));
-        assert_ne!(DeliveryId::of(&tenant, "e1", a), DeliveryId::of(&tenant, "e1", b));
-        assert_ne!(DeliveryId::of(&tenant, "e1", a), DeliveryId::of(&tenant, "e2", a));
-        assert_ne!(DeliveryId::of(&tenant, "e1", a), DeliveryId::of(&"u".parse().unwrap(), "e1", a));
+        let at = time::macros::datetime!(2026-11-24 10:00:00.123456 UTC);
+        let id = |tenant: &TenantId, event, webhook| DeliveryId::of(tenant, event, at, webhook);
+        assert_eq!(id(&tenant, "e1", a), id(&tenant, "e1", a));
+        assert_ne!(id(&tenant, "e1", a), id(&tenant, "e1", b));
+        assert_ne!(id(&tenant, "e1", a), id(&tenant, "e2", a));
+        assert_ne!(id(&tenant, "e1", a), id(&"u".parse().unwrap(), "e1", a));
+        assert_eq!(id(&tenant, "e1", a).created_at(), time::macros::datetime!(2026-11-24 10:00:00.123 UTC));
+    }
+
+    #[test]
+    fn deliveries_sort_by_the_time_of_their_events() {
+        let tenant: TenantId = "t".parse().unwrap();
+        let (webhook, at) = (WebhookId::generate(), time::macros::datetime!(2026-11-24 10:00 UTC));
+        let id = DeliveryId::of(&tenant, "e1", at, webhook);
+        assert!(DeliveryId::first_at(at) < id && id < DeliveryId::last_at(at));
+        assert!(DeliveryId::last_at(at).to_string() < DeliveryId::first_at(at + time::Duration::MILLISECOND).to_string());
     }
 
     #[test]

@@ -69,7 +69,7 @@ mod tests {
         fn a_job_survives_its_frame(event in "\\PC{1,40}", payload in proptest::collection::vec(any::<u8>(), 0..200)) {
             let (tenant, webhook): (TenantId, _) = ("t\u{e9}".parse().unwrap(), WebhookId::generate());
             let meta = JobMeta {
-                delivery: DeliveryId::of(&tenant, &event, webhook),
+                delivery: DeliveryId::of(&tenant, &event, OffsetDateTime::UNIX_EPOCH, webhook),
                 tenant,
                 webhook,
                 event,

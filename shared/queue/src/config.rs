@@ -1,3 +1,5 @@
+use std::ops::Deref;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -42,14 +44,25 @@ impl Config {
     }
 }
 
-/// A connection to NATS, with the streams in place.
+/// A connection to NATS, with the streams in place. Clones are the same one, and cheap.
 #[derive(Debug, Clone)]
-pub struct Queue {
+pub struct Queue(Arc<Connection>);
+
+#[derive(Debug)]
+pub struct Connection {
     pub client: async_nats::Client,
     pub jetstream: jetstream::Context,
     pub limits: topology::Limits,
     /// Changes with every new connection: what the server kept for the old one (outstanding pulls) is gone.
     pub(crate) connections: watch::Receiver<u64>,
+}
+
+impl Deref for Queue {
+    type Target = Connection;
+
+    fn deref(&self) -> &Connection {
+        &self.0
+    }
 }
 
 impl Queue {
@@ -112,18 +125,19 @@ impl Queue {
             .timeout(Duration::from_secs(5))
             .max_ack_inflight(8 * 1024)
             .build(client.clone());
-        let queue = Self { client, jetstream, limits: config.limits.clone(), connections };
+        let queue = Self(Arc::new(Connection { client, jetstream, limits: config.limits.clone(), connections }));
         topology::ensure_streams(&queue.jetstream, &queue.limits).await?;
         tokio::spawn(queue.clone().keep_streams(runtime.shutdown.clone()));
         Ok(queue)
     }
 
     /// Puts the streams in place again after a reconnection: the server may have come back without them.
-    async fn keep_streams(mut self, shutdown: Shutdown) {
-        self.connections.mark_unchanged();
+    async fn keep_streams(self, shutdown: Shutdown) {
+        let mut connections = self.connections.clone();
+        connections.mark_unchanged();
         loop {
             tokio::select! {
-                Ok(()) = self.connections.changed() => {}
+                Ok(()) = connections.changed() => {}
                 () = shutdown.draining() => return,
                 else => return,
             }

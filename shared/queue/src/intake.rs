@@ -7,27 +7,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use async_nats::jetstream::{self, consumer::pull};
+use async_nats::jetstream::consumer::pull;
 use async_nats::{StatusCode, Subject, Subscriber};
 use futures_util::StreamExt;
 use shopery_runtime::Shutdown;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Instant;
 
-use crate::Queue;
 use crate::topology::Consumer;
+use crate::{Message, Queue, Taken};
 
 /// How long the server keeps a pull that it cannot fill.
 const EXPIRES: Duration = Duration::from_secs(30);
 /// How often the server says, during a pull, that it is still there.
 const HEARTBEAT: Duration = Duration::from_secs(5);
-
-/// A message to work on, and the slot that it occupies until it is dropped.
-#[derive(Debug)]
-pub struct Taken {
-    pub message: jetstream::Message,
-    pub slot: OwnedSemaphorePermit,
-}
 
 pub struct Intake {
     queue: Queue,
@@ -84,8 +77,7 @@ impl Intake {
                     match message.status {
                         None => {
                             let slot = self.take_slot().await?;
-                            let context = self.queue.jetstream.clone();
-                            return Some(Taken { message: jetstream::Message { message, context }, slot });
+                            return Some(Taken { message: Message { message, queue: self.queue.clone() }, slot });
                         }
                         Some(StatusCode::IDLE_HEARTBEAT) => {}
                         Some(_) => self.ended(&message).await,

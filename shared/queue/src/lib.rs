@@ -9,6 +9,7 @@
 mod config;
 mod directory;
 mod intake;
+mod message;
 mod publish;
 pub mod subject;
 pub mod topology;
@@ -16,5 +17,6 @@ pub mod trace;
 
 pub use config::{Config, Queue};
 pub use directory::Directory;
-pub use intake::{Intake, Taken};
+pub use intake::Intake;
+pub use message::{Message, NotStored, Stored, Taken};
 pub use publish::{Dead, Outgoing, PublishError, Sent};

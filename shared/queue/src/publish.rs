@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use async_nats::HeaderMap;
+use async_nats::Subject;
 use async_nats::jetstream::context::{PublishAckFuture, PublishError as NatsError, PublishErrorKind};
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::publish::PublishAck;
@@ -8,6 +8,8 @@ use async_nats::jetstream::{self, ErrorCode};
 use bytes::Bytes;
 use serde::Serialize;
 use shopery_model::TenantId;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 use tokio::time::Instant;
 
 use crate::{Queue, subject};
@@ -15,10 +17,11 @@ use crate::{Queue, subject};
 /// A message on its way into a stream.
 #[derive(Debug, Clone)]
 pub struct Outgoing {
-    pub subject: String,
+    pub subject: Subject,
     /// `Nats-Msg-Id`: within the stream's duplicate window it is stored once.
     pub id: Option<String>,
-    pub headers: HeaderMap,
+    /// Few: the server pays for each.
+    pub headers: Vec<(&'static str, String)>,
     pub body: Bytes,
 }
 
@@ -35,7 +38,17 @@ pub enum PublishError {
 
 impl Outgoing {
     pub fn new(subject: String, body: Bytes) -> Self {
-        Self { subject, id: None, headers: HeaderMap::new(), body }
+        Self { subject: subject.into(), id: None, headers: Vec::new(), body }
+    }
+
+    /// Not for now: the server publishes the message on `target` at `due`. Its own subject holds one schedule at a time;
+    /// publishing there again replaces it.
+    pub fn scheduled(mut self, due: OffsetDateTime, target: String) -> Self {
+        // A time of this era always has an RFC 3339 form; without one it is due at once.
+        let due = due.format(&Rfc3339).unwrap_or_else(|_| "1970-01-01T00:00:00Z".to_owned());
+        self.headers.push(("Nats-Schedule", format!("@at {due}")));
+        self.headers.push(("Nats-Schedule-Target", target));
+        self
     }
 
     pub fn with_id(mut self, id: String) -> Self {
@@ -68,8 +81,8 @@ impl<'a, Reason: Serialize> Dead<'a, Reason> {
 
 impl Queue {
     /// Publishes and waits for the stream's acknowledgement. Many may be under way at once; each waits for its own.
-    pub async fn publish(&self, message: Outgoing) -> Result<PublishAck, PublishError> {
-        match self.jetstream.send_publish(message.subject, prepare(message.id, message.headers, message.body)).await {
+    pub async fn publish(&self, message: &Outgoing) -> Result<PublishAck, PublishError> {
+        match self.jetstream.send_publish(message.subject.clone(), prepare(message)).await {
             Ok(ack) => ack.await,
             Err(error) => Err(error),
         }
@@ -78,8 +91,7 @@ impl Queue {
 
     /// Hands a message to the connection, in the order of the calls; [`Sent::stored`] waits for the acknowledgement.
     pub async fn send(&self, message: Outgoing) -> Sent {
-        let Outgoing { subject, id, headers, body } = message.clone();
-        let ack = self.jetstream.send_publish(subject, prepare(id, headers, body)).await;
+        let ack = self.jetstream.send_publish(message.subject.clone(), prepare(&message)).await;
         Sent { queue: self.clone(), message, ack }
     }
 
@@ -92,7 +104,7 @@ impl Queue {
         let end = Instant::now() + patience;
         let mut pause = Duration::from_millis(50);
         loop {
-            match self.publish(message.clone()).await {
+            match self.publish(message).await {
                 Err(PublishError::Full(_) | PublishError::Unavailable(_)) if Instant::now() + pause < end => {
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(Duration::from_secs(2));
@@ -112,7 +124,7 @@ impl Queue {
     ) -> Result<(), PublishError> {
         let body = serde_json::to_vec(dead).unwrap_or_else(|error| error.to_string().into_bytes());
         tracing::warn!(reason, tenant = tenant.map(TenantId::as_str), subject = dead.subject, "a message went to DEAD");
-        self.publish(Outgoing::new(subject::dead(reason, tenant), body.into()).with_id(id)).await.map(drop)
+        self.publish(&Outgoing::new(subject::dead(reason, tenant), body.into()).with_id(id)).await.map(drop)
     }
 }
 
@@ -140,12 +152,12 @@ impl Sent {
     }
 }
 
-fn prepare(id: Option<String>, headers: HeaderMap, body: Bytes) -> PublishMessage {
-    let mut publish = PublishMessage::build().payload(body);
-    if !headers.is_empty() {
-        publish = publish.headers(headers);
+fn prepare(message: &Outgoing) -> PublishMessage {
+    let mut publish = PublishMessage::build().payload(message.body.clone());
+    for (name, value) in &message.headers {
+        publish = publish.header(*name, value.as_str());
     }
-    match id {
+    match &message.id {
         Some(id) => publish.message_id(id),
         None => publish,
     }

@@ -8,12 +8,15 @@ use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 pub const TRACEPARENT: &str = "traceparent";
 
-struct Headers<'a>(&'a mut HeaderMap);
+/// Headers of a message to be published.
+type Headers = Vec<(&'static str, String)>;
 
-impl Injector for Headers<'_> {
+struct Traceparent<'a>(&'a mut Headers);
+
+impl Injector for Traceparent<'_> {
     fn set(&mut self, key: &str, value: String) {
-        if !value.is_empty() {
-            self.0.insert(key, value);
+        if key == TRACEPARENT && !value.is_empty() {
+            self.0.push((TRACEPARENT, value));
         }
     }
 }
@@ -40,16 +43,16 @@ pub fn adopt(span: &Span, traceparent: Option<&str>) {
 }
 
 /// Writes the context of `span` into a message; `incoming` where there is no tracing.
-pub fn inject(span: &Span, incoming: Option<&str>, headers: &mut HeaderMap) {
+pub fn inject(span: &Span, incoming: Option<&str>, headers: &mut Headers) {
     if span.is_disabled() {
         if let Some(traceparent) = incoming {
-            headers.insert(TRACEPARENT, traceparent);
+            headers.push((TRACEPARENT, traceparent.to_owned()));
         }
         return;
     }
     let context = span.context();
     opentelemetry::global::get_text_map_propagator(|propagator| {
-        propagator.inject_context(&context, &mut Headers(headers))
+        propagator.inject_context(&context, &mut Traceparent(headers))
     });
 }
 

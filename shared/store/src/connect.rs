@@ -40,6 +40,10 @@ impl Store {
                 options
                     .journal_mode(SqliteJournalMode::Wal)
                     .synchronous(SqliteSynchronous::Normal)
+                    // 64 MiB of pages, and as much of log before it is moved into the file: a page that is written
+                    // often is moved once.
+                    .pragma("cache_size", "-65536")
+                    .pragma("wal_autocheckpoint", "16384")
                     .busy_timeout(ACQUIRE_TIMEOUT)
             });
         let db = Database::connect(options).await?;

@@ -40,41 +40,17 @@ pub(crate) mod delivery {
         pub resource: String,
         /// Where EVENTS holds the event.
         pub event_sequence: i64,
+        pub triggered_at: i64,
         pub state: String,
+        /// Of two outcomes of a delivery, the higher one is the truth.
+        pub rank: i64,
         pub attempt_count: i32,
         pub fault: Option<String>,
         pub fault_detail: Option<String>,
-        pub triggered_at: i64,
         pub next_attempt_at: Option<i64>,
-        pub created_at: i64,
         pub updated_at: i64,
-    }
-
-    #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
-    pub enum Relation {}
-
-    impl ActiveModelBehavior for ActiveModel {}
-}
-
-pub(crate) mod attempt {
-    use sea_orm::entity::prelude::*;
-
-    #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
-    #[sea_orm(table_name = "attempts")]
-    pub struct Model {
-        #[sea_orm(primary_key, auto_increment = false)]
-        pub delivery_id: String,
-        #[sea_orm(primary_key, auto_increment = false)]
-        pub id: String,
-        pub number: i32,
-        pub started_at: i64,
-        pub duration_ms: i32,
-        pub url: String,
-        pub request_bytes: i32,
-        pub status: Option<i32>,
-        pub fault: Option<String>,
-        pub fault_detail: Option<String>,
-        pub response_body: String,
+        /// JSON objects, separated by commas.
+        pub attempts: String,
     }
 
     #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]

@@ -1,22 +1,28 @@
 //! The history of deliveries: written in batches by the recorder, read by the API.
 //!
+//! A delivery is one row, its attempts with it. Ids begin with the time of the event, so rows and index entries are
+//! written where the last ones were.
+//!
 //! Invariant: writing the same outcomes again changes nothing, and an outcome that comes late or twice never takes a
 //! delivery back: what is delivered stays delivered, and a lower attempt does not replace a higher one.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::sync::OnceLock;
 
-use sea_orm::sea_query::{Expr, OnConflict};
 use sea_orm::{
-    ActiveValue::Set, ColumnTrait, Condition, EntityTrait, QueryFilter, QueryOrder, QuerySelect, TransactionTrait,
+    ColumnTrait, Condition, ConnectionTrait, DatabaseBackend, EntityTrait, QueryFilter, QueryOrder, QuerySelect,
+    Statement, TransactionTrait, Value,
 };
-use shopery_model::{DeliveryId, DeliveryState, Fault, Outcome, TenantId, WebhookId};
+use serde::{Deserialize, Serialize};
+use shopery_model::{DeliveryId, DeliveryState, Outcome, TenantId, WebhookId};
 use time::OffsetDateTime;
 
-use crate::entity::{attempt, delivery};
+use crate::entity::delivery;
 use crate::{Cursor, Page, Store, StoreError, from_millis, to_millis};
 
-/// Rows in one INSERT: 15 columns × 1000 is half of what SQLite can bind (32,766).
-const ROWS: usize = 1000;
+/// Rows in one INSERT; what is left over goes in smaller ones. Few sizes, so that every statement is prepared once.
+const ROWS: [usize; 3] = [100, 10, 1];
 
 #[derive(Debug, Clone)]
 pub struct DeliveryRecord {
@@ -36,15 +42,17 @@ pub struct DeliveryRecord {
     pub updated_at: OffsetDateTime,
 }
 
-#[derive(Debug, Clone)]
+/// An attempt, as it is kept in the row of its delivery.
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct AttemptRecord {
     pub id: String,
-    pub number: i32,
+    pub number: u32,
+    #[serde(with = "time::serde::timestamp::milliseconds")]
     pub started_at: OffsetDateTime,
-    pub duration_ms: i32,
+    pub duration_ms: u32,
     pub url: String,
-    pub request_bytes: i32,
-    pub status: Option<i32>,
+    pub request_bytes: u32,
+    pub status: Option<u16>,
     /// Reason and detail.
     pub fault: Option<(String, String)>,
     pub response_body: String,
@@ -63,20 +71,18 @@ pub struct DeliveryFilter {
 impl Store {
     /// Writes outcomes, in one transaction.
     pub async fn record(&self, outcomes: &[Outcome]) -> Result<(), StoreError> {
-        let deliveries: Vec<_> = latest(outcomes).into_iter().map(delivery_row).collect();
-        let mut attempts: Vec<_> = outcomes.iter().filter_map(attempt_row).collect();
+        let rows = rows(outcomes);
+        let backend = self.db.get_database_backend();
         let transaction = self.db.begin().await?;
-        for rows in deliveries.chunks(ROWS) {
-            delivery::Entity::insert_many(rows.to_vec())
-                .on_conflict(supersede())
-                .exec_without_returning(&transaction)
-                .await?;
-        }
-        while !attempts.is_empty() {
-            let rows: Vec<_> = attempts.drain(..attempts.len().min(ROWS)).collect();
-            let unless_known =
-                OnConflict::columns([attempt::Column::DeliveryId, attempt::Column::Id]).do_nothing().to_owned();
-            attempt::Entity::insert_many(rows).on_conflict(unless_known).exec_without_returning(&transaction).await?;
+        let mut rest = rows.as_slice();
+        for size in ROWS {
+            while rest.len() >= size {
+                let (now, later) = rest.split_at(size);
+                let values = now.iter().flat_map(Row::values);
+                let sql = upsert(backend, size);
+                transaction.execute_raw(Statement::from_sql_and_values(backend, sql, values)).await?;
+                rest = later;
+            }
         }
         transaction.commit().await?;
         Ok(())
@@ -95,19 +101,18 @@ impl Store {
             .add_option(filter.webhook.map(|id| Column::WebhookId.eq(id.to_string())))
             .add_option(filter.state.map(|state| Column::State.eq(state.name())))
             .add_option(filter.event_type.as_ref().map(|event| Column::EventType.eq(event.as_str())))
-            .add_option(filter.created_at_min.map(|min| Column::CreatedAt.gte(to_millis(min))))
-            .add_option(filter.created_at_max.map(|max| Column::CreatedAt.lte(to_millis(max))))
+            .add_option(filter.created_at_min.map(|min| Column::Id.gte(DeliveryId::first_at(min).to_string())))
+            .add_option(filter.created_at_max.map(|max| Column::Id.lte(DeliveryId::last_at(max).to_string())))
             .add_option(filter.updated_at_min.map(|min| Column::UpdatedAt.gte(to_millis(min))))
-            .add_option(after.map(|cursor| cursor.behind(Column::CreatedAt, Column::Id)));
+            .add_option(after.map(|cursor| Column::Id.lt(cursor.0.as_str())));
         let rows = delivery::Entity::find()
             .filter(matching)
-            .order_by_desc(Column::CreatedAt)
             .order_by_desc(Column::Id)
             .limit(limit + 1)
             .all(&self.db)
             .await?;
-        let page = Page::of(rows, limit, |row| Cursor { created_at: row.created_at, id: row.id.clone() });
-        page.try_map(|row| Ok(read_delivery(row)))
+        let page = Page::of(rows, limit, |row| Cursor(row.id.clone()));
+        page.try_map(|row| read_delivery(row).map(|(delivery, _)| delivery))
     }
 
     /// One delivery and its attempts, oldest first.
@@ -120,106 +125,151 @@ impl Store {
             .filter(delivery::Column::Tenant.eq(tenant.as_str()))
             .one(&self.db)
             .await?;
-        let Some(row) = found else { return Ok(None) };
-        let attempts = attempt::Entity::find()
-            .filter(attempt::Column::DeliveryId.eq(&row.id))
-            .order_by_asc(attempt::Column::StartedAt)
-            .order_by_asc(attempt::Column::Id)
-            .all(&self.db)
-            .await?;
-        Ok(Some((read_delivery(row), attempts.into_iter().map(read_attempt).collect())))
+        found.map(read_delivery).transpose()
     }
 }
 
-/// The outcome that counts for each delivery, as [`supersede`] would choose: one INSERT cannot meet a row twice.
-fn latest(outcomes: &[Outcome]) -> Vec<&Outcome> {
-    let rank = |outcome: &Outcome| (outcome.state == DeliveryState::Delivered, outcome.job.attempt);
-    let mut latest: HashMap<DeliveryId, &Outcome> = HashMap::with_capacity(outcomes.len());
+/// What the outcomes of one delivery add up to: one INSERT cannot meet a row twice.
+struct Row<'a> {
+    latest: &'a Outcome,
+    rank: i64,
+    /// JSON objects, separated by commas.
+    attempts: String,
+}
+
+/// By delivery, so that the rows lie in the order of the table.
+fn rows(outcomes: &[Outcome]) -> Vec<Row<'_>> {
+    let mut rows: BTreeMap<DeliveryId, Row<'_>> = BTreeMap::new();
     for outcome in outcomes {
-        let known = latest.entry(outcome.job.delivery).or_insert(outcome);
-        if rank(outcome) >= rank(known) {
-            *known = outcome;
+        let rank = rank(outcome);
+        let row = rows.entry(outcome.job.delivery).or_insert(Row { latest: outcome, rank, attempts: String::new() });
+        if rank >= row.rank {
+            (row.latest, row.rank) = (outcome, rank);
+        }
+        if let Some(attempt) = attempt(outcome) {
+            let separator = if row.attempts.is_empty() { "" } else { "," };
+            let _ = write!(row.attempts, "{separator}{attempt}");
         }
     }
-    latest.into_values().collect()
+    rows.into_values().collect()
 }
 
-fn supersede() -> OnConflict {
-    use delivery::Column;
-    use sea_orm::sea_query::ExprTrait;
-    let stored = |column: Column| Expr::col((delivery::Entity, column));
-    let excluded = |column: Column| Expr::col(("excluded", column));
-    OnConflict::column(Column::Id)
-        .update_columns([
-            Column::State,
-            Column::AttemptCount,
-            Column::Fault,
-            Column::FaultDetail,
-            Column::NextAttemptAt,
-            Column::UpdatedAt,
-        ])
-        .action_cond_where(
-            Condition::any()
-                .add(
-                    Condition::all()
-                        .add(stored(Column::State).eq(DeliveryState::Pending.name()))
-                        .add(excluded(Column::AttemptCount).gte(stored(Column::AttemptCount))),
-                )
-                .add(
-                    Condition::all()
-                        .add(excluded(Column::State).eq(DeliveryState::Delivered.name()))
-                        .add(stored(Column::State).ne(DeliveryState::Delivered.name())),
-                ),
-        )
-        .to_owned()
-}
-
-fn delivery_row(outcome: &Outcome) -> delivery::ActiveModel {
-    let job = &outcome.job;
-    let (fault, detail) = split(outcome.fault.as_ref());
-    delivery::ActiveModel {
-        id: Set(job.delivery.to_string()),
-        tenant: Set(job.tenant.to_string()),
-        webhook_id: Set(job.webhook.to_string()),
-        event_id: Set(job.event.clone()),
-        event_type: Set(job.event_type.to_string()),
-        resource: Set(job.resource.clone()),
-        event_sequence: Set(i64::try_from(job.event_sequence).unwrap_or(i64::MAX)),
-        state: Set(outcome.state.name().to_owned()),
-        attempt_count: Set(i32::try_from(job.attempt).unwrap_or(i32::MAX)),
-        fault: Set(fault),
-        fault_detail: Set(detail),
-        triggered_at: Set(to_millis(job.triggered_at)),
-        next_attempt_at: Set(outcome.next_attempt_at.map(to_millis)),
-        created_at: Set(to_millis(outcome.at)),
-        updated_at: Set(to_millis(outcome.at)),
+/// Of two outcomes of a delivery the higher rank is the truth, whichever comes later.
+fn rank(outcome: &Outcome) -> i64 {
+    let attempt = i64::from(outcome.job.attempt);
+    match outcome.state {
+        DeliveryState::Pending => 2 * attempt,
+        DeliveryState::Failed => 2 * attempt + 1,
+        DeliveryState::Delivered => i64::MAX,
     }
 }
 
-fn attempt_row(outcome: &Outcome) -> Option<attempt::ActiveModel> {
+fn attempt(outcome: &Outcome) -> Option<String> {
     let tried = outcome.attempt.as_ref()?;
-    let (fault, detail) = split(outcome.fault.as_ref());
-    Some(attempt::ActiveModel {
-        delivery_id: Set(outcome.job.delivery.to_string()),
-        id: Set(tried.id.to_string()),
-        number: Set(i32::try_from(outcome.job.attempt).unwrap_or(i32::MAX)),
-        started_at: Set(to_millis(tried.started_at)),
-        duration_ms: Set(i32::try_from(tried.duration_ms).unwrap_or(i32::MAX)),
-        url: Set(tried.url.clone()),
-        request_bytes: Set(i32::try_from(tried.request_bytes).unwrap_or(i32::MAX)),
-        status: Set(tried.status.map(i32::from)),
-        fault: Set(fault),
-        fault_detail: Set(detail),
-        response_body: Set(tried.response_body.clone()),
-    })
+    let record = AttemptRecord {
+        id: tried.id.to_string(),
+        number: outcome.job.attempt,
+        started_at: tried.started_at,
+        duration_ms: tried.duration_ms,
+        url: tried.url.clone(),
+        request_bytes: tried.request_bytes,
+        status: tried.status,
+        fault: outcome.fault.as_ref().map(|(fault, detail)| (fault.name().to_owned(), detail.clone())),
+        response_body: tried.response_body.clone(),
+    };
+    serde_json::to_string(&record).ok()
 }
 
-fn split(fault: Option<&(Fault, String)>) -> (Option<String>, Option<String>) {
-    fault.map(|(fault, detail)| (fault.name().to_owned(), detail.clone())).unzip()
+const COLUMNS: [&str; 16] = [
+    "id",
+    "tenant",
+    "webhook_id",
+    "event_id",
+    "event_type",
+    "resource",
+    "event_sequence",
+    "triggered_at",
+    "state",
+    "rank",
+    "attempt_count",
+    "fault",
+    "fault_detail",
+    "next_attempt_at",
+    "updated_at",
+    "attempts",
+];
+/// From here to `updated_at`: what an outcome of a higher rank replaces.
+const FIRST_REPLACED: usize = 8;
+
+impl Row<'_> {
+    /// In the order of [`COLUMNS`].
+    fn values(&self) -> [Value; COLUMNS.len()] {
+        let Outcome { job, state, next_attempt_at, fault, at, .. } = self.latest;
+        let (fault, detail) = fault.as_ref().map(|(fault, detail)| (fault.name(), detail.as_str())).unzip();
+        [
+            job.delivery.to_string().into(),
+            job.tenant.as_str().into(),
+            job.webhook.to_string().into(),
+            job.event.as_str().into(),
+            job.event_type.to_string().into(),
+            job.resource.as_str().into(),
+            i64::try_from(job.event_sequence).unwrap_or(i64::MAX).into(),
+            to_millis(job.triggered_at).into(),
+            state.name().into(),
+            self.rank.into(),
+            i32::try_from(job.attempt).unwrap_or(i32::MAX).into(),
+            fault.into(),
+            detail.into(),
+            next_attempt_at.map(to_millis).into(),
+            to_millis(*at).into(),
+            self.attempts.as_str().into(),
+        ]
+    }
 }
 
-fn read_delivery(row: delivery::Model) -> DeliveryRecord {
-    DeliveryRecord {
+/// The statement that writes `size` rows.
+fn upsert(backend: DatabaseBackend, size: usize) -> &'static str {
+    static SQL: OnceLock<[String; ROWS.len()]> = OnceLock::new();
+    // A process has one database.
+    let all = SQL.get_or_init(|| ROWS.map(|size| upsert_sql(backend, size)));
+    ROWS.iter().position(|known| *known == size).map_or("", |place| all[place].as_str())
+}
+
+fn upsert_sql(backend: DatabaseBackend, size: usize) -> String {
+    let mut number = 0;
+    let mut place = || {
+        number += 1;
+        if backend == DatabaseBackend::Postgres { format!("${number}") } else { "?".to_owned() }
+    };
+    let rows: Vec<_> =
+        (0..size).map(|_| format!("({})", COLUMNS.map(|_| place()).join(","))).collect();
+    let replaced: Vec<_> = COLUMNS[FIRST_REPLACED..COLUMNS.len() - 1]
+        .iter()
+        .map(|column| {
+            format!("{column} = CASE WHEN excluded.rank >= d.rank THEN excluded.{column} ELSE d.{column} END")
+        })
+        .collect();
+    let contains = if backend == DatabaseBackend::Postgres { "strpos" } else { "instr" };
+    format!(
+        "INSERT INTO deliveries AS d ({}) VALUES {} ON CONFLICT (id) DO UPDATE SET {}, attempts = CASE \
+         WHEN excluded.attempts = '' OR {contains}(d.attempts, excluded.attempts) > 0 THEN d.attempts \
+         WHEN d.attempts = '' THEN excluded.attempts ELSE d.attempts || ',' || excluded.attempts END",
+        COLUMNS.join(","),
+        rows.join(","),
+        replaced.join(", "),
+    )
+}
+
+fn read_delivery(row: delivery::Model) -> Result<(DeliveryRecord, Vec<AttemptRecord>), StoreError> {
+    let corrupt = |what: &str| StoreError::Corrupt(format!("delivery {}: {what}", row.id));
+    let id: DeliveryId = row.id.parse().map_err(|_| corrupt("id"))?;
+    let mut attempts: Vec<AttemptRecord> =
+        serde_json::from_str(&format!("[{}]", row.attempts)).map_err(|_| corrupt("attempts"))?;
+    // Outcomes that were recorded twice, in batches of another make, may have left an attempt twice.
+    attempts.sort_by(|a, b| (a.started_at, &a.id).cmp(&(b.started_at, &b.id)));
+    attempts.dedup_by(|a, b| a.id == b.id);
+    let record = DeliveryRecord {
+        created_at: id.created_at(),
         id: row.id,
         webhook_id: row.webhook_id,
         event_id: row.event_id,
@@ -231,21 +281,7 @@ fn read_delivery(row: delivery::Model) -> DeliveryRecord {
         fault: row.fault.zip(row.fault_detail),
         triggered_at: from_millis(row.triggered_at),
         next_attempt_at: row.next_attempt_at.map(from_millis),
-        created_at: from_millis(row.created_at),
         updated_at: from_millis(row.updated_at),
-    }
-}
-
-fn read_attempt(row: attempt::Model) -> AttemptRecord {
-    AttemptRecord {
-        id: row.id,
-        number: row.number,
-        started_at: from_millis(row.started_at),
-        duration_ms: row.duration_ms,
-        url: row.url,
-        request_bytes: row.request_bytes,
-        status: row.status,
-        fault: row.fault.zip(row.fault_detail),
-        response_body: row.response_body,
-    }
+    };
+    Ok((record, attempts))
 }

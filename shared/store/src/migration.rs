@@ -8,7 +8,7 @@ pub(crate) struct Migrator;
 #[async_trait::async_trait]
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(WebhooksAndHistory)]
+        vec![Box::new(WebhooksAndHistory), Box::new(OneRowADelivery)]
     }
 }
 
@@ -76,6 +76,43 @@ impl MigrationTrait for WebhooksAndHistory {
                 index.col(*column);
             }
             manager.create_index(index).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Before the first release the history moved into one table; what older installations had of it is not kept.
+struct OneRowADelivery;
+
+impl MigrationName for OneRowADelivery {
+    fn name(&self) -> &'static str {
+        "m0002_one_row_a_delivery"
+    }
+}
+
+#[async_trait::async_trait]
+impl MigrationTrait for OneRowADelivery {
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        for table in ["attempts", "deliveries"] {
+            manager.drop_table(Table::drop().table(table).to_owned()).await?;
+        }
+        let mut deliveries = Table::create();
+        deliveries.table("deliveries").col(string("id").primary_key());
+        for column in ["tenant", "webhook_id", "event_id", "event_type", "resource", "state", "attempts"] {
+            deliveries.col(text(column));
+        }
+        for column in ["event_sequence", "triggered_at", "rank", "updated_at"] {
+            deliveries.col(big_integer(column));
+        }
+        deliveries
+            .col(integer("attempt_count"))
+            .col(text_null("fault"))
+            .col(text_null("fault_detail"))
+            .col(big_integer_null("next_attempt_at"));
+        manager.create_table(deliveries).await?;
+        for (name, column) in [("history_by_tenant", "tenant"), ("history_by_webhook", "webhook_id")] {
+            let mut index = Index::create();
+            manager.create_index(index.name(name).table("deliveries").col(column).col("id").to_owned()).await?;
         }
         Ok(())
     }

@@ -1,7 +1,6 @@
 use std::fmt;
 use std::str::FromStr;
 
-use sea_orm::{ColumnTrait, Condition};
 use shopery_model::Invalid;
 
 /// A part of a list, newest first.
@@ -12,24 +11,14 @@ pub struct Page<T> {
     pub next: Option<Cursor>,
 }
 
-/// The last row of a page: the next page begins behind it, whatever was written in between.
+/// The id of the last row of a page: the next page begins behind it, whatever was written in between. Ids begin with
+/// the time of their creation, so they are the order of every list.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Cursor {
-    pub(crate) created_at: i64,
-    pub(crate) id: String,
-}
-
-impl Cursor {
-    /// The rows that come after this one, newest first.
-    pub(crate) fn behind<C: ColumnTrait>(&self, created_at: C, id: C) -> Condition {
-        let same_instant = Condition::all().add(created_at.eq(self.created_at)).add(id.lt(self.id.as_str()));
-        Condition::any().add(created_at.lt(self.created_at)).add(same_instant)
-    }
-}
+pub struct Cursor(pub(crate) String);
 
 impl fmt::Display for Cursor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}", self.created_at, self.id)
+        f.write_str(&self.0)
     }
 }
 
@@ -37,12 +26,11 @@ impl FromStr for Cursor {
     type Err = Invalid;
 
     fn from_str(text: &str) -> Result<Self, Invalid> {
-        text.split_once('.')
-            .and_then(|(created_at, id)| {
-                let plain = id.len() <= 40 && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
-                plain.then_some(Self { created_at: created_at.parse().ok()?, id: id.to_owned() })
-            })
-            .ok_or_else(|| Invalid::new("cursor", "must be the nextCursor of an earlier page, unchanged"))
+        let plain = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+        if plain && (1..=40).contains(&text.len()) {
+            return Ok(Self(text.to_owned()));
+        }
+        Err(Invalid::new("cursor", "must be the nextCursor of an earlier page, unchanged"))
     }
 }
 

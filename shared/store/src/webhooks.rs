@@ -118,15 +118,14 @@ impl Store {
             .add(Column::Tenant.eq(tenant.as_str()))
             .add_option(filter.created_at_min.map(|min| Column::CreatedAt.gte(to_millis(min))))
             .add_option(filter.updated_at_min.map(|min| Column::UpdatedAt.gte(to_millis(min))))
-            .add_option(after.map(|cursor| cursor.behind(Column::CreatedAt, Column::Id)));
+            .add_option(after.map(|cursor| Column::Id.lt(cursor.0.as_str())));
         let rows = webhook::Entity::find()
             .filter(matching)
-            .order_by_desc(Column::CreatedAt)
             .order_by_desc(Column::Id)
             .limit(limit + 1)
             .all(&self.db)
             .await?;
-        Page::of(rows, limit, |row| Cursor { created_at: row.created_at, id: row.id.clone() }).try_map(read)
+        Page::of(rows, limit, |row| Cursor(row.id.clone())).try_map(read)
     }
 
     /// Every tenant's webhooks with an id above `after`, by id: for reconciliation.

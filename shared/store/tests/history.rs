@@ -36,7 +36,7 @@ fn outcome(webhook: WebhookId, event: &str, attempt: u32, state: DeliveryState) 
     let at = datetime!(2026-11-24 10:00 UTC) + time::Duration::seconds(i64::from(attempt));
     Outcome {
         job: JobMeta {
-            delivery: DeliveryId::of(&tenant, event, webhook),
+            delivery: DeliveryId::of(&tenant, event, datetime!(2026-11-24 10:00 UTC), webhook),
             tenant,
             webhook,
             event: event.to_owned(),
@@ -96,7 +96,7 @@ async fn a_late_failure_takes_no_delivery_back() {
         for (attempt, arrived) in &arrivals {
             store.record(&[outcome(webhook, &event, *attempt, *arrived)]).await.unwrap();
         }
-        let id = DeliveryId::of(&tenant("t"), &event, webhook);
+        let id = DeliveryId::of(&tenant("t"), &event, datetime!(2026-11-24 10:00 UTC), webhook);
         let (delivery, attempts) = store.delivery(&tenant("t"), id).await.unwrap().unwrap();
         assert_eq!((delivery.state.as_str(), delivery.attempt_count), (state, count), "{event}");
         assert_eq!(attempts.len(), arrivals.len(), "{event}");
@@ -118,7 +118,10 @@ async fn a_list_is_whole_and_in_order_page_by_page_and_of_one_tenant() {
         let page = store.deliveries(&tenant("t"), &filter, cursor.as_ref(), 200).await.unwrap();
         seen.extend(page.items.into_iter().map(|delivery| (delivery.created_at, delivery.id)));
         // What is written meanwhile is newer, and does not disturb.
-        store.record(&[outcome(webhook, &format!("new{}", seen.len()), 9, DeliveryState::Delivered)]).await.unwrap();
+        let mut new = outcome(webhook, "new", 9, DeliveryState::Delivered);
+        let (later, event) = (datetime!(2026-11-24 10:01 UTC), format!("new{}", seen.len()));
+        new.job.delivery = DeliveryId::of(&tenant("t"), &event, later, webhook);
+        store.record(&[new]).await.unwrap();
         cursor = page.next;
         if cursor.is_none() {
             break;
