@@ -5,6 +5,7 @@
 //!
 //! - [`Event`]: what a platform service published, one state of one resource (CloudEvents 1.0).
 //! - [`Webhook`]: a tenant's wish to have some [`EventType`]s posted to a URL.
+//!   [`Fields`] says what of the resource it is sent, [`Changed`] whose change it waits for.
 //! - [`Job`]: one event for one webhook, waiting for an attempt. Its [`DeliveryId`] follows from the two, so work that
 //!   is repeated after a crash carries the same id.
 //! - [`Answer`]: what an attempt met, and the [`Verdict`] that follows from it.
@@ -13,6 +14,7 @@
 mod answer;
 mod event;
 mod event_type;
+mod fields;
 mod id;
 mod invalid;
 mod job;
@@ -25,6 +27,7 @@ mod webhook;
 pub use answer::{Answer, Fault, Verdict};
 pub use event::{Event, MAX_EVENT_BYTES, Resource};
 pub use event_type::{EventPattern, EventType, catalogue};
+pub use fields::{Changed, Fields};
 pub use id::{AttemptId, DeliveryId, TenantId, WebhookId};
 pub use invalid::Invalid;
 pub use job::{Job, JobMeta, MalformedJob};
