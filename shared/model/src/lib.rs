@@ -6,6 +6,7 @@
 //! - [`Event`]: what a platform service published, one state of one resource (CloudEvents 1.0).
 //! - [`Webhook`]: a tenant's wish to have some [`EventType`]s posted to a URL.
 //!   [`Fields`] says what of the resource it is sent, [`Changed`] whose change it waits for.
+//! - [`Filter`]: what a resource must look like for a webhook to want it.
 //! - [`Job`]: one event for one webhook, waiting for an attempt. Its [`DeliveryId`] follows from the two, so work that
 //!   is repeated after a crash carries the same id.
 //! - [`Answer`]: what an attempt met, and the [`Verdict`] that follows from it.
@@ -15,6 +16,7 @@ mod answer;
 mod event;
 mod event_type;
 mod fields;
+mod filter;
 mod id;
 mod invalid;
 mod job;
@@ -28,6 +30,7 @@ pub use answer::{Answer, Fault, Verdict};
 pub use event::{Event, MAX_EVENT_BYTES, Resource};
 pub use event_type::{EventPattern, EventType, catalogue};
 pub use fields::{Changed, Fields};
+pub use filter::Filter;
 pub use id::{AttemptId, DeliveryId, TenantId, WebhookId};
 pub use invalid::Invalid;
 pub use job::{Job, JobMeta, MalformedJob};
