@@ -27,6 +27,10 @@ const START_DEADLINE: Duration = Duration::from_secs(60);
 /// A server with much to write takes its time to stop.
 const STOP_DEADLINE: Duration = Duration::from_secs(20);
 
+/// The server's garbage collector runs when the heap has grown by so many percent: a tenth less CPU a delivery than
+/// Go's default of 100, for a third more memory. A GOGC of the user's own holds.
+const GOGC: &str = "400";
+
 const KEEPER: &str = r#"trap "" TERM; while read -r signal; do kill -s "$signal" 0; done; kill -s KILL 0"#;
 
 /// A server to start.
@@ -91,6 +95,7 @@ impl NatsServer {
         let server = Command::new(&options.binary)
             .arg("-c")
             .arg(&config)
+            .env("GOGC", std::env::var_os("GOGC").unwrap_or_else(|| GOGC.into()))
             .process_group(group)
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)

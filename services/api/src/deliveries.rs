@@ -32,13 +32,13 @@ struct Resource {
     resource: String,
     state: String,
     attempt_count: i32,
-    #[serde(with = "time::serde::rfc3339")]
+    #[serde(with = "crate::timestamp")]
     triggered_at: OffsetDateTime,
-    #[serde(with = "time::serde::rfc3339")]
+    #[serde(with = "crate::timestamp")]
     created_at: OffsetDateTime,
-    #[serde(with = "time::serde::rfc3339")]
+    #[serde(with = "crate::timestamp")]
     updated_at: OffsetDateTime,
-    #[serde(with = "time::serde::rfc3339::option")]
+    #[serde(with = "crate::timestamp::option")]
     next_attempt_at: Option<OffsetDateTime>,
     /// Why the last attempt failed.
     error: Option<Reason>,
@@ -51,7 +51,7 @@ struct Resource {
 struct Attempt {
     id: String,
     number: u32,
-    #[serde(with = "time::serde::rfc3339")]
+    #[serde(with = "crate::timestamp")]
     started_at: OffsetDateTime,
     duration_ms: u32,
     request: Request,

@@ -7,6 +7,7 @@ mod publicist;
 mod query;
 mod recorder;
 mod test_call;
+mod timestamp;
 mod webhooks;
 
 use std::net::SocketAddr;

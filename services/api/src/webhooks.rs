@@ -37,9 +37,9 @@ struct Resource {
     events: Vec<EventPattern>,
     is_enabled: bool,
     state: &'static str,
-    #[serde(with = "time::serde::rfc3339")]
+    #[serde(with = "crate::timestamp")]
     created_at: OffsetDateTime,
-    #[serde(with = "time::serde::rfc3339")]
+    #[serde(with = "crate::timestamp")]
     updated_at: OffsetDateTime,
 }
 

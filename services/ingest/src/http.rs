@@ -26,19 +26,18 @@ const BATCHES: usize = 8;
 /// After how many seconds a publisher should try again when a stream is full or away.
 const RETRY_AFTER: u32 = 1;
 
-#[derive(Clone)]
 struct Door {
     acceptor: Acceptor,
     access: Access,
-    batches: Arc<Semaphore>,
+    batches: Semaphore,
 }
 
 pub(crate) fn routes(acceptor: Acceptor, access: Access) -> Router {
-    let door = Door { acceptor, access, batches: Arc::new(Semaphore::new(BATCHES)) };
-    Router::new().route("/events", post(publish)).with_state(door)
+    let door = Door { acceptor, access, batches: Semaphore::new(BATCHES) };
+    Router::new().route("/events", post(publish)).with_state(Arc::new(door))
 }
 
-async fn publish(State(door): State<Door>, headers: HeaderMap, body: Body) -> Result<Response, Problem> {
+async fn publish(State(door): State<Arc<Door>>, headers: HeaderMap, body: Body) -> Result<Response, Problem> {
     let published = door.publish(&headers, body).await;
     if let Err(problem) = &published {
         let reason = match problem.status {

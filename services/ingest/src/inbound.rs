@@ -129,12 +129,7 @@ fn read(subject: &Subject, payload: &Bytes) -> Result<(TenantId, Event), Refused
     }
 }
 
-async fn bury(
-    queue: &Queue,
-    message: &shopery_queue::Message,
-    tenant: Option<&TenantId>,
-    problem: &Problem,
-) -> bool {
+async fn bury(queue: &Queue, message: &shopery_queue::Message, tenant: Option<&TenantId>, problem: &Problem) -> bool {
     let Ok(stored) = message.stored() else { return false };
     let id = format!("inbound:{}", stored.sequence);
     let dead = Dead::new(message.subject(), problem, message.payload());

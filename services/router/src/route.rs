@@ -115,12 +115,7 @@ fn read(message: &Message) -> anyhow::Result<(TenantId, Stored<'_>, Event)> {
 }
 
 /// The jobs of an event: one for each webhook.
-fn jobs(
-    event: &Event,
-    tenant: &TenantId,
-    stored: Stored<'_>,
-    webhooks: &[Arc<Webhook>],
-) -> impl Iterator<Item = Job> {
+fn jobs(event: &Event, tenant: &TenantId, stored: Stored<'_>, webhooks: &[Arc<Webhook>]) -> impl Iterator<Item = Job> {
     webhooks.iter().map(move |webhook| Job {
         meta: JobMeta {
             delivery: DeliveryId::of(tenant, &event.id, stored.at, webhook.id),

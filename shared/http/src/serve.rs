@@ -7,15 +7,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use axum::body::Body;
+use axum::body::{Body, HttpBody as _};
 use axum::extract::{MatchedPath, Request};
 use axum::http::header;
 use axum::middleware::{Next, from_fn};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use axum::{Json, Router};
-use bytes::Bytes;
-use http_body_util::LengthLimitError;
+use bytes::{Bytes, BytesMut};
+
+use http_body_util::BodyExt;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
@@ -94,16 +95,40 @@ pub fn with_limits(routes: Router, face: &str, runtime: &Runtime) -> Router {
         }))
 }
 
-/// The whole body, or 413 beyond `limit` bytes.
-pub async fn read_body(body: Body, limit: usize) -> Result<Bytes, Problem> {
-    axum::body::to_bytes(body, limit).await.map_err(|error| {
-        // The limit's error is the source; anything else is a connection that broke.
-        if std::error::Error::source(&error).is_some_and(|source| source.is::<LengthLimitError>()) {
-            Problem::too_large(format!("the body is over the limit of {limit} bytes"))
-        } else {
-            Problem::malformed("the body did not arrive whole")
+/// The whole body, or 413 beyond `limit` bytes. What is over the limit is read and forgotten, within bounds: a client
+/// that is still writing when the connection is closed would not read the answer.
+pub async fn read_body(mut body: Body, limit: usize) -> Result<Bytes, Problem> {
+    let broken = |_| Problem::malformed("the body did not arrive whole");
+    let mut read = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame.map_err(broken)?.into_data() else { continue };
+        if read.is_empty() && body.is_end_stream() && data.len() <= limit {
+            return Ok(data);
         }
-    })
+        if read.len() + data.len() > limit {
+            forget(body).await;
+            return Err(Problem::too_large(format!("the body is over the limit of {limit} bytes")));
+        }
+        read.extend_from_slice(&data);
+    }
+    Ok(read.freeze())
+}
+
+/// Reads so much and so long of a body that is too large.
+const FORGOTTEN_BYTES: usize = 32 * 1024 * 1024;
+const FORGOTTEN_TIME: Duration = Duration::from_secs(5);
+
+async fn forget(mut body: Body) {
+    let mut left = FORGOTTEN_BYTES;
+    let read = async {
+        while let Some(Ok(frame)) = body.frame().await {
+            left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
+            if left == 0 {
+                return;
+            }
+        }
+    };
+    let _ = tokio::time::timeout(FORGOTTEN_TIME, read).await;
 }
 
 /// Serves until the drain begins, then finishes the requests under way.

@@ -198,7 +198,9 @@ mod tests {
         let (webhook, at) = (WebhookId::generate(), time::macros::datetime!(2026-11-24 10:00 UTC));
         let id = DeliveryId::of(&tenant, "e1", at, webhook);
         assert!(DeliveryId::first_at(at) < id && id < DeliveryId::last_at(at));
-        assert!(DeliveryId::last_at(at).to_string() < DeliveryId::first_at(at + time::Duration::MILLISECOND).to_string());
+        assert!(
+            DeliveryId::last_at(at).to_string() < DeliveryId::first_at(at + time::Duration::MILLISECOND).to_string()
+        );
     }
 
     #[test]

@@ -105,12 +105,8 @@ impl Store {
             .add_option(filter.created_at_max.map(|max| Column::Id.lte(DeliveryId::last_at(max).to_string())))
             .add_option(filter.updated_at_min.map(|min| Column::UpdatedAt.gte(to_millis(min))))
             .add_option(after.map(|cursor| Column::Id.lt(cursor.0.as_str())));
-        let rows = delivery::Entity::find()
-            .filter(matching)
-            .order_by_desc(Column::Id)
-            .limit(limit + 1)
-            .all(&self.db)
-            .await?;
+        let rows =
+            delivery::Entity::find().filter(matching).order_by_desc(Column::Id).limit(limit + 1).all(&self.db).await?;
         let page = Page::of(rows, limit, |row| Cursor(row.id.clone()));
         page.try_map(|row| read_delivery(row).map(|(delivery, _)| delivery))
     }
@@ -241,8 +237,7 @@ fn upsert_sql(backend: DatabaseBackend, size: usize) -> String {
         number += 1;
         if backend == DatabaseBackend::Postgres { format!("${number}") } else { "?".to_owned() }
     };
-    let rows: Vec<_> =
-        (0..size).map(|_| format!("({})", COLUMNS.map(|_| place()).join(","))).collect();
+    let rows: Vec<_> = (0..size).map(|_| format!("({})", COLUMNS.map(|_| place()).join(","))).collect();
     let replaced: Vec<_> = COLUMNS[FIRST_REPLACED..COLUMNS.len() - 1]
         .iter()
         .map(|column| {

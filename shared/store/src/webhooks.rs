@@ -119,12 +119,8 @@ impl Store {
             .add_option(filter.created_at_min.map(|min| Column::CreatedAt.gte(to_millis(min))))
             .add_option(filter.updated_at_min.map(|min| Column::UpdatedAt.gte(to_millis(min))))
             .add_option(after.map(|cursor| Column::Id.lt(cursor.0.as_str())));
-        let rows = webhook::Entity::find()
-            .filter(matching)
-            .order_by_desc(Column::Id)
-            .limit(limit + 1)
-            .all(&self.db)
-            .await?;
+        let rows =
+            webhook::Entity::find().filter(matching).order_by_desc(Column::Id).limit(limit + 1).all(&self.db).await?;
         Page::of(rows, limit, |row| Cursor(row.id.clone())).try_map(read)
     }
 
