@@ -88,6 +88,7 @@ async fn create(State(app): State<App>, headers: HeaderMap, body: Body) -> Resul
         events,
         state,
         secret,
+        rules: change.rules.unwrap_or_default(),
         created_at: now,
         updated_at: now,
     };
@@ -185,6 +186,7 @@ fn read_change(fields: &mut Fields, allow_http: bool) -> WebhookChange {
             })
         }),
         state: fields.bool("isEnabled").map(WebhookState::of),
+        rules: None,
         secret: secret.and_then(|secret| fields.check(EndpointSecret::parse(&secret))),
     }
 }

@@ -11,13 +11,11 @@ use shopery_model::{
     Answer, Attempt, AttemptId, DeliveryState, Fault, Job, JobMeta, MalformedJob, Outcome, RetrySchedule, Verdict,
     Webhook,
 };
-use shopery_queue::{Dead, Directory, Message as Received, Outgoing, Queue, Taken, subject, trace};
+use shopery_queue::{Dead, Directory, Message as Received, Outcomes, Outgoing, Queue, Taken, subject, trace};
 use shopery_runtime::{Runtime, latency_buckets, telemetry};
 use shopery_sender::{Endpoint, Message, Sender};
 use time::OffsetDateTime;
 use tracing::{Instrument, Span};
-
-use crate::outcomes::Outcomes;
 
 #[derive(Debug)]
 pub(crate) struct Deliverer {
@@ -77,7 +75,7 @@ impl Deliverer {
         };
         match finished {
             // The slot is free once the outcome is handed over: a batch that is full holds back new work.
-            Ok(outcome) => self.outcomes.add(outcome, message).await,
+            Ok(outcome) => self.outcomes.add(vec![outcome], message).await,
             Err(error) => tracing::warn!(subject = message.subject(), "a job is repeated later: {error:#}"),
         }
         drop(slot);
@@ -186,6 +184,7 @@ fn given_up(job: JobMeta, fault: Fault, detail: &str) -> Outcome {
         next_attempt_at: None,
         attempt: None,
         fault: Some((fault, detail.to_owned())),
+        carried_by: None,
         at: OffsetDateTime::now_utc(),
     }
 }
@@ -216,6 +215,7 @@ fn outcome(
             response_body: answer.body,
         }),
         fault: answer.fault,
+        carried_by: None,
         at: OffsetDateTime::now_utc(),
     }
 }

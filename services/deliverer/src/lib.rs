@@ -3,20 +3,18 @@
 //! Invariant: a job is acknowledged only after its retry, if one is due, is in RETRY and its outcome is in OUTCOMES.
 
 mod deliver;
-mod outcomes;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use shopery_model::RetrySchedule;
-use shopery_queue::{Directory, Intake, Queue, topology};
+use shopery_queue::{Directory, Intake, Outcomes, Queue, topology};
 use shopery_runtime::service::About;
 use shopery_runtime::{Env, Runtime, Shutdown};
 use shopery_sender::Sender;
 use tokio_util::task::TaskTracker;
 
 use crate::deliver::Deliverer;
-use crate::outcomes::Outcomes;
 
 pub const ABOUT: About = About {
     name: "shopery-deliverer",
@@ -60,7 +58,7 @@ pub async fn run(config: Config, runtime: Runtime) -> anyhow::Result<()> {
     let queue = Queue::connect(&config.queue, ABOUT.name, &runtime).await?;
     let directory = Directory::follow(&queue, &runtime).await?;
     let sender = Sender::new(&config.sender)?;
-    let (outcomes, recording) = Outcomes::start(queue.clone());
+    let (outcomes, recording) = Outcomes::start(queue.clone(), "deliverer");
     let deliverer = Arc::new(Deliverer::new(queue.clone(), directory, sender, config.schedule, outcomes, &runtime));
     // Each has slots of its own: neither fresh jobs nor retries can take the other's.
     let fresh = Intake::open(&queue, topology::DELIVERER_FAST, config.slots).await?;

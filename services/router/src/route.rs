@@ -126,6 +126,7 @@ fn jobs(event: &Event, tenant: &TenantId, stored: Stored<'_>, webhooks: &[Arc<We
             resource: event.resource.to_string(),
             triggered_at: event.time,
             event_sequence: stored.sequence,
+            changed: Vec::new(),
             attempt: 1,
         },
         payload: event.data.clone(),

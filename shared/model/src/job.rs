@@ -31,6 +31,9 @@ pub struct JobMeta {
     pub triggered_at: OffsetDateTime,
     /// Where EVENTS holds the event.
     pub event_sequence: u64,
+    /// Which of the webhook's `changed` paths have changed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub changed: Vec<String>,
     /// The number of the attempt that this job waits for; the first is 1.
     pub attempt: u32,
 }
@@ -77,6 +80,7 @@ mod tests {
                 resource: "order/1\n2".into(),
                 triggered_at: time::macros::datetime!(2026-11-24 10:00:00.123456789 UTC),
                 event_sequence: u64::MAX,
+                changed: vec!["a.b".into()],
                 attempt: 3,
             };
             let job = Job { meta, payload: payload.into() };

@@ -5,8 +5,8 @@
 //!
 //! - [`Event`]: what a platform service published, one state of one resource (CloudEvents 1.0).
 //! - [`Webhook`]: a tenant's wish to have some [`EventType`]s posted to a URL.
-//!   [`Fields`] says what of the resource it is sent, [`Changed`] whose change it waits for.
-//! - [`Filter`]: what a resource must look like for a webhook to want it.
+//!   Its [`Rules`] say more: [`Filter`], what the resource must look like; [`Changed`], whose change it waits for;
+//!   [`Fields`], what of the resource it is sent.
 //! - [`Job`]: one event for one webhook, waiting for an attempt. Its [`DeliveryId`] follows from the two, so work that
 //!   is repeated after a crash carries the same id.
 //! - [`Answer`]: what an attempt met, and the [`Verdict`] that follows from it.
@@ -21,6 +21,7 @@ mod id;
 mod invalid;
 mod job;
 mod outcome;
+mod rules;
 mod schedule;
 mod secret;
 mod token;
@@ -35,6 +36,7 @@ pub use id::{AttemptId, DeliveryId, TenantId, WebhookId};
 pub use invalid::Invalid;
 pub use job::{Job, JobMeta, MalformedJob};
 pub use outcome::{Attempt, DeliveryState, Outcome};
+pub use rules::{Debounce, PayloadMode, Rules};
 pub use schedule::RetrySchedule;
 pub use secret::{EndpointSecret, signature};
 pub use token::{escape, unescape};

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
-use crate::{AttemptId, Fault, JobMeta};
+use crate::{AttemptId, DeliveryId, Fault, JobMeta};
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -17,6 +17,9 @@ pub struct Outcome {
     pub attempt: Option<Attempt>,
     /// Why the delivery is not delivered, and a sentence for the merchant.
     pub fault: Option<(Fault, String)>,
+    /// The delivery that has told the receiver the same (duplicate) or newer (superseded).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub carried_by: Option<DeliveryId>,
     #[serde(with = "time::serde::rfc3339")]
     pub at: OffsetDateTime,
 }
@@ -30,16 +33,40 @@ pub enum DeliveryState {
     Delivered,
     /// Given up.
     Failed,
+    /// The webhook's `filter` or `changed` let it pass by.
+    Filtered,
+    /// The same payload was on its way to the same webhook for the same resource and event.
+    Duplicate,
+    /// A burst of changes became one delivery, and this was not the one.
+    Superseded,
+    /// Waits, without an attempt, until the endpoint works again or the webhook is enabled.
+    Parked,
+    /// Waited until its age limit.
+    Expired,
 }
 
 impl DeliveryState {
-    pub const ALL: [Self; 3] = [Self::Pending, Self::Delivered, Self::Failed];
+    pub const ALL: [Self; 8] = [
+        Self::Pending,
+        Self::Delivered,
+        Self::Failed,
+        Self::Filtered,
+        Self::Duplicate,
+        Self::Superseded,
+        Self::Parked,
+        Self::Expired,
+    ];
 
     pub fn name(self) -> &'static str {
         match self {
             Self::Pending => "pending",
             Self::Delivered => "delivered",
             Self::Failed => "failed",
+            Self::Filtered => "filtered",
+            Self::Duplicate => "duplicate",
+            Self::Superseded => "superseded",
+            Self::Parked => "parked",
+            Self::Expired => "expired",
         }
     }
 }

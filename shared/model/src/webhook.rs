@@ -2,7 +2,7 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use url::Url;
 
-use crate::{EndpointSecret, EventPattern, EventType, Invalid, TenantId, WebhookId};
+use crate::{EndpointSecret, EventPattern, EventType, Invalid, Rules, TenantId, WebhookId};
 
 const MAX_URL_BYTES: usize = 2048;
 const MAX_NAME_CHARS: usize = 200;
@@ -17,6 +17,8 @@ pub struct Webhook {
     pub events: Vec<EventPattern>,
     pub is_enabled: bool,
     pub secret: EndpointSecret,
+    #[serde(default)]
+    pub rules: Rules,
     #[serde(with = "time::serde::rfc3339")]
     pub updated_at: OffsetDateTime,
 }

@@ -15,6 +15,8 @@ pub(crate) mod webhook {
         pub events: String,
         pub state: String,
         pub secret: super::Hidden,
+        /// JSON
+        pub rules: String,
         pub created_at: i64,
         pub updated_at: i64,
     }
@@ -49,6 +51,8 @@ pub(crate) mod delivery {
         pub fault_detail: Option<String>,
         pub next_attempt_at: Option<i64>,
         pub updated_at: i64,
+        /// The delivery that has told the receiver the same, or newer.
+        pub carried_by: Option<String>,
         /// JSON objects, separated by commas.
         pub attempts: String,
     }

@@ -38,6 +38,7 @@ pub struct DeliveryRecord {
     pub fault: Option<(String, String)>,
     pub triggered_at: OffsetDateTime,
     pub next_attempt_at: Option<OffsetDateTime>,
+    pub carried_by: Option<String>,
     pub created_at: OffsetDateTime,
     pub updated_at: OffsetDateTime,
 }
@@ -154,8 +155,12 @@ fn rows(outcomes: &[Outcome]) -> Vec<Row<'_>> {
 fn rank(outcome: &Outcome) -> i64 {
     let attempt = i64::from(outcome.job.attempt);
     match outcome.state {
-        DeliveryState::Pending => 2 * attempt,
-        DeliveryState::Failed => 2 * attempt + 1,
+        // Whatever came of an attempt knows better.
+        DeliveryState::Filtered | DeliveryState::Duplicate | DeliveryState::Superseded => 0,
+        // Of an attempt that is still to come.
+        DeliveryState::Parked => 4 * attempt - 1,
+        DeliveryState::Pending => 4 * attempt,
+        DeliveryState::Failed | DeliveryState::Expired => 4 * attempt + 1,
         DeliveryState::Delivered => i64::MAX,
     }
 }
@@ -176,7 +181,7 @@ fn attempt(outcome: &Outcome) -> Option<String> {
     serde_json::to_string(&record).ok()
 }
 
-const COLUMNS: [&str; 16] = [
+const COLUMNS: [&str; 17] = [
     "id",
     "tenant",
     "webhook_id",
@@ -192,15 +197,16 @@ const COLUMNS: [&str; 16] = [
     "fault_detail",
     "next_attempt_at",
     "updated_at",
+    "carried_by",
     "attempts",
 ];
-/// From here to `updated_at`: what an outcome of a higher rank replaces.
+/// From here to `carried_by`: what an outcome of a higher rank replaces.
 const FIRST_REPLACED: usize = 8;
 
 impl Row<'_> {
     /// In the order of [`COLUMNS`].
     fn values(&self) -> [Value; COLUMNS.len()] {
-        let Outcome { job, state, next_attempt_at, fault, at, .. } = self.latest;
+        let Outcome { job, state, next_attempt_at, fault, carried_by, at, .. } = self.latest;
         let (fault, detail) = fault.as_ref().map(|(fault, detail)| (fault.name(), detail.as_str())).unzip();
         [
             job.delivery.to_string().into(),
@@ -218,6 +224,7 @@ impl Row<'_> {
             detail.into(),
             next_attempt_at.map(to_millis).into(),
             to_millis(*at).into(),
+            carried_by.map(|carrier| carrier.to_string()).into(),
             self.attempts.as_str().into(),
         ]
     }
@@ -276,6 +283,7 @@ fn read_delivery(row: delivery::Model) -> Result<(DeliveryRecord, Vec<AttemptRec
         fault: row.fault.zip(row.fault_detail),
         triggered_at: from_millis(row.triggered_at),
         next_attempt_at: row.next_attempt_at.map(from_millis),
+        carried_by: row.carried_by,
         updated_at: from_millis(row.updated_at),
     };
     Ok((record, attempts))

@@ -81,7 +81,7 @@ impl MigrationTrait for WebhooksAndHistory {
     }
 }
 
-/// Before the first release the history moved into one table; what older installations had of it is not kept.
+/// Webhooks have rules. Before the first release the history moved into one table; what older installations had of it is not kept.
 struct OneRowADelivery;
 
 impl MigrationName for OneRowADelivery {
@@ -93,6 +93,9 @@ impl MigrationName for OneRowADelivery {
 #[async_trait::async_trait]
 impl MigrationTrait for OneRowADelivery {
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        let mut webhooks = Table::alter();
+        webhooks.table("webhooks").add_column(text("rules").default("{}"));
+        manager.alter_table(webhooks).await?;
         for table in ["attempts", "deliveries"] {
             manager.drop_table(Table::drop().table(table).to_owned()).await?;
         }
@@ -108,7 +111,8 @@ impl MigrationTrait for OneRowADelivery {
             .col(integer("attempt_count"))
             .col(text_null("fault"))
             .col(text_null("fault_detail"))
-            .col(big_integer_null("next_attempt_at"));
+            .col(big_integer_null("next_attempt_at"))
+            .col(text_null("carried_by"));
         manager.create_table(deliveries).await?;
         for (name, column) in [("history_by_tenant", "tenant"), ("history_by_webhook", "webhook_id")] {
             let mut index = Index::create();

@@ -2,7 +2,7 @@ use sea_orm::sea_query::Expr;
 use sea_orm::{
     ActiveValue::Set, ColumnTrait, Condition, EntityTrait, PaginatorTrait, QueryFilter, QueryOrder, QuerySelect,
 };
-use shopery_model::{EndpointSecret, EventPattern, TenantId, Webhook, WebhookId};
+use shopery_model::{EndpointSecret, EventPattern, Rules, TenantId, Webhook, WebhookId};
 use time::OffsetDateTime;
 use url::Url;
 
@@ -22,6 +22,7 @@ pub struct WebhookRecord {
     pub events: Vec<EventPattern>,
     pub state: WebhookState,
     pub secret: EndpointSecret,
+    pub rules: Rules,
     pub created_at: OffsetDateTime,
     pub updated_at: OffsetDateTime,
 }
@@ -59,6 +60,7 @@ impl WebhookRecord {
             events: self.events.clone(),
             is_enabled: self.state == WebhookState::Active,
             secret: self.secret.clone(),
+            rules: self.rules.clone(),
             updated_at: self.updated_at,
         }
     }
@@ -72,6 +74,7 @@ pub struct WebhookChange {
     pub events: Option<Vec<EventPattern>>,
     pub state: Option<WebhookState>,
     pub secret: Option<EndpointSecret>,
+    pub rules: Option<Rules>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -95,6 +98,7 @@ impl Store {
             events: Set(join(&record.events)),
             state: Set(record.state.name().to_owned()),
             secret: Set(Hidden(record.secret.expose().to_owned())),
+            rules: Set(write_rules(&record.rules)),
             created_at: Set(to_millis(record.created_at)),
             updated_at: Set(to_millis(record.updated_at)),
         };
@@ -158,6 +162,9 @@ impl Store {
         if let Some(secret) = change.secret {
             update = update.col_expr(Column::Secret, Expr::value(secret.expose()));
         }
+        if let Some(rules) = change.rules {
+            update = update.col_expr(Column::Rules, Expr::value(write_rules(&rules)));
+        }
         Ok(update.filter(is(tenant, id)).exec(&self.db).await?.rows_affected > 0)
     }
 
@@ -169,6 +176,11 @@ impl Store {
 
 fn is(tenant: &TenantId, id: WebhookId) -> Condition {
     Condition::all().add(webhook::Column::Tenant.eq(tenant.as_str())).add(webhook::Column::Id.eq(id.to_string()))
+}
+
+fn write_rules(rules: &Rules) -> String {
+    // Lists of strings, names and a pattern that is JSON already.
+    serde_json::to_string(rules).unwrap_or_default()
 }
 
 fn join(events: &[EventPattern]) -> String {
@@ -188,6 +200,7 @@ fn read(row: webhook::Model) -> Result<WebhookRecord, StoreError> {
             "disabled" => WebhookState::Disabled,
             _ => return Err(corrupt("state")),
         },
+        rules: serde_json::from_str(&row.rules).map_err(|_| corrupt("rules"))?,
         secret: EndpointSecret::parse(&row.secret.0).map_err(|_| corrupt("secret"))?,
         name: row.name,
         created_at: from_millis(row.created_at),

@@ -44,6 +44,7 @@ fn outcome(webhook: WebhookId, event: &str, attempt: u32, state: DeliveryState) 
             resource: "order/1".to_owned(),
             triggered_at: datetime!(2026-11-24 09:59 UTC),
             event_sequence: 7,
+            changed: Vec::new(),
             attempt,
         },
         state,
@@ -58,6 +59,7 @@ fn outcome(webhook: WebhookId, event: &str, attempt: u32, state: DeliveryState) 
             response_body: "no".to_owned(),
         }),
         fault: (state != DeliveryState::Delivered).then(|| (Fault::HttpStatus, "it answered 500".to_owned())),
+        carried_by: None,
         at,
     }
 }

@@ -1,0 +1,151 @@
+//! What a webhook asks for beyond the events it names.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::{Changed, Fields, Filter, Invalid};
+
+/// Each rule is off unless it is given, but for the dropping of duplicates.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Rules {
+    /// What of the resource is sent; all of it if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fields: Option<Fields>,
+    /// What the resource must look like.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub filter: Option<Filter>,
+    /// What must have changed since the resource's previous state.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub changed: Option<Changed>,
+    pub payload: PayloadMode,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub debounce: Option<Debounce>,
+    /// Drop what tells the receiver nothing new.
+    pub drop_duplicates: bool,
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        Self {
+            fields: None,
+            filter: None,
+            changed: None,
+            payload: PayloadMode::Latest,
+            debounce: None,
+            drop_duplicates: true,
+        }
+    }
+}
+
+impl Rules {
+    /// The body of the POST for a state of the resource.
+    pub fn project(&self, data: &Bytes) -> Bytes {
+        match &self.fields {
+            Some(fields) => fields.project(data),
+            None => data.clone(),
+        }
+    }
+}
+
+/// Which state of the resource a delivery that was not sent at once carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PayloadMode {
+    /// The most recent one.
+    #[default]
+    Latest,
+    /// The one of its event.
+    Original,
+}
+
+impl PayloadMode {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Latest => "latest",
+            Self::Original => "original",
+        }
+    }
+}
+
+impl FromStr for PayloadMode {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        match text {
+            "latest" => Ok(Self::Latest),
+            "original" => Ok(Self::Original),
+            _ => Err(Invalid::new("payload", "must be latest or original")),
+        }
+    }
+}
+
+/// How long a burst of changes to one resource is gathered into one delivery: 1 second to 1 hour, written as `5s`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Debounce(Duration);
+
+impl Debounce {
+    pub fn duration(self) -> Duration {
+        self.0
+    }
+}
+
+impl FromStr for Debounce {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        let bounds = Duration::from_secs(1)..=Duration::from_secs(3600);
+        humantime::parse_duration(text)
+            .ok()
+            .filter(|duration| bounds.contains(duration))
+            .map(Self)
+            .ok_or_else(|| Invalid::new("debounce", "must be a duration from 1s to 1h, such as 5s"))
+    }
+}
+
+impl TryFrom<String> for Debounce {
+    type Error = Invalid;
+
+    fn try_from(text: String) -> Result<Self, Invalid> {
+        text.parse()
+    }
+}
+
+impl From<Debounce> for String {
+    fn from(debounce: Debounce) -> Self {
+        debounce.to_string()
+    }
+}
+
+impl fmt::Display for Debounce {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        humantime::format_duration(self.0).fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rules_read_back_as_they_were_written() {
+        let json = r#"{"fields":["id"],"filter":{"total":[{"numeric":[">",10.10]}]},"changed":["total"],"payload":"original","debounce":"5s","dropDuplicates":false}"#;
+        let rules: Rules = serde_json::from_str(json).unwrap();
+        assert_eq!(serde_json::to_string(&rules).unwrap(), json);
+        assert_eq!(serde_json::from_str::<Rules>("{}").unwrap(), Rules::default());
+    }
+
+    #[test]
+    fn a_debounce_is_within_bounds() {
+        for (text, read) in [("1s", Some(1)), ("90s", Some(90)), ("1h", Some(3600)), ("1h 1s", None), ("999ms", None)] {
+            assert_eq!(text.parse().ok(), read.map(|seconds| Debounce(Duration::from_secs(seconds))), "{text}");
+        }
+        assert_eq!("90s".parse::<Debounce>().unwrap().to_string(), "1m 30s");
+        assert_eq!("1m 30s".parse::<Debounce>(), "90s".parse());
+    }
+}
