@@ -12,6 +12,12 @@ pub fn event(tenant: &TenantId, resource: &Resource) -> String {
     format!("events.{}.{}.{}", escape(tenant.as_str()), resource.kind, escape(&resource.id))
 }
 
+/// The same subject for a resource by its name, `order/ord_123`.
+pub fn states(tenant: &TenantId, resource: &str) -> Option<String> {
+    let (kind, id) = resource.split_once('/')?;
+    Some(format!("events.{}.{}.{}", escape(tenant.as_str()), escape(kind), escape(id)))
+}
+
 /// `<tenant>:<event id>`, by which EVENTS knows a repeat. The tenant is escaped: an id may contain a colon, and no tenant
 /// may choose an id that is another's.
 pub fn event_id(tenant: &TenantId, id: &str) -> String {
@@ -81,6 +87,7 @@ mod tests {
         let resource = Resource { kind: "order", id: "a.b".into() };
         let subject = event(&tenant, &resource);
         assert_eq!(subject.split('.').count(), 4);
+        assert_eq!(states(&tenant, &resource.to_string()), Some(subject.clone()));
         assert_eq!(parse_event(&subject), Some(tenant));
     }
 
