@@ -81,6 +81,7 @@ async fn send(
         webhook,
         tenant: tenant.as_str(),
         triggered_at: now,
+        changed: &[],
         attempt: 1,
         payload: Bytes::from(payload),
     };

@@ -1,20 +1,39 @@
 //! deliverer: takes jobs, posts them, tells the history, schedules retries. Run as many as the traffic needs.
 //!
+//! - [`deliver`]: a job on its way; [`attempt`]: one attempt and what follows from it.
+//! - [`endpoints`]: how much each endpoint gets of this deliverer, so that none delays the others.
+//! - [`breaker`], [`drain`], [`sweep`]: endpoints that do not keep up. Their jobs are parked; one timer for each sees
+//!   to them.
+//!
 //! Invariant: a job is acknowledged only after its retry, if one is due, is in RETRY and its outcome is in OUTCOMES.
 
+mod attempt;
+mod breaker;
 mod deliver;
+mod drain;
+mod endpoints;
+mod sweep;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
-use shopery_model::RetrySchedule;
-use shopery_queue::{Directory, Intake, Outcomes, Queue, topology};
+use shopery_model::{AttemptId, RetrySchedule};
+use shopery_queue::{Circuits, Directory, Intake, Outcomes, Queue, subject, topology};
 use shopery_runtime::service::About;
 use shopery_runtime::{Env, Runtime, Shutdown};
 use shopery_sender::Sender;
 use tokio_util::task::TaskTracker;
 
+use crate::attempt::Attempter;
+use crate::breaker::Breaker;
 use crate::deliver::Deliverer;
+use crate::drain::Drainer;
+use crate::endpoints::Endpoints;
+use crate::sweep::Sweeper;
+
+/// Jobs that are held for each attempt that may be under way: most of those wait for their turn.
+const HELD: usize = 4;
 
 pub const ABOUT: About = About {
     name: "shopery-deliverer",
@@ -28,6 +47,8 @@ pub struct Config {
     queue: shopery_queue::Config,
     sender: shopery_sender::Config,
     schedule: RetrySchedule,
+    breaker: breaker::Config,
+    sweep: Duration,
     slots: usize,
 }
 
@@ -41,13 +62,22 @@ impl Config {
             "10s,1m,5m,15m,30m,1h,2h",
             "Delays before the second, third, … attempt; each is spread by a fifth to both sides",
         );
-        let slots =
-            env.number("SHOPERY_SLOTS", "512", 1..=16_384, "Attempts under way at a time; as many retries besides");
+        let breaker = breaker::Config::read(env);
+        let sweep =
+            env.duration("SHOPERY_SWEEP_INTERVAL", "1m", "How often parked jobs without a timer are looked for");
+        let slots = env.number(
+            "SHOPERY_SLOTS",
+            "512",
+            1..=16_384,
+            "Attempts under way at a time; four times as many jobs may be held",
+        );
         Some(Self {
             listen: listen?,
             queue: queue?,
             sender: sender?,
             schedule: schedule?,
+            breaker: breaker?,
+            sweep: sweep?,
             slots: usize::try_from(slots?).ok()?,
         })
     }
@@ -57,25 +87,63 @@ impl Config {
 pub async fn run(config: Config, runtime: Runtime) -> anyhow::Result<()> {
     let queue = Queue::connect(&config.queue, ABOUT.name, &runtime).await?;
     let directory = Directory::follow(&queue, &runtime).await?;
+    let circuits = Circuits::follow(&queue, &runtime).await?;
+    let breaker = Breaker { queue: queue.clone(), circuits: circuits.clone(), config: config.breaker };
     let sender = Sender::new(&config.sender)?;
+    let attempter = Arc::new(Attempter::new(queue.clone(), sender, config.schedule, &runtime));
     let (outcomes, recording) = Outcomes::start(queue.clone(), "deliverer");
-    let deliverer = Arc::new(Deliverer::new(queue.clone(), directory, sender, config.schedule, outcomes, &runtime));
-    // Each has slots of its own: neither fresh jobs nor retries can take the other's.
-    let fresh = Intake::open(&queue, topology::DELIVERER_FAST, config.slots).await?;
-    let due = Intake::open(&queue, topology::DELIVERER_DUE, config.slots).await?;
-    tokio::join!(work(fresh, deliverer.clone(), &runtime.shutdown), work(due, deliverer.clone(), &runtime.shutdown));
+    let held = config.slots * HELD;
+    let workers = Workers {
+        deliverer: Deliverer {
+            queue: queue.clone(),
+            directory: directory.clone(),
+            circuits: circuits.clone(),
+            endpoints: Endpoints::new(config.slots, held),
+            breaker: breaker.clone(),
+            attempter: attempter.clone(),
+            outcomes,
+        },
+        drainer: Drainer {
+            queue: queue.clone(),
+            directory: directory.clone(),
+            circuits: circuits.clone(),
+            breaker: breaker.clone(),
+            attempter,
+            me: AttemptId::generate().to_string(),
+        },
+        shutdown: runtime.shutdown.clone(),
+    };
+    let workers = Arc::new(workers);
+    let sweeper = Sweeper { queue: queue.clone(), directory, circuits, breaker, interval: config.sweep };
+    // Each has places of its own: neither fresh jobs nor retries can take the other's.
+    let fresh = Intake::open(&queue, topology::DELIVERER_FAST, held).await?;
+    let due = Intake::open(&queue, topology::DELIVERER_DUE, held).await?;
+    tokio::join!(work(fresh, workers.clone()), work(due, workers.clone()), sweeper.run(&runtime.shutdown));
     // The last outcomes are published when nobody can add one any more.
-    drop(deliverer);
+    drop(workers);
     recording.await?;
     queue.client.flush().await.ok();
     Ok(())
 }
 
-async fn work(mut intake: Intake, deliverer: Arc<Deliverer>, shutdown: &Shutdown) {
+/// Whoever takes a message on.
+struct Workers {
+    deliverer: Deliverer,
+    drainer: Drainer,
+    shutdown: Shutdown,
+}
+
+async fn work(mut intake: Intake, workers: Arc<Workers>) {
     let tasks = TaskTracker::new();
-    while let Some(job) = intake.next(shutdown).await {
-        let deliverer = deliverer.clone();
-        tasks.spawn(async move { deliverer.deliver(job).await });
+    while let Some(taken) = intake.next(&workers.shutdown).await {
+        let workers = workers.clone();
+        tasks.spawn(async move {
+            if subject::parse_drain(taken.message.subject()).is_some() {
+                workers.drainer.drain(taken, &workers.shutdown).await;
+            } else {
+                workers.deliverer.deliver(taken).await;
+            }
+        });
     }
     tasks.close();
     tasks.wait().await;

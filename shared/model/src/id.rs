@@ -118,6 +118,11 @@ impl WebhookId {
     pub fn generate() -> Self {
         Self(Ulid::generate())
     }
+
+    /// A number in 0..1 that belongs to this webhook and `round`.
+    pub fn fraction(self, round: u32) -> f64 {
+        fraction(self.0, round)
+    }
 }
 
 impl AttemptId {
@@ -162,13 +167,17 @@ impl DeliveryId {
 
     /// A number in 0..1 that belongs to this delivery and `attempt`: jitter without a random generator.
     pub fn fraction(self, attempt: u32) -> f64 {
-        let mut hash = digest::Context::new(&digest::SHA256);
-        hash.update(&self.0.to_bytes());
-        hash.update(&attempt.to_be_bytes());
-        let mut bytes = [0; 4];
-        bytes.copy_from_slice(&hash.finish().as_ref()[..4]);
-        f64::from(u32::from_be_bytes(bytes)) / (f64::from(u32::MAX) + 1.0)
+        fraction(self.0, attempt)
     }
+}
+
+fn fraction(id: Ulid, round: u32) -> f64 {
+    let mut hash = digest::Context::new(&digest::SHA256);
+    hash.update(&id.to_bytes());
+    hash.update(&round.to_be_bytes());
+    let mut bytes = [0; 4];
+    bytes.copy_from_slice(&hash.finish().as_ref()[..4]);
+    f64::from(u32::from_be_bytes(bytes)) / (f64::from(u32::MAX) + 1.0)
 }
 
 fn unix_millis(time: OffsetDateTime) -> u64 {

@@ -9,10 +9,12 @@
 //!   [`Fields`], what of the resource it is sent.
 //! - [`Job`]: one event for one webhook, waiting for an attempt. Its [`DeliveryId`] follows from the two, so work that
 //!   is repeated after a crash carries the same id.
+//! - [`Gate`] and [`Circuit`]: whether an endpoint gets it now, or it is parked until the endpoint works again.
 //! - [`Answer`]: what an attempt met, and the [`Verdict`] that follows from it.
 //! - [`Outcome`]: the record of an attempt, on its way to the history.
 
 mod answer;
+mod circuit;
 mod event;
 mod event_type;
 mod fields;
@@ -28,6 +30,7 @@ mod token;
 mod webhook;
 
 pub use answer::{Answer, Fault, Verdict};
+pub use circuit::{Admission, Circuit, CircuitState, Gate, probe_delay};
 pub use event::{Event, MAX_EVENT_BYTES, Resource};
 pub use event_type::{EventPattern, EventType, catalogue};
 pub use fields::{Changed, Fields};

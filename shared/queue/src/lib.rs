@@ -6,21 +6,25 @@
 //!
 //! Invariant: an input is acknowledged only after its output was. A crash repeats work and loses none.
 
+mod circuits;
 mod config;
 mod directory;
 mod intake;
 mod message;
 mod outcomes;
+mod parked;
 mod publish;
 mod states;
 pub mod subject;
 pub mod topology;
 pub mod trace;
 
+pub use circuits::Circuits;
 pub use config::{Config, Queue};
 pub use directory::Directory;
 pub use intake::Intake;
 pub use message::{Message, NotStored, Stored, Taken};
-pub use outcomes::Outcomes;
+pub use outcomes::{Outcomes, store_outcomes};
+pub use parked::{Parked, ParkedJob};
 pub use publish::{Dead, Outgoing, PublishError, Sent};
 pub use states::State;

@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
-use crate::{Message, Outgoing, Queue, subject};
+use crate::{Message, Outgoing, PublishError, Queue, subject};
 
 /// An outcome waits so long for company.
 const LINGER: Duration = Duration::from_millis(50);
@@ -51,6 +51,18 @@ impl Outcomes {
     }
 }
 
+/// Stores outcomes that belong to no message, before it returns.
+pub async fn store_outcomes(queue: &Queue, service: &str, outcomes: &[Outcome]) -> Result<(), PublishError> {
+    for part in outcomes.chunks(MAX_OUTCOMES) {
+        let mut batch = Batch { body: Vec::with_capacity(16 * 1024), outcomes: 0, messages: Vec::new() };
+        batch.write(part);
+        batch.body.push(b']');
+        let message = Outgoing::new(subject::outcomes(service), batch.body.into());
+        queue.publish_until_stored(&message, queue.limits.ack_wait / 3).await?;
+    }
+    Ok(())
+}
+
 async fn gather(queue: Queue, service: &'static str, mut reports: mpsc::Receiver<Report>) {
     let slots = std::sync::Arc::new(tokio::sync::Semaphore::new(UNACKNOWLEDGED));
     let tasks = TaskTracker::new();
@@ -78,14 +90,18 @@ async fn gather(queue: Queue, service: &'static str, mut reports: mpsc::Receiver
 
 impl Batch {
     fn add(&mut self, (outcomes, message): Report) {
-        for outcome in &outcomes {
+        self.write(&outcomes);
+        self.messages.push(message);
+    }
+
+    fn write(&mut self, outcomes: &[Outcome]) {
+        for outcome in outcomes {
             self.body.push(if self.body.is_empty() { b'[' } else { b',' });
             if let Err(error) = serde_json::to_writer(&mut self.body, outcome) {
                 tracing::error!(%error, delivery = %outcome.job.delivery, "an outcome cannot be written");
             }
         }
         self.outcomes += outcomes.len();
-        self.messages.push(message);
     }
 
     async fn publish(mut self, queue: &Queue, service: &str) {

@@ -39,6 +39,31 @@ pub fn due(tenant: &TenantId, webhook: WebhookId) -> String {
     format!("due.{}.{webhook}", escape(tenant.as_str()))
 }
 
+/// `parked.<tenant>.<webhook>`: jobs that wait, in their order, until the endpoint works again.
+pub fn parked(tenant: &TenantId, webhook: WebhookId) -> String {
+    format!("parked.{}.{webhook}", escape(tenant.as_str()))
+}
+
+/// `retry.<tenant>.<webhook>.drain`: the one timer of an endpoint whose jobs are parked.
+pub fn drain_timer(tenant: &TenantId, webhook: WebhookId) -> String {
+    format!("retry.{}.{webhook}.drain", escape(tenant.as_str()))
+}
+
+/// `due.<tenant>.<webhook>.drain`: it is time to send what is parked.
+pub fn drain(tenant: &TenantId, webhook: WebhookId) -> String {
+    format!("due.{}.{webhook}.drain", escape(tenant.as_str()))
+}
+
+/// The webhook of a [`drain`] subject.
+pub fn parse_drain(subject: &str) -> Option<(TenantId, WebhookId)> {
+    parse_config_key(subject.strip_prefix("due.")?.strip_suffix(".drain")?)
+}
+
+/// The webhook of a [`parked`] subject.
+pub fn parse_parked(subject: &str) -> Option<(TenantId, WebhookId)> {
+    parse_config_key(subject.strip_prefix("parked.")?)
+}
+
 /// `outcomes.<service>`: a batch of outcomes, of any tenants.
 pub fn outcomes(service: &str) -> String {
     format!("outcomes.{service}")
@@ -84,6 +109,9 @@ mod tests {
         let webhook = WebhookId::generate();
         assert_eq!(parse_inbound(&inbound(&tenant, "order-paid")), Some((tenant.clone(), "order-paid".into())));
         assert_eq!(parse_config_key(&config_key(&tenant, webhook)), Some((tenant.clone(), webhook)));
+        assert_eq!(parse_drain(&drain(&tenant, webhook)), Some((tenant.clone(), webhook)));
+        assert_eq!(parse_drain(&due(&tenant, webhook)), None);
+        assert_eq!(parse_parked(&parked(&tenant, webhook)), Some((tenant.clone(), webhook)));
         let resource = Resource { kind: "order", id: "a.b".into() };
         let subject = event(&tenant, &resource);
         assert_eq!(subject.split('.').count(), 4);

@@ -13,10 +13,13 @@ pub const INBOUND: &str = "INBOUND";
 pub const EVENTS: &str = "EVENTS";
 pub const JOBS: &str = "JOBS";
 pub const RETRY: &str = "RETRY";
+pub const PARKED: &str = "PARKED";
 pub const OUTCOMES: &str = "OUTCOMES";
 pub const DEAD: &str = "DEAD";
 /// The key-value bucket of the webhooks.
 pub const CONFIG: &str = "CONFIG";
+/// The key-value bucket of the circuits that are not closed.
+pub const CIRCUITS: &str = "CIRCUITS";
 
 /// Publishing the same event twice within this window stores it once. An id costs the server about 228 bytes.
 const EVENTS_WINDOW: Duration = Duration::from_secs(10 * 60);
@@ -26,6 +29,13 @@ const WINDOW: Duration = Duration::from_secs(2 * 60);
 
 /// Explicit, because the server's default (1000) is no limit of ours.
 const MAX_CONSUMERS: i32 = 64;
+
+/// PARKED has one for each endpoint whose backlog is being sent.
+const MAX_DRAINS: i32 = 10_000;
+
+/// Parked jobs expire after [`Limits::parked_max_age`], and are recorded as expired by whoever comes to see them; what
+/// the stream itself removes is gone without a trace, so it waits so much longer.
+const PARKED_SLACK: Duration = DAY;
 
 /// Pulls that may wait at one consumer: a few for each replica of a service.
 const MAX_WAITING: i64 = 4096;
@@ -42,6 +52,8 @@ pub struct Limits {
     pub jobs_max_bytes: i64,
     pub inbound_max_bytes: i64,
     pub outcomes_max_bytes: i64,
+    pub parked_max_bytes: i64,
+    pub parked_max_age: Duration,
     /// A message that was pulled and not acknowledged for so long is given to another. Above the longest attempt (5 s).
     pub ack_wait: Duration,
 }
@@ -58,6 +70,9 @@ impl Limits {
             mib("SHOPERY_INBOUND_MAX_MIB", "1024", "Size of INBOUND in MiB; when full, NATS publishers are refused");
         let outcomes =
             mib("SHOPERY_OUTCOMES_MAX_MIB", "2048", "Size of OUTCOMES in MiB: history that waits for the database");
+        let parked =
+            mib("SHOPERY_PARKED_MAX_MIB", "8192", "Size of PARKED in MiB: jobs of endpoints that do not keep up");
+        let parked_age = env.duration("SHOPERY_PARKED_MAX_AGE", "3d", "How long a job may be parked before it expires");
         let replicas = env.number("SHOPERY_STREAM_REPLICAS", "1", 1..=5, "Copies of every stream; 3 in production");
         let age = env.duration("SHOPERY_EVENTS_MAX_AGE", "7d", "How long EVENTS keeps an event");
         let ack_wait =
@@ -69,13 +84,15 @@ impl Limits {
             jobs_max_bytes: jobs?,
             inbound_max_bytes: inbound?,
             outcomes_max_bytes: outcomes?,
+            parked_max_bytes: parked?,
+            parked_max_age: parked_age?,
             ack_wait: ack_wait?.max(Duration::from_secs(6)),
         })
     }
 }
 
-/// Every stream. CONFIG, a key-value bucket, is declared beside them in [`ensure_streams`].
-fn streams(limits: &Limits) -> [Config; 6] {
+/// Every stream. CONFIG and CIRCUITS, key-value buckets, are declared in [`ensure_streams`].
+fn streams(limits: &Limits) -> [Config; 7] {
     let base = |name: &str, subjects: &[&str]| Config {
         name: name.to_owned(),
         subjects: subjects.iter().map(|subject| (*subject).to_owned()).collect(),
@@ -111,6 +128,13 @@ fn streams(limits: &Limits) -> [Config; 6] {
             allow_message_schedules: true,
             allow_rollup: true,
             ..base(RETRY, &["retry.>", "due.>"])
+        },
+        Config {
+            retention: RetentionPolicy::Limits,
+            max_age: limits.parked_max_age + PARKED_SLACK,
+            max_bytes: limits.parked_max_bytes,
+            max_consumers: MAX_DRAINS,
+            ..base(PARKED, &["parked.>"])
         },
         Config {
             retention: RetentionPolicy::WorkQueue,
@@ -171,15 +195,18 @@ pub(crate) async fn ensure_streams(jetstream: &Context, limits: &Limits) -> anyh
     for wanted in streams(limits) {
         ensure_stream(jetstream, wanted).await?;
     }
-    let bucket = kv::Config {
-        bucket: CONFIG.to_owned(),
-        history: 1,
-        max_bytes: 512 * MIB,
-        num_replicas: limits.replicas,
-        ..kv::Config::default()
-    };
-    if jetstream.get_key_value(CONFIG).await.is_err() {
-        jetstream.create_or_update_key_value(bucket).await.context("cannot create the key-value bucket CONFIG")?;
+    for bucket in [CONFIG, CIRCUITS] {
+        let config = kv::Config {
+            bucket: bucket.to_owned(),
+            history: 1,
+            max_bytes: 512 * MIB,
+            num_replicas: limits.replicas,
+            ..kv::Config::default()
+        };
+        if jetstream.get_key_value(bucket).await.is_err() {
+            let created = jetstream.create_or_update_key_value(config).await;
+            created.with_context(|| format!("cannot create the key-value bucket {bucket}"))?;
+        }
     }
     Ok(())
 }

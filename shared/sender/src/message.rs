@@ -15,6 +15,8 @@ pub struct Message<'a> {
     pub webhook: Option<String>,
     pub tenant: &'a str,
     pub triggered_at: OffsetDateTime,
+    /// Which of the paths that the webhook watches have changed.
+    pub changed: &'a [String],
     pub attempt: u32,
     pub payload: Bytes,
 }
@@ -43,6 +45,9 @@ impl Message<'_> {
         }
         set("x-shopery-tenant-id", self.tenant, false);
         set("x-shopery-triggered-at", &self.triggered_at.format(&Rfc3339).unwrap_or_default(), false);
+        if !self.changed.is_empty() {
+            set("x-shopery-fields-changed", &self.changed.join(","), false);
+        }
         set("x-shopery-attempt", &self.attempt.to_string(), false);
         headers
     }

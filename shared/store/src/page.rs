@@ -26,8 +26,9 @@ impl FromStr for Cursor {
     type Err = Invalid;
 
     fn from_str(text: &str) -> Result<Self, Invalid> {
-        let plain = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
-        if plain && (1..=40).contains(&text.len()) {
+        // A prefix of three letters and a ULID.
+        let is_ulid = |id: &str| id.len() == 26 && id.bytes().all(|byte| byte.is_ascii_alphanumeric());
+        if text.split_once('_').is_some_and(|(prefix, id)| prefix.len() == 3 && is_ulid(id)) {
             return Ok(Self(text.to_owned()));
         }
         Err(Invalid::new("cursor", "must be the nextCursor of an earlier page, unchanged"))

@@ -1,0 +1,229 @@
+//! One attempt of one job, and what follows from it. Whoever attempts, a fresh job, a retry or a probe, does it here.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use bytes::Bytes;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use shopery_model::{
+    Answer, Attempt, AttemptId, DeliveryState, Fault, Job, JobMeta, Outcome, PayloadMode, RetrySchedule, Verdict,
+    Webhook,
+};
+use shopery_queue::{Outgoing, Queue, subject, trace};
+use shopery_runtime::{Runtime, latency_buckets, telemetry};
+use shopery_sender::{Endpoint, Message, Sender};
+use time::OffsetDateTime;
+use tracing::{Instrument, Span};
+
+/// A job that is older carries the latest state of its resource, not the one of its event.
+const FRESH: Duration = Duration::from_secs(1);
+
+#[derive(Debug)]
+pub(crate) struct Attempter {
+    queue: Queue,
+    sender: Sender,
+    schedule: RetrySchedule,
+    metrics: Metrics,
+}
+
+#[derive(Debug)]
+struct Metrics {
+    attempts: Family<[(&'static str, &'static str); 1], Counter>,
+    duration: Histogram,
+    under_way: Gauge,
+}
+
+/// An attempt that was made.
+#[derive(Debug)]
+pub(crate) struct Attempted {
+    pub(crate) answer: Answer,
+    started_at: OffsetDateTime,
+    url: String,
+    bytes: usize,
+    span: Span,
+}
+
+impl Attempted {
+    pub(crate) fn is_success(&self) -> bool {
+        self.answer.fault.is_none()
+    }
+}
+
+impl Attempter {
+    pub(crate) fn new(queue: Queue, sender: Sender, schedule: RetrySchedule, runtime: &Runtime) -> Self {
+        let of = &runtime.metrics;
+        let metrics = Metrics {
+            attempts: of.register(
+                "delivery_attempts",
+                "Attempts by result: delivered, or the reason",
+                Family::default(),
+            ),
+            duration: of.register(
+                "delivery_attempt_seconds",
+                "Duration of an attempt in seconds",
+                Histogram::new(latency_buckets()),
+            ),
+            under_way: of.register("deliveries_under_way", "Attempts under way", Gauge::default()),
+        };
+        Self { queue, sender, schedule, metrics }
+    }
+
+    /// Posts a job to its webhook as that is now.
+    pub(crate) async fn attempt(
+        &self,
+        job: &Job,
+        webhook: &Webhook,
+        parent: Option<&str>,
+    ) -> anyhow::Result<Attempted> {
+        let meta = &job.meta;
+        let span = tracing::info_span!(
+            target: telemetry::TRACE,
+            "deliver",
+            otel.kind = "client",
+            tenant = meta.tenant.as_str(),
+            webhook.id = %meta.webhook,
+            delivery.id = %meta.delivery,
+            attempt = meta.attempt,
+            server.address = webhook.url.host_str(),
+            http.response.status_code = tracing::field::Empty,
+            error.r#type = tracing::field::Empty,
+        );
+        trace::adopt(&span, parent);
+        let started_at = OffsetDateTime::now_utc();
+        let payload = self.payload(job, webhook, started_at).await?;
+        let bytes = payload.len();
+        self.metrics.under_way.inc();
+        let answer = self.post(meta, payload, webhook, started_at).instrument(span.clone()).await;
+        self.metrics.under_way.dec();
+        self.note(&answer, &span);
+        Ok(Attempted { answer, started_at, url: webhook.url.to_string(), bytes, span })
+    }
+
+    /// The outcome of an attempt; the next one is scheduled first, if there is to be one.
+    pub(crate) async fn follow_up(
+        &self,
+        job: Job,
+        attempted: Attempted,
+        parent: Option<&str>,
+    ) -> anyhow::Result<Outcome> {
+        let verdict = Verdict::of(&attempted.answer, job.meta.attempt, job.meta.delivery, &self.schedule);
+        let next_attempt_at = match verdict {
+            Verdict::RetryAfter(delay) => Some(self.schedule_retry(&job, delay, &attempted.span, parent).await?),
+            Verdict::Delivered | Verdict::GiveUp | Verdict::Disable => None,
+        };
+        let state = match verdict {
+            Verdict::Delivered => DeliveryState::Delivered,
+            Verdict::RetryAfter(_) => DeliveryState::Pending,
+            Verdict::GiveUp | Verdict::Disable => DeliveryState::Failed,
+        };
+        Ok(outcome(job.meta, attempted, state, next_attempt_at))
+    }
+
+    /// The body of the POST. Invariant: it is never older than the state that the job was made for.
+    async fn payload(&self, job: &Job, webhook: &Webhook, now: OffsetDateTime) -> anyhow::Result<Bytes> {
+        let meta = &job.meta;
+        let is_fresh = meta.attempt == 1 && now - meta.delivery.created_at() < FRESH;
+        if is_fresh || webhook.rules.payload == PayloadMode::Original {
+            return Ok(job.payload.clone());
+        }
+        let latest =
+            self.queue.latest_state(&meta.tenant, &meta.resource).await.context("cannot read the latest state")?;
+        Ok(match latest {
+            // Events of a resource may arrive out of order.
+            Some(state) if state.event.time >= meta.triggered_at => webhook.rules.project(&state.event.data),
+            // EVENTS no longer has the resource.
+            _ => job.payload.clone(),
+        })
+    }
+
+    async fn post(&self, meta: &JobMeta, payload: Bytes, webhook: &Webhook, now: OffsetDateTime) -> Answer {
+        let event = meta.event_type.to_string();
+        let message = Message {
+            webhook_id: meta.delivery.to_string(),
+            event: &event,
+            event_id: &meta.event,
+            webhook: Some(meta.webhook.to_string()),
+            tenant: meta.tenant.as_str(),
+            triggered_at: meta.triggered_at,
+            changed: &meta.changed,
+            attempt: meta.attempt,
+            payload,
+        };
+        self.sender.send(Endpoint { url: &webhook.url, secret: &webhook.secret }, &message, now).await
+    }
+
+    /// Puts the next attempt on RETRY as a message that the server publishes on `due.` when its time has come. A
+    /// delivery has one schedule: a repeat of this attempt replaces it.
+    async fn schedule_retry(
+        &self,
+        job: &Job,
+        delay: Duration,
+        span: &Span,
+        parent: Option<&str>,
+    ) -> anyhow::Result<OffsetDateTime> {
+        let meta = JobMeta { attempt: job.meta.attempt + 1, ..job.meta.clone() };
+        let due_at = OffsetDateTime::now_utc() + delay;
+        let (subject, due) =
+            (subject::retry(&meta.tenant, meta.webhook, meta.delivery), subject::due(&meta.tenant, meta.webhook));
+        let mut message =
+            Outgoing::new(subject, Job { payload: job.payload.clone(), meta }.encode()).scheduled(due_at, due);
+        trace::inject(span, parent, &mut message.headers);
+        self.queue.publish_until_stored(&message, self.queue.limits.ack_wait / 2).await?;
+        Ok(due_at)
+    }
+
+    fn note(&self, answer: &Answer, span: &Span) {
+        let result = answer.fault.as_ref().map_or("delivered", |(fault, _)| fault.name());
+        self.metrics.attempts.get_or_create(&[("result", result)]).inc();
+        self.metrics.duration.observe(answer.duration.as_secs_f64());
+        if let Some(status) = answer.status {
+            span.record("http.response.status_code", status);
+        }
+        if answer.fault.is_some() {
+            span.record("error.type", result);
+        }
+    }
+}
+
+/// The outcome of an attempt.
+pub(crate) fn outcome(
+    job: JobMeta,
+    attempted: Attempted,
+    state: DeliveryState,
+    next_attempt_at: Option<OffsetDateTime>,
+) -> Outcome {
+    let Attempted { answer, started_at, url, bytes, span: _ } = attempted;
+    Outcome {
+        job,
+        state,
+        next_attempt_at,
+        attempt: Some(Attempt {
+            id: AttemptId::generate(),
+            started_at,
+            duration_ms: u32::try_from(answer.duration.as_millis()).unwrap_or(u32::MAX),
+            url,
+            request_bytes: u32::try_from(bytes).unwrap_or(u32::MAX),
+            status: answer.status,
+            response_body: answer.body,
+        }),
+        fault: answer.fault,
+        carried_by: None,
+        at: OffsetDateTime::now_utc(),
+    }
+}
+
+/// The outcome of a job that ends, or waits, without an attempt.
+pub(crate) fn without_attempt(job: JobMeta, state: DeliveryState, fault: Option<(Fault, &str)>) -> Outcome {
+    Outcome {
+        job,
+        state,
+        next_attempt_at: None,
+        attempt: None,
+        fault: fault.map(|(fault, detail)| (fault, detail.to_owned())),
+        carried_by: None,
+        at: OffsetDateTime::now_utc(),
+    }
+}

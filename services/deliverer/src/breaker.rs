@@ -1,0 +1,81 @@
+//! Opening circuits: when an endpoint's jobs begin to be parked, and the timer that ends it.
+
+use std::time::Duration;
+
+use shopery_model::{Circuit, CircuitState, TenantId, WebhookId, probe_delay};
+use shopery_queue::{Circuits, Outgoing, Queue, subject};
+use shopery_runtime::Env;
+use time::OffsetDateTime;
+
+/// Deliveries that must fail in a row, and the pauses between probes.
+#[derive(Debug, Clone)]
+pub(crate) struct Config {
+    failures: usize,
+    first_probe: Duration,
+    longest_probe: Duration,
+}
+
+impl Config {
+    pub(crate) fn read(env: &mut Env) -> Option<Self> {
+        let failures = env.number(
+            "SHOPERY_CIRCUIT_FAILURES",
+            "5",
+            1..=50,
+            "Deliveries that fail in a row until an endpoint's jobs are parked",
+        );
+        let first = env.duration("SHOPERY_PROBE_FIRST", "5s", "Pause before the first probe of a broken endpoint");
+        let longest = env.duration("SHOPERY_PROBE_LONGEST", "5m", "It doubles with each probe that fails, up to this");
+        Some(Self { failures: usize::try_from(failures?).ok()?, first_probe: first?, longest_probe: longest? })
+    }
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Breaker {
+    pub(crate) queue: Queue,
+    pub(crate) circuits: Circuits,
+    pub(crate) config: Config,
+}
+
+impl Breaker {
+    pub(crate) fn is_reached(&self, failures: usize) -> bool {
+        failures >= self.config.failures
+    }
+
+    /// From now on the webhook's jobs are parked, and a timer sees to them. Nothing to do if somebody has come first.
+    pub(crate) async fn open(&self, tenant: &TenantId, id: WebhookId, state: CircuitState) -> anyhow::Result<()> {
+        if self.circuits.is_broken(id) {
+            return Ok(());
+        }
+        let (known, revision) = self.circuits.read(tenant, id).await?;
+        let circuit = Circuit::new(state, OffsetDateTime::now_utc());
+        if known.is_some() || self.circuits.write(tenant, id, circuit, revision).await?.is_none() {
+            return Ok(());
+        }
+        let delay = match state {
+            CircuitState::Open => {
+                tracing::info!(%tenant, webhook = %id, "the endpoint fails; its jobs are parked");
+                self.probe_delay(id, 0)
+            }
+            CircuitState::Draining => Duration::ZERO,
+        };
+        self.set_timer(tenant, id, delay).await
+    }
+
+    pub(crate) fn probe_delay(&self, id: WebhookId, probes: u32) -> Duration {
+        probe_delay(probes, id, self.config.first_probe, self.config.longest_probe)
+    }
+
+    /// A circuit that nobody has written for longer has lost its timer.
+    pub(crate) fn longest_silence(&self) -> Duration {
+        self.config.longest_probe.max(Duration::from_secs(30))
+    }
+
+    /// An endpoint has one timer: setting it again replaces it.
+    pub(crate) async fn set_timer(&self, tenant: &TenantId, id: WebhookId, delay: Duration) -> anyhow::Result<()> {
+        let due = OffsetDateTime::now_utc() + delay;
+        let message = Outgoing::new(subject::drain_timer(tenant, id), Default::default())
+            .scheduled(due, subject::drain(tenant, id));
+        self.queue.publish_until_stored(&message, self.queue.limits.ack_wait / 2).await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,266 @@
+//! What becomes of parked jobs: probing an endpoint that failed, and sending what is parked once it works.
+//!
+//! An endpoint whose circuit is not closed has one timer. When it fires, one deliverer takes the circuit (it writes its
+//! name into it) and attempts the oldest parked job. While the endpoint fails, that is all: the next timer is set, later
+//! each time. When it succeeds, the backlog is sent in its order, at a growing pace, until nothing is left.
+//!
+//! Invariant: a parked job is removed only after its outcome is stored. A crash repeats attempts and loses none.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::bail;
+use futures_util::future::join_all;
+use shopery_model::{Circuit, CircuitState, DeliveryState, Fault, Job, Outcome, TenantId, Webhook, WebhookId};
+use shopery_queue::{Circuits, Directory, Message, Parked, ParkedJob, Queue, Taken, store_outcomes, subject};
+use shopery_runtime::Shutdown;
+use time::OffsetDateTime;
+use tokio::time::Instant;
+
+use crate::attempt::{Attempted, Attempter, outcome, without_attempt};
+use crate::breaker::Breaker;
+
+/// A drainer says so often that it is at it, and is given up on after so long.
+const HEARTBEAT: Duration = Duration::from_secs(3);
+const LEASE: Duration = Duration::from_secs(15);
+/// A probe chooses among so many of the oldest jobs, another one each time: one that is never taken holds up no others.
+const CHOICE: usize = 8;
+/// Attempts under way at a time while a backlog is sent.
+const MAX_PACE: usize = 64;
+/// Failed probes that the history of a delivery shows; later ones are too many to.
+const SHOWN_PROBES: u32 = 5;
+/// Others may park a job just as the circuit closes: somebody looks once more.
+const LAST_LOOK: Duration = Duration::from_secs(2);
+
+#[derive(Debug, Clone)]
+pub(crate) struct Drainer {
+    pub(crate) queue: Queue,
+    pub(crate) directory: Directory,
+    pub(crate) circuits: Circuits,
+    pub(crate) breaker: Breaker,
+    pub(crate) attempter: Arc<Attempter>,
+    /// Names this deliverer in the circuits that it has taken.
+    pub(crate) me: String,
+}
+
+/// A circuit that this deliverer has taken.
+struct Drain<'a> {
+    drainer: &'a Drainer,
+    tenant: TenantId,
+    webhook: Arc<Webhook>,
+    circuit: Circuit,
+    revision: u64,
+    message: Message,
+    said_so: Instant,
+    pace: usize,
+    removed: bool,
+}
+
+/// How a round ended.
+enum Round {
+    /// There may be more.
+    More,
+    Empty,
+    /// The endpoint fails.
+    Failed,
+}
+
+impl Drainer {
+    /// Sees to an endpoint whose timer has fired. What cannot be finished comes again with the message.
+    pub(crate) async fn drain(&self, taken: Taken, shutdown: &Shutdown) {
+        let Taken { message, slot } = taken;
+        let subject = message.subject().to_owned();
+        if let Err(error) = self.see_to(message, shutdown).await {
+            tracing::warn!(subject, "parked jobs are seen to later: {error:#}");
+        }
+        drop(slot);
+    }
+
+    async fn see_to(&self, message: Message, shutdown: &Shutdown) -> anyhow::Result<()> {
+        let Some((tenant, id)) = subject::parse_drain(message.subject()) else {
+            bail!("the subject names no webhook");
+        };
+        let (circuit, revision) = self.circuits.read(&tenant, id).await?;
+        let webhook = match self.directory.get(&tenant, id).await? {
+            Some(webhook) if webhook.is_enabled => webhook,
+            gone => {
+                // What a disabled webhook has parked waits for it to be enabled.
+                if gone.is_none() {
+                    Parked::purge(&self.queue, &tenant, id).await?;
+                }
+                if circuit.is_some() {
+                    self.circuits.close(&tenant, id, revision).await?;
+                }
+                message.ack().await;
+                return Ok(());
+            }
+        };
+        let now = OffsetDateTime::now_utc();
+        if circuit.is_none() && Parked::count(&self.queue, &tenant, id).await? == 0 {
+            message.ack().await;
+            return Ok(());
+        }
+        let mut circuit = circuit.unwrap_or_else(|| Circuit::new(CircuitState::Draining, now));
+        let taken = if circuit.is_drained_by_another(&self.me, now, LEASE) {
+            None
+        } else {
+            (circuit.drainer, circuit.seen_at) = (Some(self.me.clone()), now);
+            self.circuits.write(&tenant, id, circuit.clone(), revision).await?
+        };
+        let Some(revision) = taken else {
+            message.ack().await;
+            return Ok(());
+        };
+        let said_so = Instant::now();
+        let drain =
+            Drain { drainer: self, tenant, webhook, circuit, revision, message, said_so, pace: 1, removed: false };
+        drain.run(shutdown).await
+    }
+}
+
+impl Drain<'_> {
+    async fn run(mut self, shutdown: &Shutdown) -> anyhow::Result<()> {
+        let (queue, id) = (&self.drainer.queue, self.webhook.id);
+        if self.circuit.state == CircuitState::Open {
+            let parked = Parked::open(queue, &self.tenant, id).await?;
+            match self.probe(&parked).await? {
+                Round::Failed => return self.wait_for_probe().await,
+                Round::Empty => return self.close().await,
+                Round::More => self.circuit.state = CircuitState::Draining,
+            }
+        }
+        let parked = Parked::open(queue, &self.tenant, id).await?;
+        loop {
+            if shutdown.is_draining() {
+                // Another deliverer goes on at once.
+                self.circuit.drainer = None;
+                self.say_so().await?;
+                self.drainer.breaker.set_timer(&self.tenant, id, Duration::ZERO).await?;
+                self.message.ack().await;
+                return Ok(());
+            }
+            if self.said_so.elapsed() > HEARTBEAT {
+                self.say_so().await?;
+            }
+            match self.round(&parked).await? {
+                Round::More => {}
+                Round::Empty => return self.close().await,
+                Round::Failed => {
+                    self.circuit = Circuit { probes: 1, ..Circuit::new(CircuitState::Open, OffsetDateTime::now_utc()) };
+                    return self.wait_for_probe().await;
+                }
+            }
+        }
+    }
+
+    /// One attempt, of one of the oldest jobs. If it fails the job stays where it is.
+    async fn probe(&mut self, parked: &Parked) -> anyhow::Result<Round> {
+        let oldest = self.without_expired(parked, parked.next(CHOICE).await?).await?;
+        let choice = usize::try_from(self.circuit.probes)? % oldest.len().max(1);
+        let Some((sequence, job)) = oldest.into_iter().nth(choice) else { return Ok(Round::Empty) };
+        let attempted = self.drainer.attempter.attempt(&job, &self.webhook, None).await?;
+        if attempted.is_success() || is_gone(&attempted) {
+            let is_gone = is_gone(&attempted);
+            let outcome = self.drainer.attempter.follow_up(job, attempted, None).await?;
+            self.store(&[outcome]).await?;
+            parked.remove(sequence).await?;
+            self.removed = true;
+            return Ok(if is_gone { Round::Empty } else { Round::More });
+        }
+        if self.circuit.probes < SHOWN_PROBES {
+            self.store(&[outcome(job.meta, attempted, DeliveryState::Parked, None)]).await?;
+        }
+        self.circuit.probes += 1;
+        Ok(Round::Failed)
+    }
+
+    /// Attempts the next jobs at once. Those that fail among others that do not are retried as any job is; if all fail,
+    /// they stay and the endpoint is left alone.
+    async fn round(&mut self, parked: &Parked) -> anyhow::Result<Round> {
+        let jobs = parked.next(self.pace).await?;
+        let Some(last) = jobs.last().map(|job| job.sequence) else { return Ok(Round::Empty) };
+        let (sequences, jobs): (Vec<_>, Vec<_>) = self.without_expired(parked, jobs).await?.into_iter().unzip();
+        let attempts = jobs.iter().map(|job| self.drainer.attempter.attempt(job, &self.webhook, None));
+        let attempted = join_all(attempts).await.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
+        let failed = attempted.iter().filter(|attempted| !attempted.is_success()).count();
+        if failed > 0 && failed == attempted.len() && !attempted.iter().any(is_gone) {
+            let failed = jobs.into_iter().zip(attempted);
+            let outcomes: Vec<_> =
+                failed.map(|(job, attempted)| outcome(job.meta, attempted, DeliveryState::Parked, None)).collect();
+            self.store(&outcomes).await?;
+            return Ok(Round::Failed);
+        }
+        let mut outcomes = Vec::with_capacity(sequences.len());
+        for (job, attempted) in jobs.into_iter().zip(attempted) {
+            outcomes.push(self.drainer.attempter.follow_up(job, attempted, None).await?);
+        }
+        self.store(&outcomes).await?;
+        parked.remove_through(last).await?;
+        self.removed = true;
+        self.pace = if failed == 0 { (self.pace * 2).min(MAX_PACE) } else { (self.pace / 2).max(1) };
+        Ok(Round::More)
+    }
+
+    /// The jobs that are young enough. The others end as expired; what does not decode goes to DEAD.
+    async fn without_expired(&self, parked: &Parked, jobs: Vec<ParkedJob>) -> anyhow::Result<Vec<(u64, Job)>> {
+        let queue = &self.drainer.queue;
+        let mut young = Vec::with_capacity(jobs.len());
+        for ParkedJob { sequence, at, frame } in jobs {
+            match Job::decode(&frame) {
+                Ok(job) if OffsetDateTime::now_utc() - at <= queue.limits.parked_max_age => young.push((sequence, job)),
+                Ok(job) => {
+                    self.store(&[without_attempt(job.meta, DeliveryState::Expired, None)]).await?;
+                    parked.remove(sequence).await?;
+                }
+                Err(error) => {
+                    let subject = subject::parked(&self.tenant, self.webhook.id);
+                    let dead = shopery_queue::Dead::new(&subject, error.to_string(), &frame);
+                    queue.bury("undecodable-job", Some(&self.tenant), format!("PARKED:{sequence}"), &dead).await?;
+                    parked.remove(sequence).await?;
+                }
+            }
+        }
+        Ok(young)
+    }
+
+    async fn store(&self, outcomes: &[Outcome]) -> anyhow::Result<()> {
+        Ok(store_outcomes(&self.drainer.queue, "deliverer", outcomes).await?)
+    }
+
+    /// Renews the claim on the circuit, and on the message. Fails if another deliverer has taken over.
+    async fn say_so(&mut self) -> anyhow::Result<()> {
+        self.circuit.seen_at = OffsetDateTime::now_utc();
+        let written =
+            self.drainer.circuits.write(&self.tenant, self.webhook.id, self.circuit.clone(), self.revision).await?;
+        let Some(revision) = written else { bail!("another deliverer has taken the circuit") };
+        (self.revision, self.said_so) = (revision, Instant::now());
+        self.message.progress().await;
+        Ok(())
+    }
+
+    async fn wait_for_probe(mut self) -> anyhow::Result<()> {
+        let delay = self.drainer.breaker.probe_delay(self.webhook.id, self.circuit.probes);
+        self.circuit.drainer = None;
+        self.say_so().await?;
+        self.drainer.breaker.set_timer(&self.tenant, self.webhook.id, delay).await?;
+        self.message.ack().await;
+        Ok(())
+    }
+
+    async fn close(self) -> anyhow::Result<()> {
+        let (drainer, id): (&Drainer, WebhookId) = (self.drainer, self.webhook.id);
+        if !drainer.circuits.close(&self.tenant, id, self.revision).await? {
+            bail!("another deliverer has taken the circuit");
+        }
+        if self.removed {
+            tracing::info!(tenant = %self.tenant, webhook = %id, "what was parked has been sent");
+            drainer.breaker.set_timer(&self.tenant, id, LAST_LOOK).await?;
+        }
+        self.message.ack().await;
+        Ok(())
+    }
+}
+
+fn is_gone(attempted: &Attempted) -> bool {
+    matches!(attempted.answer.fault, Some((Fault::Gone, _)))
+}

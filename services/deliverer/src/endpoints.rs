@@ -1,0 +1,238 @@
+//! Who may send to which endpoint now: the gates of all endpoints, and the jobs that wait at them.
+//!
+//! Invariant: a [`Pass`] is one attempt, counted at its gate and in the deliverer's slots until it is dropped.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use shopery_model::{Admission, DeliveryId, Gate, WebhookId};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+/// A job that has waited so long for its turn is parked.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Gates that are kept; beyond, the idle ones are forgotten.
+const MAX_GATES: usize = 100_000;
+/// Endpoints that are offered a slot that another one has left, at a time.
+const OFFERS: usize = 8;
+
+#[derive(Debug)]
+pub(crate) struct Endpoints {
+    state: Mutex<State>,
+    began: Instant,
+}
+
+#[derive(Debug)]
+struct State {
+    gates: HashMap<WebhookId, Entry>,
+    /// Attempts that may begin.
+    slots: usize,
+    /// Jobs that may wait.
+    room: usize,
+    /// Endpoints that somebody waits for, in turn.
+    queue: VecDeque<WebhookId>,
+}
+
+#[derive(Debug, Default)]
+struct Entry {
+    gate: Gate,
+    waiting: VecDeque<oneshot::Sender<Pass>>,
+}
+
+/// The right to make one attempt.
+#[derive(Debug)]
+pub(crate) struct Pass {
+    endpoints: Arc<Endpoints>,
+    id: WebhookId,
+    is_finished: bool,
+}
+
+impl Endpoints {
+    pub(crate) fn new(slots: usize, room: usize) -> Arc<Self> {
+        let state = State { gates: HashMap::new(), slots, room, queue: VecDeque::new() };
+        Arc::new(Self { state: Mutex::new(state), began: Instant::now() })
+    }
+
+    /// The right to attempt a job of this endpoint, or `None` if the job is to be parked.
+    pub(crate) async fn enter(self: &Arc<Self>, id: WebhookId) -> Option<Pass> {
+        let turn = {
+            let now = self.began.elapsed();
+            let mut state = self.lock();
+            let State { gates, slots, room, queue } = &mut *state;
+            let entry = gates.entry(id).or_default();
+            match entry.gate.admit(entry.waiting.len(), *slots, *room, now) {
+                Admission::Start => {
+                    entry.gate.start(now);
+                    *slots -= 1;
+                    return Some(self.pass(id));
+                }
+                Admission::Park => return None,
+                Admission::Wait => {
+                    let (sender, turn) = oneshot::channel();
+                    if entry.waiting.is_empty() {
+                        queue.push_back(id);
+                    }
+                    entry.waiting.push_back(sender);
+                    *room -= 1;
+                    turn
+                }
+            }
+        };
+        match tokio::time::timeout(PATIENCE, turn).await {
+            Ok(Ok(pass)) => Some(pass),
+            Ok(Err(_)) => None,
+            Err(_) => {
+                self.forget_waiting(id, oneshot::Sender::is_closed);
+                None
+            }
+        }
+    }
+
+    /// Turns away everybody who waits for this endpoint.
+    pub(crate) fn turn_away(&self, id: WebhookId) {
+        self.forget_waiting(id, |_| true);
+    }
+
+    fn forget_waiting(&self, id: WebhookId, is_gone: impl Fn(&oneshot::Sender<Pass>) -> bool) {
+        let mut state = self.lock();
+        let Some(entry) = state.gates.get_mut(&id) else { return };
+        let before = entry.waiting.len();
+        entry.waiting.retain(|waiting| !is_gone(waiting));
+        let gone = before - entry.waiting.len();
+        state.room += gone;
+    }
+
+    /// Gives the slot of an attempt that has ended to whoever waits, and returns how many deliveries have failed in a row.
+    fn leave(self: &Arc<Self>, id: WebhookId, result: Option<(DeliveryId, bool)>) -> usize {
+        let now = self.began.elapsed();
+        let mut turns = Vec::new();
+        let failures = {
+            let mut state = self.lock();
+            state.slots += 1;
+            let failures = state.gates.get_mut(&id).map_or(0, |entry| {
+                match result {
+                    Some((delivery, success)) => entry.gate.finish(delivery, success, now),
+                    None => entry.gate.abandon(),
+                }
+                entry.gate.failures()
+            });
+            state.admit_waiting(id, now, &mut turns);
+            for _ in 0..state.queue.len().min(OFFERS) {
+                let Some(next) = state.queue.pop_front() else { break };
+                state.admit_waiting(next, now, &mut turns);
+                if state.gates.get(&next).is_some_and(|entry| !entry.waiting.is_empty()) {
+                    state.queue.push_back(next);
+                }
+            }
+            if state.gates.len() > MAX_GATES {
+                state.gates.retain(|_, entry| !entry.gate.is_idle() || !entry.waiting.is_empty());
+            }
+            failures
+        };
+        for (id, turn) in turns {
+            // Who does not wait any more drops the pass, and with that gives it back.
+            drop(turn.send(self.pass(id)));
+        }
+        failures
+    }
+
+    fn pass(self: &Arc<Self>, id: WebhookId) -> Pass {
+        Pass { endpoints: self.clone(), id, is_finished: false }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn admit_waiting(&mut self, id: WebhookId, now: Duration, turns: &mut Vec<(WebhookId, oneshot::Sender<Pass>)>) {
+        let Some(entry) = self.gates.get_mut(&id) else { return };
+        while self.slots > 0
+            && entry.gate.may_start(self.slots)
+            && let Some(turn) = entry.waiting.pop_front()
+        {
+            entry.gate.start(now);
+            self.slots -= 1;
+            self.room += 1;
+            turns.push((id, turn));
+        }
+    }
+}
+
+impl Pass {
+    /// The attempt has ended; returns how many deliveries have failed in a row.
+    pub(crate) fn finish(mut self, delivery: DeliveryId, success: bool) -> usize {
+        self.is_finished = true;
+        self.endpoints.leave(self.id, Some((delivery, success)))
+    }
+}
+
+impl Drop for Pass {
+    fn drop(&mut self) {
+        if !self.is_finished {
+            self.endpoints.leave(self.id, None);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn delivery(webhook: WebhookId) -> DeliveryId {
+        DeliveryId::of(&"t".parse().unwrap(), "e", time::OffsetDateTime::UNIX_EPOCH, webhook)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silent_endpoints_leave_slots_for_one_that_answers() {
+        let endpoints = Endpoints::new(512, 2048);
+        let mut held = Vec::new();
+        for _ in 0..20 {
+            let silent = WebhookId::generate();
+            for _ in 0..100 {
+                let endpoints = endpoints.clone();
+                held.push(tokio::spawn(async move { endpoints.enter(silent).await }));
+            }
+        }
+        tokio::task::yield_now().await;
+        let healthy = WebhookId::generate();
+        for _ in 0..100 {
+            let pass = tokio::time::timeout(Duration::from_millis(1), endpoints.enter(healthy)).await.unwrap().unwrap();
+            assert_eq!(pass.finish(delivery(healthy), true), 0);
+        }
+        // Who waits for a silent endpoint is turned away in the end, and gives back its place.
+        let (mut passes, mut parked) = (Vec::new(), 0);
+        for entered in held {
+            match entered.await.unwrap() {
+                Some(pass) => passes.push(pass),
+                None => parked += 1,
+            }
+        }
+        assert!(passes.len() <= 20 * 16 && parked >= 20 * 84, "{} {parked}", passes.len());
+        drop(passes);
+        let state = endpoints.lock();
+        assert_eq!((state.slots, state.room), (512, 2048));
+    }
+
+    #[tokio::test]
+    async fn a_turn_comes_when_an_attempt_ends_and_none_is_lost() {
+        let endpoints = Endpoints::new(1, 100);
+        let id = WebhookId::generate();
+        let first = endpoints.enter(id).await.unwrap();
+        let waiting: Vec<_> = (0..20)
+            .map(|_| {
+                let endpoints = endpoints.clone();
+                tokio::spawn(async move { endpoints.enter(id).await.unwrap().finish(delivery(id), true) })
+            })
+            .collect();
+        tokio::task::yield_now().await;
+        first.finish(delivery(id), true);
+        for turn in waiting {
+            turn.await.unwrap();
+        }
+        let state = endpoints.lock();
+        assert_eq!((state.slots, state.room), (1, 100));
+    }
+}

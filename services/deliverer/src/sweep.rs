@@ -1,0 +1,49 @@
+//! Looking after parked jobs that no timer looks after: a crash may have lost it, a webhook may have been enabled,
+//! disabled or deleted.
+
+use std::time::Duration;
+
+use shopery_queue::{Circuits, Directory, Parked, Queue};
+use shopery_runtime::Shutdown;
+
+use crate::breaker::Breaker;
+
+#[derive(Debug)]
+pub(crate) struct Sweeper {
+    pub(crate) queue: Queue,
+    pub(crate) directory: Directory,
+    pub(crate) circuits: Circuits,
+    pub(crate) breaker: Breaker,
+    pub(crate) interval: Duration,
+}
+
+impl Sweeper {
+    /// Sweeps every so often until the drain begins. Every replica does; a timer that is set twice is set once.
+    pub(crate) async fn run(self, shutdown: &Shutdown) {
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(self.interval) => {}
+                () = shutdown.draining() => return,
+            }
+            if let Err(error) = self.sweep().await {
+                tracing::warn!("cannot look after parked jobs: {error:#}");
+            }
+        }
+    }
+
+    async fn sweep(&self) -> anyhow::Result<()> {
+        for ((tenant, id), _) in Parked::counts(&self.queue).await? {
+            match self.directory.get(&tenant, id).await? {
+                None => Parked::purge(&self.queue, &tenant, id).await?,
+                Some(webhook) if webhook.is_enabled && !self.circuits.is_broken(id) => {
+                    self.breaker.set_timer(&tenant, id, Duration::ZERO).await?;
+                }
+                Some(_) => {}
+            }
+        }
+        for (tenant, id) in self.circuits.forsaken(2 * self.breaker.longest_silence()) {
+            self.breaker.set_timer(&tenant, id, Duration::ZERO).await?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,112 @@
+//! Jobs that are parked, each webhook's in their order.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use async_nats::jetstream::consumer::{AckPolicy, Consumer, DeliverPolicy, pull};
+use async_nats::jetstream::stream::Stream;
+use bytes::Bytes;
+use futures_util::{StreamExt, TryStreamExt};
+use shopery_model::{Job, TenantId, WebhookId};
+use time::OffsetDateTime;
+
+use crate::{Message, Outgoing, PublishError, Queue, subject, topology};
+
+/// A reader that nobody uses any more is forgotten by the server.
+const INACTIVE: Duration = Duration::from_secs(60);
+
+/// The parked jobs of one webhook.
+#[derive(Debug)]
+pub struct Parked {
+    queue: Queue,
+    stream: Stream<()>,
+    subject: String,
+    reader: Consumer<pull::Config>,
+}
+
+/// A job as PARKED holds it.
+#[derive(Debug)]
+pub struct ParkedJob {
+    pub sequence: u64,
+    pub at: OffsetDateTime,
+    pub frame: Bytes,
+}
+
+impl Parked {
+    /// Parks a job. A repeat is stored once.
+    pub async fn park(queue: &Queue, job: &Job) -> Result<(), PublishError> {
+        let meta = &job.meta;
+        let message = Outgoing::new(subject::parked(&meta.tenant, meta.webhook), job.encode())
+            .with_id(format!("{}:{}", meta.delivery, meta.attempt));
+        queue.publish_until_stored(&message, queue.limits.ack_wait / 2).await.map(drop)
+    }
+
+    /// Reads from the oldest on.
+    pub async fn open(queue: &Queue, tenant: &TenantId, webhook: WebhookId) -> anyhow::Result<Self> {
+        let subject = subject::parked(tenant, webhook);
+        let stream = queue.jetstream.get_stream_no_info(topology::PARKED).await.context("cannot open PARKED")?;
+        let config = pull::Config {
+            filter_subject: subject.clone(),
+            ack_policy: AckPolicy::None,
+            deliver_policy: DeliverPolicy::All,
+            inactive_threshold: INACTIVE,
+            memory_storage: true,
+            num_replicas: 1,
+            ..pull::Config::default()
+        };
+        let reader = stream.create_consumer(config).await.context("cannot read PARKED")?;
+        Ok(Self { queue: queue.clone(), stream, subject, reader })
+    }
+
+    /// The next jobs, at most `count`; none if there are none now.
+    pub async fn next(&self, count: usize) -> anyhow::Result<Vec<ParkedJob>> {
+        let batch = self.reader.fetch().max_messages(count).messages().await.context("cannot read PARKED")?;
+        let jobs = batch.map(|message| {
+            let message =
+                Message { message: message.map_err(|error| anyhow!(error))?.into(), queue: self.queue.clone() };
+            let stored = message.stored()?;
+            anyhow::Ok(ParkedJob { sequence: stored.sequence, at: stored.at, frame: message.payload().clone() })
+        });
+        jobs.try_collect().await
+    }
+
+    /// Removes the jobs up to and with this one.
+    pub async fn remove_through(&self, sequence: u64) -> anyhow::Result<()> {
+        self.stream.purge().filter(&self.subject).sequence(sequence + 1).await.context("cannot purge PARKED")?;
+        Ok(())
+    }
+
+    /// Removes a job from among those that stay.
+    pub async fn remove(&self, sequence: u64) -> anyhow::Result<()> {
+        self.stream.delete_message(sequence).await.context("cannot delete from PARKED")?;
+        Ok(())
+    }
+
+    /// How many jobs each webhook has parked.
+    pub async fn counts(queue: &Queue) -> anyhow::Result<HashMap<(TenantId, WebhookId), usize>> {
+        Self::counts_of(queue, "parked.>").await
+    }
+
+    /// How many jobs this webhook has parked.
+    pub async fn count(queue: &Queue, tenant: &TenantId, webhook: WebhookId) -> anyhow::Result<usize> {
+        let counts = Self::counts_of(queue, &subject::parked(tenant, webhook)).await?;
+        Ok(counts.into_values().sum())
+    }
+
+    /// Removes all jobs of a webhook.
+    pub async fn purge(queue: &Queue, tenant: &TenantId, webhook: WebhookId) -> anyhow::Result<()> {
+        let stream = queue.jetstream.get_stream_no_info(topology::PARKED).await.context("cannot open PARKED")?;
+        stream.purge().filter(subject::parked(tenant, webhook)).await.context("cannot purge PARKED")?;
+        Ok(())
+    }
+
+    async fn counts_of(queue: &Queue, filter: &str) -> anyhow::Result<HashMap<(TenantId, WebhookId), usize>> {
+        let stream = queue.jetstream.get_stream_no_info(topology::PARKED).await.context("cannot open PARKED")?;
+        let subjects = stream.info_with_subjects(filter).await.context("cannot look at PARKED")?;
+        let known = subjects.try_filter_map(|(subject, count)| {
+            std::future::ready(Ok(subject::parse_parked(&subject).map(|webhook| (webhook, count))))
+        });
+        Ok(known.try_collect().await?)
+    }
+}
