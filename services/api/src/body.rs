@@ -1,17 +1,21 @@
 //! Reading a JSON body field by field, so that everything wrong with it is said at once and by name.
 
+use std::collections::BTreeMap;
+
 use axum::body::Body;
 use axum::http::{HeaderMap, header};
-use serde_json::{Map, Value};
+use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
 use shopery_http::{Problem, read_body};
 use shopery_model::Invalid;
 
 const MAX_BYTES: usize = 64 * 1024;
 
-/// A JSON object whose fields are taken out one by one; what is left in the end is unknown.
+/// A JSON object whose fields are taken out one by one; what is left in the end is unknown. Until then each stays the
+/// text that was sent, so that no number loses a digit.
 #[derive(Debug)]
 pub(crate) struct Fields {
-    fields: Map<String, Value>,
+    fields: BTreeMap<String, Box<RawValue>>,
     wrong: Vec<Invalid>,
 }
 
@@ -24,36 +28,39 @@ impl Fields {
         }
         let body = read_body(body, MAX_BYTES).await?;
         match serde_json::from_slice(&body) {
-            Ok(Value::Object(fields)) => Ok(Self { fields, wrong: Vec::new() }),
-            Ok(_) => Err(Problem::invalid(vec![Invalid::new("body", "must be a JSON object")])),
-            Err(error) => Err(Problem::invalid(vec![Invalid::new("body", format!("is not valid JSON: {error}"))])),
+            Ok(fields) => Ok(Self { fields, wrong: Vec::new() }),
+            Err(error) => {
+                let detail = if error.is_data() {
+                    "must be a JSON object".to_owned()
+                } else {
+                    format!("is not valid JSON: {error}")
+                };
+                Err(Problem::invalid(vec![Invalid::new("body", detail)]))
+            }
         }
     }
 
     pub(crate) fn string(&mut self, name: &'static str) -> Option<String> {
-        match self.fields.remove(name)? {
-            Value::String(text) => Some(text),
-            _ => self.refuse(Invalid::new(name, "must be a string")),
-        }
+        self.take(name, "must be a string")
     }
 
     pub(crate) fn bool(&mut self, name: &'static str) -> Option<bool> {
-        match self.fields.remove(name)? {
-            Value::Bool(value) => Some(value),
-            _ => self.refuse(Invalid::new(name, "must be true or false")),
-        }
+        self.take(name, "must be true or false")
+    }
+
+    /// Any value, as it was written.
+    pub(crate) fn raw(&mut self, name: &'static str) -> Option<Box<RawValue>> {
+        self.fields.remove(name)
     }
 
     /// An array of strings, each read by `parse`; an error names the element.
     pub(crate) fn list<T>(&mut self, name: &'static str, parse: impl Fn(&str) -> Result<T, Invalid>) -> Option<Vec<T>> {
-        let Value::Array(elements) = self.fields.remove(name)? else {
-            return self.refuse(Invalid::new(name, "must be an array of strings"));
-        };
+        let elements: Vec<Box<RawValue>> = self.take(name, "must be an array of strings")?;
         let mut list = Vec::with_capacity(elements.len());
         for (index, element) in elements.iter().enumerate() {
-            let parsed = match element {
-                Value::String(text) => parse(text).map_err(|invalid| invalid.detail),
-                _ => Err("must be a string".into()),
+            let parsed = match serde_json::from_str::<String>(element.get()) {
+                Ok(text) => parse(&text).map_err(|invalid| invalid.detail),
+                Err(_) => Err("must be a string".into()),
             };
             match parsed {
                 Ok(value) => list.push(value),
@@ -61,6 +68,19 @@ impl Fields {
             }
         }
         (list.len() == elements.len()).then_some(list)
+    }
+
+    /// A field that `null` clears: `Some(None)`. Any other value is read by `read`.
+    pub(crate) fn clearable<T>(
+        &mut self,
+        name: &'static str,
+        read: impl FnOnce(&mut Self) -> Option<T>,
+    ) -> Option<Option<T>> {
+        if self.fields.get(name)?.get() == "null" {
+            self.fields.remove(name);
+            return Some(None);
+        }
+        read(self).map(Some)
     }
 
     /// Notes what is wrong with a value that was taken.
@@ -87,6 +107,14 @@ impl Fields {
             self.wrong.push(Invalid::new(shown, "is not a known field"));
         }
         if self.wrong.is_empty() { Ok(()) } else { Err(Problem::invalid(self.wrong)) }
+    }
+
+    fn take<T: DeserializeOwned>(&mut self, name: &'static str, must: &'static str) -> Option<T> {
+        let value = self.fields.remove(name)?;
+        match serde_json::from_str(value.get()) {
+            Ok(value) => Some(value),
+            Err(_) => self.refuse(Invalid::new(name, must)),
+        }
     }
 
     fn refuse<T>(&mut self, invalid: Invalid) -> Option<T> {

@@ -42,6 +42,9 @@ struct Resource {
     next_attempt_at: Option<OffsetDateTime>,
     /// Why the last attempt failed.
     error: Option<Reason>,
+    /// The delivery that has told the endpoint the same (duplicate), or newer (superseded).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    carried_by: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     attempts: Option<Vec<Attempt>>,
 }
@@ -94,6 +97,7 @@ impl Resource {
             updated_at: record.updated_at,
             next_attempt_at: record.next_attempt_at,
             error: record.fault.map(reason),
+            carried_by: record.carried_by,
             attempts: attempts.map(|attempts| attempts.into_iter().map(Attempt::of).collect()),
         }
     }

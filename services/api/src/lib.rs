@@ -6,6 +6,7 @@ mod deliveries;
 mod publicist;
 mod query;
 mod recorder;
+mod rules;
 mod test_call;
 mod timestamp;
 mod webhooks;

@@ -9,13 +9,14 @@ use axum::{Json, Router};
 use serde::Serialize;
 use serde_json::json;
 use shopery_http::{Permission, Problem};
-use shopery_model::{EndpointSecret, EventPattern, Invalid, TenantId, WebhookId, endpoint_url, validate_name};
+use shopery_model::{EndpointSecret, EventPattern, Invalid, Rules, TenantId, WebhookId, endpoint_url, validate_name};
 use shopery_store::{WebhookChange, WebhookFilter, WebhookRecord, WebhookState};
 use time::OffsetDateTime;
 use url::Url;
 
 use crate::body::Fields;
 use crate::query::{List, Query};
+use crate::rules::RulesChange;
 use crate::{App, database_problem};
 
 const MAX_EVENTS: usize = 50;
@@ -36,6 +37,8 @@ struct Resource {
     url: Url,
     events: Vec<EventPattern>,
     is_enabled: bool,
+    #[serde(flatten)]
+    rules: Rules,
     state: &'static str,
     #[serde(with = "crate::timestamp")]
     created_at: OffsetDateTime,
@@ -51,6 +54,7 @@ impl From<WebhookRecord> for Resource {
             url: record.url,
             events: record.events,
             is_enabled: record.state == WebhookState::Active,
+            rules: record.rules,
             state: record.state.name(),
             created_at: record.created_at,
             updated_at: record.updated_at,
@@ -71,6 +75,7 @@ async fn create(State(app): State<App>, headers: HeaderMap, body: Body) -> Resul
     let name = fields.require("name", change.name);
     let url = fields.require("url", change.url);
     let events = fields.require("events", change.events);
+    let rules = RulesChange::read(&mut fields).apply(Rules::default(), &mut fields);
     fields.finish()?;
     let (Some(name), Some(url), Some(events)) = (name, url, events) else { return Err(Problem::internal()) };
     let secret = match change.secret {
@@ -88,7 +93,7 @@ async fn create(State(app): State<App>, headers: HeaderMap, body: Body) -> Resul
         events,
         state,
         secret,
-        rules: change.rules.unwrap_or_default(),
+        rules: rules.unwrap_or_default(),
         created_at: now,
         updated_at: now,
     };
@@ -126,9 +131,11 @@ async fn change(
     body: Body,
 ) -> Result<Json<Resource>, Problem> {
     let tenant = app.access.tenant(&headers, Permission::WebhooksWrite)?;
-    let id = find(&app, &tenant, &id).await?.id;
+    let WebhookRecord { id, rules, .. } = find(&app, &tenant, &id).await?;
     let mut fields = Fields::read(&headers, body).await?;
-    let change = read_change(&mut fields, app.allow_http);
+    let mut change = read_change(&mut fields, app.allow_http);
+    // Of two changes of the rules at once, the later one decides about all of them.
+    change.rules = RulesChange::read(&mut fields).apply(rules, &mut fields);
     fields.finish()?;
     if !app.store.update_webhook(&tenant, id, change, now()).await.map_err(database_problem)? {
         return Err(no_such_webhook());
@@ -165,7 +172,7 @@ pub(crate) fn no_such_webhook() -> Problem {
     Problem::not_found("there is no webhook with this id")
 }
 
-/// The fields that a webhook is created and changed with.
+/// The fields that a webhook is created and changed with, but for its rules.
 fn read_change(fields: &mut Fields, allow_http: bool) -> WebhookChange {
     let name = fields.string("name");
     let url = fields.string("url");

@@ -1,0 +1,79 @@
+//! The rules of a webhook, as a request gives them: what of them to set, what to clear, what to leave.
+
+use serde_json::value::RawValue;
+use shopery_model::{Changed, Debounce, Filter, Invalid, PayloadMode, Rules};
+
+use crate::body::Fields;
+
+/// `None` leaves a rule; `Some(None)`, which is `null` in the request, clears it.
+#[derive(Debug, Default)]
+pub(crate) struct RulesChange {
+    fields: Option<Option<shopery_model::Fields>>,
+    filter: Option<Option<Filter>>,
+    changed: Option<Option<Changed>>,
+    debounce: Option<Option<Debounce>>,
+    payload: Option<PayloadMode>,
+    drop_duplicates: Option<bool>,
+}
+
+impl RulesChange {
+    pub(crate) fn read(body: &mut Fields) -> Self {
+        Self {
+            fields: body.clearable("fields", |body| paths(body, "fields", shopery_model::Fields::parse)),
+            filter: body.clearable("filter", |body| {
+                let pattern = body.raw("filter")?;
+                body.check(filter(&pattern))
+            }),
+            changed: body.clearable("changed", |body| paths(body, "changed", Changed::parse)),
+            debounce: body.clearable("debounce", |body| {
+                let text = body.string("debounce")?;
+                body.check(text.parse())
+            }),
+            payload: body.string("payload").and_then(|text| body.check(text.parse())),
+            drop_duplicates: body.bool("dropDuplicates"),
+        }
+    }
+
+    /// The rules as they will be, or `None` if nothing was said of them. What does not go together is noted.
+    pub(crate) fn apply(self, stored: Rules, body: &mut Fields) -> Option<Rules> {
+        let Self { fields, filter, changed, debounce, payload, drop_duplicates } = self;
+        let is_silent = fields.is_none() && filter.is_none() && changed.is_none() && debounce.is_none();
+        if is_silent && payload.is_none() && drop_duplicates.is_none() {
+            return None;
+        }
+        let rules = Rules {
+            fields: fields.unwrap_or(stored.fields),
+            filter: filter.unwrap_or(stored.filter),
+            changed: changed.unwrap_or(stored.changed),
+            debounce: debounce.unwrap_or(stored.debounce),
+            payload: payload.unwrap_or(stored.payload),
+            drop_duplicates: drop_duplicates.unwrap_or(stored.drop_duplicates),
+        };
+        body.check(if rules.debounce.is_some() && rules.payload == PayloadMode::Original {
+            Err(Invalid::new(
+                "debounce",
+                "cannot go with payload original: it makes one delivery of many events, which carries the latest state",
+            ))
+        } else {
+            Ok(rules)
+        })
+    }
+}
+
+fn paths<T>(body: &mut Fields, name: &'static str, parse: impl Fn(Vec<String>) -> Result<T, Invalid>) -> Option<T> {
+    let paths = body.list(name, |path| Ok(path.to_owned()))?;
+    body.check(if paths.is_empty() {
+        Err(Invalid::new(name, "must name at least one path, such as customer.email; null takes the rule away"))
+    } else {
+        parse(paths)
+    })
+}
+
+fn filter(pattern: &RawValue) -> Result<Filter, Invalid> {
+    let is_empty = serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(pattern.get())
+        .is_ok_and(|members| members.is_empty());
+    if is_empty {
+        return Err(Invalid::new("filter", "must name at least one field; null takes the rule away"));
+    }
+    Filter::parse(pattern)
+}
