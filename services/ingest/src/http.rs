@@ -113,7 +113,9 @@ impl Door {
 pub(crate) fn unavailable(error: &PublishError) -> Problem {
     let detail = match error {
         PublishError::Full(_) => "events cannot be stored now because the stream is full",
-        PublishError::Unavailable(_) => "events cannot be stored now because the stream cannot be reached",
+        PublishError::Unavailable(_) | PublishError::Overtaken(_) => {
+            "events cannot be stored now because the stream cannot be reached"
+        }
         PublishError::TooLarge(_) => return Problem::too_large("the event is larger than the queue takes"),
     };
     Problem::unavailable(format!("{detail}; send the request again, with the same event ids"), RETRY_AFTER)

@@ -14,6 +14,7 @@ mod message;
 mod outcomes;
 mod parked;
 mod publish;
+mod schedules;
 mod states;
 pub mod subject;
 pub mod topology;

@@ -34,6 +34,9 @@ pub enum PublishError {
     Unavailable(String),
     #[error("the message is too large for NATS: {0}")]
     TooLarge(String),
+    /// Of a message that was to be stored [`Outgoing::only_after`] another: it was not.
+    #[error("another message has come before: {0}")]
+    Overtaken(String),
 }
 
 impl Outgoing {
@@ -48,6 +51,12 @@ impl Outgoing {
         let due = due.format(&Rfc3339).unwrap_or_else(|_| "1970-01-01T00:00:00Z".to_owned());
         self.headers.push(("Nats-Schedule", format!("@at {due}")));
         self.headers.push(("Nats-Schedule-Target", target));
+        self
+    }
+
+    /// Stored only if the last message on its subject is the one at this sequence; 0: if there is none.
+    pub fn only_after(mut self, sequence: u64) -> Self {
+        self.headers.push(("Nats-Expected-Last-Subject-Sequence", sequence.to_string()));
         self
     }
 
@@ -175,6 +184,9 @@ fn classify(error: &NatsError) -> PublishError {
                 | ErrorCode::ACCOUNT_RESOURCES_EXCEEDED,
             ),
         ) => PublishError::Full(error.to_string()),
+        (_, Some(ErrorCode::STREAM_WRONG_LAST_SEQUENCE | ErrorCode::STREAM_WRONG_LAST_SEQUENCE_CONSTANT)) => {
+            PublishError::Overtaken(error.to_string())
+        }
         (PublishErrorKind::MaxPayloadExceeded, _) => PublishError::TooLarge(error.to_string()),
         _ => PublishError::Unavailable(error.to_string()),
     }

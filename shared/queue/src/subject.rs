@@ -34,6 +34,11 @@ pub fn retry(tenant: &TenantId, webhook: WebhookId, delivery: DeliveryId) -> Str
     format!("retry.{}.{webhook}.{delivery}", escape(tenant.as_str()))
 }
 
+/// `retry.<tenant>.<webhook>.debounce-<resource>`: holds the one delivery that the changes of a resource are gathered in.
+pub fn debounce(tenant: &TenantId, webhook: WebhookId, resource: &str) -> String {
+    format!("retry.{}.{webhook}.debounce-{}", escape(tenant.as_str()), escape(resource))
+}
+
 /// `due.<tenant>.<webhook>`: where a retry appears when it is due.
 pub fn due(tenant: &TenantId, webhook: WebhookId) -> String {
     format!("due.{}.{webhook}", escape(tenant.as_str()))
