@@ -1,17 +1,26 @@
-//! router: turns events into jobs, one for each of the tenant's webhooks that wants the event.
+//! router: turns events into jobs, one for each of the tenant's webhooks that wants the event and whose rules let it
+//! pass; of each of the others the history hears why there is none.
 //!
 //! It knows the webhooks from CONFIG and never asks the database.
 //!
-//! Invariant: an event is acknowledged only after all its jobs are in JOBS. Job ids follow from event and webhook, so
-//! an event that is routed again adds nothing.
+//! Invariant: an event is acknowledged only after all its jobs are in JOBS or RETRY and its outcomes in OUTCOMES. Job
+//! ids follow from event and webhook, so an event that is routed again adds nothing.
 
+mod debounce;
+mod decide;
+mod duplicates;
+mod newest;
 mod route;
 
-use shopery_queue::{Directory, Intake, Queue, topology};
+use std::sync::Arc;
+use std::time::Duration;
+
+use shopery_queue::{Directory, Intake, Outcomes, Queue, topology};
 use shopery_runtime::service::About;
 use shopery_runtime::{Env, Runtime};
 use tokio_util::task::TaskTracker;
 
+use crate::duplicates::Duplicates;
 use crate::route::Router;
 
 pub const ABOUT: About = About {
@@ -27,13 +36,19 @@ const SLOTS: usize = 2048;
 pub struct Config {
     pub listen: std::net::SocketAddr,
     queue: shopery_queue::Config,
+    duplicate_window: Duration,
 }
 
 impl Config {
     pub fn read(env: &mut Env) -> Option<Self> {
         let listen = env.or("SHOPERY_LISTEN", "0.0.0.0:8082", "Address of /livez, /readyz and /metrics");
         let queue = shopery_queue::Config::read(env);
-        Some(Self { listen: listen?, queue: queue? })
+        let duplicate_window = env.duration(
+            "SHOPERY_DUPLICATE_WINDOW",
+            "10m",
+            "How long a payload that is the same as the one before is dropped; 0s sends it. Each router remembers its own",
+        );
+        Some(Self { listen: listen?, queue: queue?, duplicate_window: duplicate_window? })
     }
 }
 
@@ -41,16 +56,21 @@ impl Config {
 pub async fn run(config: Config, runtime: Runtime) -> anyhow::Result<()> {
     let queue = Queue::connect(&config.queue, ABOUT.name, &runtime).await?;
     let directory = Directory::follow(&queue, &runtime).await?;
-    let router = Router::new(queue.clone(), directory, &runtime);
+    let (outcomes, recording) = Outcomes::start(queue.clone(), "router");
+    let duplicates = Duplicates::within(config.duplicate_window);
+    let router = Arc::new(Router::new(queue.clone(), directory, outcomes, duplicates, &runtime));
     let mut intake = Intake::open(&queue, topology::ROUTER, SLOTS).await?;
     let tasks = TaskTracker::new();
     while let Some(event) = intake.next(&runtime.shutdown).await {
         // Publishing is begun here, in the order of the events; its end is awaited elsewhere.
-        let routed = router.route(event).await;
-        tasks.spawn(routed.finish());
+        let routed = router.begin(event).await;
+        tasks.spawn(router.clone().finish(routed));
     }
     tasks.close();
     tasks.wait().await;
+    // The last outcomes are published when nobody can add one any more.
+    drop(router);
+    recording.await?;
     queue.client.flush().await.ok();
     Ok(())
 }

@@ -1,54 +1,157 @@
+//! An event on its way: read, matched with the tenant's webhooks, decided for each of them, and acknowledged.
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
+use bytes::Bytes;
 use prometheus_client::metrics::counter::Counter;
-use shopery_model::{DeliveryId, Event, Job, JobMeta, TenantId, Webhook};
-use shopery_queue::{Dead, Directory, Message, Outgoing, Queue, Sent, Stored, Taken, subject, trace};
+use prometheus_client::metrics::family::Family;
+use shopery_model::{DeliveryId, DeliveryState, Event, Job, JobMeta, Outcome, TenantId, Webhook};
+use shopery_queue::{Dead, Directory, Message, Outcomes, Outgoing, PublishError, Queue, Sent, Taken, subject, trace};
 use shopery_runtime::{Runtime, telemetry};
+use time::OffsetDateTime;
+use tracing::Span;
 
-/// Routes events. It is one per process; the work of an event goes on in the [`Routed`] that it returns.
+use crate::debounce::{self, Gathered};
+use crate::decide::{Decision, States, decide};
+use crate::duplicates::Duplicates;
+use crate::newest::{Newest, Place};
+
+/// Marks a state that the router has published again behind a late one; it is no event to route.
+const RESTATED: &str = "Shopery-Restated";
+
 #[derive(Debug)]
 pub(crate) struct Router {
     queue: Queue,
     directory: Directory,
-    routed: Counter,
-    jobs: Counter,
+    outcomes: Outcomes,
+    /// `None`: nothing is dropped.
+    duplicates: Option<Duplicates>,
+    newest: Newest,
+    metrics: Metrics,
 }
 
-/// An event whose jobs are on their way to JOBS.
+#[derive(Debug)]
+struct Metrics {
+    routed: Counter,
+    jobs: Counter,
+    decided: Family<[(&'static str, &'static str); 1], Counter>,
+}
+
+/// An event that is being routed.
 #[derive(Debug)]
 pub(crate) struct Routed {
-    queue: Queue,
     event: Taken,
-    jobs: anyhow::Result<Vec<Sent>>,
+    step: anyhow::Result<Step>,
+}
+
+#[derive(Debug)]
+enum Step {
+    /// There is nothing to do for it.
+    Over,
+    /// It does not read.
+    Bury(anyhow::Error),
+    /// Other states of its resource have to be looked at first.
+    LookUp(Box<Arrived>),
+    /// All is decided, and on its way.
+    Decided(Decided),
+}
+
+/// An event as it came out of EVENTS.
+#[derive(Debug)]
+struct Arrived {
+    tenant: TenantId,
+    sequence: u64,
+    stored_at: OffsetDateTime,
+    event: Event,
+    /// Those that want it.
+    webhooks: Vec<Arc<Webhook>>,
+    /// Where a newer state is, if the event is late.
+    newer: Option<u64>,
+    span: Span,
+}
+
+/// What follows from an event.
+#[derive(Debug, Default)]
+struct Decided {
+    sent: Vec<Sent>,
+    outcomes: Vec<Outcome>,
 }
 
 impl Router {
-    pub(crate) fn new(queue: Queue, directory: Directory, runtime: &Runtime) -> Self {
-        let metrics = &runtime.metrics;
-        Self {
-            queue,
-            directory,
-            routed: metrics.register(
-                "events_routed",
-                "Events matched with webhooks, repeats included",
-                Counter::default(),
+    pub(crate) fn new(
+        queue: Queue,
+        directory: Directory,
+        outcomes: Outcomes,
+        duplicates: Option<Duplicates>,
+        runtime: &Runtime,
+    ) -> Self {
+        let of = &runtime.metrics;
+        let metrics = Metrics {
+            routed: of.register("events_routed", "Events matched with webhooks, repeats included", Counter::default()),
+            jobs: of.register("jobs_published", "Jobs handed to the deliverer, repeats included", Counter::default()),
+            decided: of.register(
+                "deliveries_decided",
+                "Events times matching webhooks by what followed, repeats included",
+                Family::default(),
             ),
-            jobs: metrics.register("jobs_published", "Jobs handed to JOBS, repeats included", Counter::default()),
-        }
+        };
+        Self { queue, directory, outcomes, duplicates, newest: Newest::new(), metrics }
     }
 
-    pub(crate) async fn route(&self, event: Taken) -> Routed {
-        let jobs = match read(&event.message) {
-            Ok((tenant, stored, read)) => Ok(self.publish(&event.message, &tenant, stored, read).await),
+    /// Begins with an event. Its jobs are handed to the connection here, in the order of the calls, unless it needs a
+    /// look at other states; that, and the wait for acknowledgements, is left to [`Router::finish`].
+    pub(crate) async fn begin(&self, event: Taken) -> Routed {
+        let step = match self.read(&event.message) {
+            Ok(None) => Ok(Step::Over),
+            Ok(Some(arrived)) if arrived.needs_look_up() => Ok(Step::LookUp(Box::new(arrived))),
+            Ok(Some(arrived)) => {
+                let states = States { own: &arrived.event.data, newer: None, previous: None };
+                self.follow(&event.message, &arrived, states).await.map(Step::Decided)
+            }
+            Err(error) => Ok(Step::Bury(error)),
+        };
+        Routed { event, step }
+    }
+
+    /// Waits until all that follows from the event is stored, then acknowledges it. Without that it comes again.
+    pub(crate) async fn finish(self: Arc<Self>, routed: Routed) {
+        let Routed { event: Taken { message, slot }, step } = routed;
+        let decided = match step {
+            Ok(Step::Over) => Ok(Decided::default()),
+            Ok(Step::Bury(error)) => self.bury(&message, &error).await.map(|()| Decided::default()),
+            Ok(Step::Decided(decided)) => Ok(decided),
+            Ok(Step::LookUp(arrived)) => self.look_up(&message, &arrived).await,
             Err(error) => Err(error),
         };
-        Routed { queue: self.queue.clone(), event, jobs }
+        let stored = match decided {
+            Ok(Decided { sent, outcomes }) => self.stored(sent).await.map(|()| outcomes),
+            Err(error) => Err(error),
+        };
+        match stored {
+            Ok(outcomes) if outcomes.is_empty() => message.ack().await,
+            // The slot is free once they are handed over: a batch that is full holds back new work.
+            Ok(outcomes) => self.outcomes.add(outcomes, message).await,
+            Err(error) => tracing::warn!(subject = message.subject(), "an event is routed again later: {error:#}"),
+        }
+        drop(slot);
     }
 
-    async fn publish(&self, message: &Message, tenant: &TenantId, stored: Stored<'_>, event: Event) -> Vec<Sent> {
-        let parent = trace::incoming(message.headers());
+    /// The event of a message; `None` if it is not to be routed.
+    fn read(&self, message: &Message) -> anyhow::Result<Option<Arrived>> {
+        let stored = message.stored()?;
+        let tenant = subject::parse_event(message.subject()).context("the subject names no tenant")?;
+        let event = Event::parse(message.payload(), stored.at).map_err(|wrong| match wrong.into_iter().next() {
+            Some(invalid) => anyhow!(invalid),
+            None => anyhow!("malformed event"),
+        })?;
+        let newer = self.newest.note(message.subject(), Place { time: event.time, sequence: stored.sequence });
+        if message.headers().is_some_and(|headers| headers.get(RESTATED).is_some()) {
+            return Ok(None);
+        }
+        let webhooks = self.directory.wanting(&tenant, event.event_type);
+        self.metrics.routed.inc();
         let span = tracing::info_span!(
             target: telemetry::TRACE,
             "route event",
@@ -57,78 +160,133 @@ impl Router {
             event.id = event.id,
             jobs = tracing::field::Empty,
         );
-        trace::adopt(&span, parent);
-        let webhooks = self.directory.wanting(tenant, event.event_type);
-        self.routed.inc();
-        self.jobs.inc_by(webhooks.len() as u64);
-        span.record("jobs", webhooks.len());
-        let mut sent = Vec::with_capacity(webhooks.len());
-        for job in jobs(&event, tenant, stored, &webhooks) {
-            let mut message = Outgoing::new(subject::job(tenant, job.meta.webhook), job.encode())
-                .with_id(job.meta.delivery.to_string());
-            trace::inject(&span, parent, &mut message.headers);
-            sent.push(self.queue.send(message).await);
-        }
-        sent
+        trace::adopt(&span, trace::incoming(message.headers()));
+        Ok(Some(Arrived { tenant, sequence: stored.sequence, stored_at: stored.at, event, webhooks, newer, span }))
     }
-}
 
-impl Routed {
-    /// Waits for the jobs, then acknowledges the event. Without an acknowledgement the event comes again.
-    pub(crate) async fn finish(self) {
-        let done = match self.jobs {
-            Ok(jobs) => stored(jobs, self.queue.limits.ack_wait * 2 / 3).await,
-            Err(ref error) => bury(&self.queue, &self.event.message, error).await,
+    /// Gathers the states that the rules need, then goes on.
+    async fn look_up(&self, message: &Message, arrived: &Arrived) -> anyhow::Result<Decided> {
+        let resource = arrived.event.resource.to_string();
+        let newer = match arrived.newer {
+            Some(sequence) => self.queue.state_at(sequence).await?,
+            None => None,
         };
-        if let Err(error) = done {
-            tracing::warn!(subject = self.event.message.subject(), "an event is routed again later: {error:#}");
+        let previous = if arrived.webhooks.iter().any(|webhook| webhook.rules.changed.is_some()) {
+            self.queue.previous_state(&arrived.tenant, &resource, arrived.sequence).await?
         } else {
-            self.event.message.ack().await;
+            None
+        };
+        let states = States {
+            own: &arrived.event.data,
+            newer: newer.as_ref().map(|state| &state.event.data),
+            previous: previous.as_ref().map(|state| &state.event.data),
+        };
+        let decided = self.follow(message, arrived, states).await?;
+        if let Some(newer) = &newer {
+            self.restate(message.subject(), newer.event.encode(), arrived.sequence).await?;
         }
-        drop(self.event.slot);
+        Ok(decided)
+    }
+
+    /// Publishes a state again behind a late one, so that the last message of the subject is the newest state. If yet
+    /// another has come behind the late one, that one sees to it.
+    async fn restate(&self, subject: &str, newer: Bytes, late: u64) -> anyhow::Result<()> {
+        let mut message = Outgoing::new(subject.to_owned(), newer).only_after(late).with_id(format!("restated:{late}"));
+        message.headers.push((RESTATED, "1".to_owned()));
+        match self.queue.publish_until_stored(&message, self.patience()).await {
+            Ok(_) | Err(PublishError::Overtaken(_)) => Ok(()),
+            Err(error) => Err(error).context("the newest state cannot be published again"),
+        }
+    }
+
+    /// Decides for each webhook, and does what follows.
+    async fn follow(&self, message: &Message, arrived: &Arrived, states: States<'_>) -> anyhow::Result<Decided> {
+        let mut decided = Decided::default();
+        let mut headers = Vec::new();
+        trace::inject(&arrived.span, trace::incoming(message.headers()), &mut headers);
+        let mut jobs = 0;
+        for webhook in &arrived.webhooks {
+            let meta = arrived.meta(webhook);
+            let (payload, changed) = match decide(&webhook.rules, states) {
+                Decision::Send { payload, changed } => (payload, changed),
+                Decision::Filtered => {
+                    decided.outcomes.push(self.ended(meta, DeliveryState::Filtered, None));
+                    continue;
+                }
+            };
+            let job = Job { meta: JobMeta { changed, ..meta }, payload };
+            if let Some(debounce) = webhook.rules.debounce {
+                if let Gathered::Into(carrier) = debounce::gather(&self.queue, &job, debounce, &headers).await? {
+                    decided.outcomes.push(self.ended(job.meta, DeliveryState::Superseded, Some(carrier)));
+                    continue;
+                }
+            } else if let Some(carrier) = self.duplicate_of(webhook, &job, arrived.stored_at) {
+                decided.outcomes.push(self.ended(job.meta, DeliveryState::Duplicate, Some(carrier)));
+                continue;
+            } else {
+                let subject = subject::job(&job.meta.tenant, job.meta.webhook);
+                let mut message = Outgoing::new(subject, job.encode()).with_id(job.meta.delivery.to_string());
+                message.headers.clone_from(&headers);
+                decided.sent.push(self.queue.send(message).await);
+            }
+            jobs += 1;
+            self.metrics.decided.get_or_create(&[("decision", "sent")]).inc();
+        }
+        self.metrics.jobs.inc_by(jobs);
+        arrived.span.record("jobs", jobs);
+        Ok(decided)
+    }
+
+    fn duplicate_of(&self, webhook: &Webhook, job: &Job, at: OffsetDateTime) -> Option<DeliveryId> {
+        self.duplicates.as_ref().filter(|_| webhook.rules.drop_duplicates)?.carrier(job, at)
+    }
+
+    /// The outcome of a delivery that ends here.
+    fn ended(&self, job: JobMeta, state: DeliveryState, carried_by: Option<DeliveryId>) -> Outcome {
+        self.metrics.decided.get_or_create(&[("decision", state.name())]).inc();
+        let at = OffsetDateTime::now_utc();
+        Outcome { job, state, next_attempt_at: None, attempt: None, fault: None, carried_by, at }
+    }
+
+    async fn stored(&self, jobs: Vec<Sent>) -> anyhow::Result<()> {
+        for job in jobs {
+            job.stored(self.patience()).await?;
+        }
+        Ok(())
+    }
+
+    /// An event that does not read cannot have come through ingest; an operator has to see it.
+    async fn bury(&self, message: &Message, error: &anyhow::Error) -> anyhow::Result<()> {
+        let sequence = message.stored()?.sequence;
+        let dead = Dead::new(message.subject(), format!("{error:#}"), message.payload());
+        let tenant = subject::parse_event(message.subject());
+        Ok(self.queue.bury("undecodable-event", tenant.as_ref(), format!("event:{sequence}"), &dead).await?)
+    }
+
+    /// After this it is time to let another router try.
+    fn patience(&self) -> Duration {
+        self.queue.limits.ack_wait * 2 / 3
     }
 }
 
-async fn stored(jobs: Vec<Sent>, patience: Duration) -> anyhow::Result<()> {
-    for job in jobs {
-        job.stored(patience).await?;
+impl Arrived {
+    fn needs_look_up(&self) -> bool {
+        let asks = |webhook: &Arc<Webhook>| webhook.rules.changed.is_some() || webhook.rules.debounce.is_some();
+        self.newer.is_some() || self.webhooks.iter().any(asks)
     }
-    Ok(())
-}
 
-/// An event that does not read cannot have come through ingest; an operator has to see it.
-async fn bury(queue: &Queue, message: &Message, error: &anyhow::Error) -> anyhow::Result<()> {
-    let sequence = message.stored()?.sequence;
-    let dead = Dead::new(message.subject(), format!("{error:#}"), message.payload());
-    let tenant = subject::parse_event(message.subject());
-    Ok(queue.bury("undecodable-event", tenant.as_ref(), format!("event:{sequence}"), &dead).await?)
-}
-
-fn read(message: &Message) -> anyhow::Result<(TenantId, Stored<'_>, Event)> {
-    let stored = message.stored()?;
-    let tenant = subject::parse_event(message.subject()).context("the subject names no tenant")?;
-    let event = Event::parse(message.payload(), stored.at).map_err(|wrong| match wrong.into_iter().next() {
-        Some(invalid) => anyhow!(invalid),
-        None => anyhow!("malformed event"),
-    })?;
-    Ok((tenant, stored, event))
-}
-
-/// The jobs of an event: one for each webhook.
-fn jobs(event: &Event, tenant: &TenantId, stored: Stored<'_>, webhooks: &[Arc<Webhook>]) -> impl Iterator<Item = Job> {
-    webhooks.iter().map(move |webhook| Job {
-        meta: JobMeta {
-            delivery: DeliveryId::of(tenant, &event.id, stored.at, webhook.id),
-            tenant: tenant.clone(),
+    fn meta(&self, webhook: &Webhook) -> JobMeta {
+        JobMeta {
+            delivery: DeliveryId::of(&self.tenant, &self.event.id, self.stored_at, webhook.id),
+            tenant: self.tenant.clone(),
             webhook: webhook.id,
-            event: event.id.clone(),
-            event_type: event.event_type,
-            resource: event.resource.to_string(),
-            triggered_at: event.time,
-            event_sequence: stored.sequence,
+            event: self.event.id.clone(),
+            event_type: self.event.event_type,
+            resource: self.event.resource.to_string(),
+            triggered_at: self.event.time,
+            event_sequence: self.sequence,
             changed: Vec::new(),
             attempt: 1,
-        },
-        payload: event.data.clone(),
-    })
+        }
+    }
 }

@@ -1,0 +1,176 @@
+//! Payloads that tell a receiver nothing new: the same as the previous one to the same webhook, for the same resource
+//! and event type, within the window. A payload that comes back after another (5, 4, 5) is news.
+//!
+//! The memory is this process's own and bounded: after a restart, between two replicas, or when more than
+//! [`MAX_KEYS`] resources change within the window, an identical payload may be sent once more. What is remembered is
+//! what was decided, not what was stored: an event that is routed again meets its own decision, so it is never a
+//! duplicate of itself, and what it carries for others is still sent.
+
+use std::time::Duration;
+
+use aws_lc_rs::digest::{Context, SHA256};
+use moka::ops::compute::Op;
+use moka::sync::Cache;
+use shopery_model::{DeliveryId, Job};
+use time::OffsetDateTime;
+
+const MAX_KEYS: u64 = 500_000;
+/// Remembered of one key: more matter only if events are routed long after those that came behind them.
+const MAX_RUNS: usize = 8;
+
+/// Clones share the memory.
+#[derive(Debug, Clone)]
+pub(crate) struct Duplicates {
+    runs: Cache<u128, Runs>,
+    window: Duration,
+}
+
+/// What one webhook was sent for one resource and event type, in the order of EVENTS.
+#[derive(Debug, Clone, Default)]
+struct Runs(Box<[Run]>);
+
+/// Events in a row that have the same payload; the first of them carries it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Run {
+    payload: u128,
+    carrier: DeliveryId,
+    /// The first event's place in EVENTS, and since when it is there.
+    sequence: u64,
+    at: OffsetDateTime,
+}
+
+impl Duplicates {
+    /// `None` if the window is zero.
+    pub(crate) fn within(window: Duration) -> Option<Self> {
+        let runs = Cache::builder().max_capacity(MAX_KEYS).time_to_live(window);
+        (!window.is_zero()).then(|| Self { runs: runs.build(), window })
+    }
+
+    /// The delivery that carries the payload of this job; `None` if the job itself does. `at` is when EVENTS stored it.
+    pub(crate) fn carrier(&self, job: &Job, at: OffsetDateTime) -> Option<DeliveryId> {
+        let meta = &job.meta;
+        let (webhook, event_type) = (meta.webhook.to_string(), String::from(meta.event_type));
+        let key = hash(&[webhook.as_bytes(), event_type.as_bytes(), meta.resource.as_bytes()]);
+        let run = Run { payload: hash(&[&job.payload]), carrier: meta.delivery, sequence: meta.event_sequence, at };
+        let mut carrier = None;
+        self.runs.entry(key).and_compute_with(|known| {
+            let known = known.map(moka::Entry::into_value).unwrap_or_default();
+            let (found, runs) = known.place(run, self.window);
+            carrier = found;
+            runs.map_or(Op::Nop, Op::Put)
+        });
+        carrier
+    }
+}
+
+impl Runs {
+    /// The carrier, if it is another; and the runs as they are now, if that changed them.
+    fn place(&self, run: Run, window: Duration) -> (Option<DeliveryId>, Option<Self>) {
+        let place = self.0.partition_point(|known| known.sequence <= run.sequence);
+        let before = place.checked_sub(1).map(|place| self.0[place]);
+        if let Some(before) = before
+            && before.payload == run.payload
+            && run.at - before.at <= window
+        {
+            return ((before.carrier != run.carrier).then_some(before.carrier), None);
+        }
+        let mut runs = self.0.to_vec();
+        runs.insert(place, run);
+        let surplus = runs.len().saturating_sub(MAX_RUNS);
+        (None, Some(Self(runs.split_off(surplus).into())))
+    }
+}
+
+/// 128 bits of SHA-256 over parts and their lengths.
+fn hash(parts: &[&[u8]]) -> u128 {
+    let mut context = Context::new(&SHA256);
+    for part in parts {
+        context.update(&part.len().to_be_bytes());
+        context.update(part);
+    }
+    let mut bits = [0; 16];
+    bits.copy_from_slice(&context.finish().as_ref()[..16]);
+    u128::from_be_bytes(bits)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use shopery_model::{JobMeta, WebhookId};
+
+    const WINDOW: Duration = Duration::from_secs(600);
+
+    /// The job of the event at this place of EVENTS, where an event is stored each second.
+    fn job(sequence: u64, webhook: WebhookId, payload: &'static str) -> (Job, OffsetDateTime) {
+        let at = OffsetDateTime::UNIX_EPOCH + Duration::from_secs(sequence);
+        let (tenant, event) = ("t".parse().unwrap(), sequence.to_string());
+        let meta = JobMeta {
+            delivery: DeliveryId::of(&tenant, &event, at, webhook),
+            tenant,
+            webhook,
+            event,
+            event_type: "order-paid".parse().unwrap(),
+            resource: "order/1".into(),
+            triggered_at: at,
+            event_sequence: sequence,
+            changed: Vec::new(),
+            attempt: 1,
+        };
+        (Job { meta, payload: Bytes::from_static(payload.as_bytes()) }, at)
+    }
+
+    /// Each row: payloads and where EVENTS has them, in the order in which they are routed, each with the place of the
+    /// one that carries it.
+    #[test]
+    fn a_payload_is_carried_by_the_first_of_its_run() {
+        let rows: [&[(u64, &'static str, u64)]; _] = [
+            &[(1, "a", 1), (2, "a", 1), (3, "a", 1)],
+            &[(1, "a", 1), (2, "b", 2), (3, "a", 3), (4, "a", 3)],
+            // Routed again, each is what it was.
+            &[(1, "a", 1), (2, "a", 1), (3, "b", 3), (2, "a", 1), (1, "a", 1), (3, "b", 3)],
+            // The window begins with the first, so something is sent in each.
+            &[(1, "a", 1), (600, "a", 1), (601, "a", 1), (602, "a", 602), (603, "a", 602)],
+            // Routed late: another has been sent for what came after it.
+            &[(1, "a", 1), (3, "b", 3), (2, "a", 1), (4, "b", 3)],
+        ];
+        for row in rows {
+            let (duplicates, webhook) = (Duplicates::within(WINDOW).unwrap(), WebhookId::generate());
+            for (sequence, payload, carrier) in row {
+                let (this, at) = job(*sequence, webhook, payload);
+                let expected = (sequence != carrier).then(|| job(*carrier, webhook, payload).0.meta.delivery);
+                assert_eq!(duplicates.carrier(&this, at), expected, "{sequence} of {row:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn another_webhook_resource_or_event_type_is_another_matter() {
+        let (duplicates, webhook) = (Duplicates::within(WINDOW).unwrap(), WebhookId::generate());
+        let (first, at) = job(1, webhook, "a");
+        assert_eq!(duplicates.carrier(&first, at), None);
+        let (second, at) = job(2, webhook, "a");
+        let of = |change: &dyn Fn(&mut JobMeta)| {
+            let mut job = second.clone();
+            change(&mut job.meta);
+            duplicates.carrier(&job, at)
+        };
+        assert_eq!(of(&|meta| meta.webhook = WebhookId::generate()), None);
+        assert_eq!(of(&|meta| meta.resource = "order/2".into()), None);
+        assert_eq!(of(&|meta| meta.event_type = "order-updated".parse().unwrap()), None);
+        assert_eq!(of(&|_| ()), Some(first.meta.delivery));
+        assert!(Duplicates::within(Duration::ZERO).is_none());
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded() {
+        let (duplicates, webhook) = (Duplicates::within(WINDOW).unwrap(), WebhookId::generate());
+        for sequence in 1..=100 {
+            let (this, at) = job(sequence, webhook, if sequence % 2 == 0 { "a" } else { "b" });
+            assert_eq!(duplicates.carrier(&this, at), None);
+        }
+        let runs = duplicates.runs.iter().next().unwrap().1;
+        assert_eq!(runs.0.len(), MAX_RUNS);
+        assert_eq!(runs.0[MAX_RUNS - 1].sequence, 100);
+    }
+}
