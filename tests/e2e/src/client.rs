@@ -109,7 +109,13 @@ impl Client {
 
     /// Creates a webhook; returns its id.
     pub async fn create_webhook(&self, url: &str, events: &[&str]) -> String {
-        let body = json!({ "name": "a webhook", "url": url, "events": events, "isEnabled": true });
+        self.create_webhook_with(url, events, json!({})).await
+    }
+
+    /// With more members than every webhook has: its rules.
+    pub async fn create_webhook_with(&self, url: &str, events: &[&str], rules: Value) -> String {
+        let mut body = json!({ "name": "a webhook", "url": url, "events": events, "isEnabled": true });
+        body.as_object_mut().unwrap().extend(rules.as_object().unwrap().clone());
         let created = self.post("/company/webhooks", &body).await.expect(201).json();
         created["id"].as_str().unwrap().to_owned()
     }

@@ -30,6 +30,7 @@ mod input;
 mod launcher;
 mod operations;
 mod repeats;
+mod rules;
 mod stop;
 mod tenants;
 mod traces;
