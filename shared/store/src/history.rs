@@ -206,7 +206,9 @@ const FIRST_REPLACED: usize = 8;
 impl Row<'_> {
     /// In the order of [`COLUMNS`].
     fn values(&self) -> [Value; COLUMNS.len()] {
-        let Outcome { job, state, next_attempt_at, fault, carried_by, at, .. } = self.latest;
+        let Outcome { job, state, next_attempt_at, attempt, fault, carried_by, at } = self.latest;
+        // What ends without an attempt has had those before the one that it waited for.
+        let attempts = if attempt.is_some() { job.attempt } else { job.attempt.saturating_sub(1) };
         let (fault, detail) = fault.as_ref().map(|(fault, detail)| (fault.name(), detail.as_str())).unzip();
         [
             job.delivery.to_string().into(),
@@ -219,7 +221,7 @@ impl Row<'_> {
             to_millis(job.triggered_at).into(),
             state.name().into(),
             self.rank.into(),
-            i32::try_from(job.attempt).unwrap_or(i32::MAX).into(),
+            i32::try_from(attempts).unwrap_or(i32::MAX).into(),
             fault.into(),
             detail.into(),
             next_attempt_at.map(to_millis).into(),
