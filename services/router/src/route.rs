@@ -8,7 +8,9 @@ use bytes::Bytes;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use shopery_model::{DeliveryId, DeliveryState, Event, Job, JobMeta, Outcome, TenantId, Webhook};
-use shopery_queue::{Dead, Directory, Message, Outcomes, Outgoing, PublishError, Queue, Sent, Taken, subject, trace};
+use shopery_queue::{
+    Dead, Directory, Message, Outcomes, Outgoing, PublishError, Queue, Sent, State, Taken, subject, trace,
+};
 use shopery_runtime::{Runtime, telemetry};
 use time::OffsetDateTime;
 use tracing::Span;
@@ -140,16 +142,18 @@ impl Router {
 
     /// The event of a message; `None` if it is not to be routed.
     fn read(&self, message: &Message) -> anyhow::Result<Option<Arrived>> {
+        if message.headers().is_some_and(|headers| headers.get(RESTATED).is_some()) {
+            return Ok(None);
+        }
         let stored = message.stored()?;
         let tenant = subject::parse_event(message.subject()).context("the subject names no tenant")?;
         let event = Event::parse(message.payload(), stored.at).map_err(|wrong| match wrong.into_iter().next() {
             Some(invalid) => anyhow!(invalid),
             None => anyhow!("malformed event"),
         })?;
-        let newer = self.newest.note(message.subject(), Place { time: event.time, sequence: stored.sequence });
-        if message.headers().is_some_and(|headers| headers.get(RESTATED).is_some()) {
-            return Ok(None);
-        }
+        // Nothing happens after it was stored: a clock that runs ahead must not make all that follows late.
+        let place = Place { time: event.time.min(stored.at), sequence: stored.sequence };
+        let newer = self.newest.note(message.subject(), place);
         let webhooks = self.directory.wanting(&tenant, event.event_type);
         self.metrics.routed.inc();
         let span = tracing::info_span!(
@@ -182,8 +186,10 @@ impl Router {
             previous: previous.as_ref().map(|state| &state.event.data),
         };
         let decided = self.follow(message, arrived, states).await?;
-        if let Some(newer) = &newer {
-            self.restate(message.subject(), newer.event.encode(), arrived.sequence).await?;
+        if let Some(State { event, .. }) = newer {
+            // Its time stays what it was, whoever gave it.
+            let again = Event { time_is_given: true, ..event };
+            self.restate(message.subject(), again.encode(), arrived.sequence).await?;
         }
         Ok(decided)
     }

@@ -32,8 +32,11 @@ pub struct Event {
     pub source: String,
     pub event_type: EventType,
     pub resource: Resource,
-    /// When it happened; the time of acceptance if the publisher did not say.
+    /// When it happened; if the publisher did not say, when it was stored.
     pub time: OffsetDateTime,
+    /// Whether the publisher said. If not, the encoded event has no time, so that EVENTS' own clock is taken wherever it
+    /// is read: the clocks of two ingests must not make an older state of a newer one.
+    pub time_is_given: bool,
     /// W3C trace context, if the publisher carries one as a CloudEvents attribute.
     pub traceparent: Option<String>,
     /// The resource: one JSON object, byte for byte as it was published.
@@ -100,8 +103,9 @@ impl Event {
             .ok();
         let time = optional("time", envelope.time)
             .and_then(|time| match time {
-                None => Ok(now.replace_millisecond(now.millisecond()).unwrap_or(now)),
+                None => Ok((now.replace_millisecond(now.millisecond()).unwrap_or(now), false)),
                 Some(time) => OffsetDateTime::parse(&time, &Rfc3339)
+                    .map(|time| (time, true))
                     .map_err(|_| Invalid::new("time", "must be an RFC 3339 timestamp, such as 2026-11-24T10:00:00Z")),
             })
             .map_err(&mut note)
@@ -129,8 +133,10 @@ impl Event {
         let traceparent = optional("traceparent", envelope.traceparent).ok().flatten().filter(|text| text.len() <= 128);
 
         match (id, source, event_type, resource, time, data) {
-            (Some(id), Some(source), Some(event_type), Some(resource), Some(time), Some(data)) if wrong.is_empty() => {
-                Ok(Self { id, source, event_type, resource, time, traceparent, data })
+            (Some(id), Some(source), Some(event_type), Some(resource), Some((time, time_is_given)), Some(data))
+                if wrong.is_empty() =>
+            {
+                Ok(Self { id, source, event_type, resource, time, time_is_given, traceparent, data })
             }
             _ => Err(wrong),
         }
@@ -146,8 +152,8 @@ impl Event {
             #[serde(rename = "type")]
             event_type: EventType,
             subject: String,
-            #[serde(with = "time::serde::rfc3339")]
-            time: OffsetDateTime,
+            #[serde(with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
+            time: Option<OffsetDateTime>,
             datacontenttype: &'a str,
         }
         let attributes = Attributes {
@@ -156,7 +162,7 @@ impl Event {
             source: &self.source,
             event_type: self.event_type,
             subject: self.resource.to_string(),
-            time: self.time,
+            time: self.time_is_given.then_some(self.time),
             datacontenttype: "application/json",
         };
         let mut json = Vec::with_capacity(self.data.len() + 256);
@@ -261,8 +267,18 @@ mod tests {
         let event = parse(&with("data", data)).unwrap();
         assert_eq!(event.data, data.as_bytes());
         assert_eq!(event.event_type.to_string(), "order-created");
-        assert_eq!(event.time, NOW);
         assert_eq!(Event::parse(&event.encode(), NOW).unwrap(), event);
+    }
+
+    #[test]
+    fn a_time_that_was_not_given_is_that_of_the_reader() {
+        let later = NOW + time::Duration::hours(1);
+        let event = parse(&with("", "")).unwrap();
+        assert_eq!((event.time, event.time_is_given), (NOW, false));
+        assert_eq!(Event::parse(&event.encode(), later).unwrap().time, later);
+        let event = parse(&with("time", "\"2026-11-24T10:00:00Z\"")).unwrap();
+        assert_eq!((event.time, event.time_is_given), (NOW, true));
+        assert_eq!(Event::parse(&event.encode(), later).unwrap().time, NOW);
     }
 
     #[test]
@@ -330,6 +346,7 @@ mod tests {
                 event_type: "order-paid".parse().unwrap(),
                 resource: Resource { kind: "order", id: resource },
                 time: NOW,
+                time_is_given: true,
                 traceparent: None,
                 data: data.into(),
             };
