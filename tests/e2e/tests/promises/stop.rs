@@ -124,7 +124,7 @@ async fn help_lists_the_variables_of_each_service() {
         let mut variables = vec!["SHOPERY_NATS_URL", "SHOPERY_LISTEN", "SHOPERY_LOG", "OTEL_EXPORTER_OTLP_ENDPOINT"];
         variables.extend(match service {
             Service::Ingest => &["SHOPERY_JWT_SECRET"][..],
-            Service::Router => &[],
+            Service::Router => &["SHOPERY_DUPLICATE_WINDOW"],
             Service::Deliverer => &["SHOPERY_RETRY_SCHEDULE", "SHOPERY_CA_FILE", "SHOPERY_EGRESS_ALLOW"],
             Service::Api => &["SHOPERY_JWT_SECRET", "SHOPERY_DATABASE_URL", "SHOPERY_CA_FILE"],
         });
