@@ -315,3 +315,48 @@ async fn patch(client: &Client, path: &str, body: &str, status: u16) -> Value {
     let request = client.request(Method::PATCH, path).header(CONTENT_TYPE, "application/json");
     send(request.body(body.to_owned())).await.unwrap().expect(status).json()
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_router_that_is_killed_leaves_no_event_without_its_end() {
+    let mut stack = Stack::start().await;
+    let client = stack.client("tnt_a");
+    let mut webhooks = Vec::new();
+    for (path, rules) in [
+        ("/ids", json!({ "fields": ["id"] })),
+        ("/odd", json!({ "filter": { "odd": [true] } })),
+        ("/changes", json!({ "changed": ["odd"] })),
+        ("/calm", json!({ "debounce": "1s" })),
+    ] {
+        webhooks.push(client.create_webhook_with(&stack.merchant.url(path), &["order-*"], rules).await);
+    }
+    let count = 300;
+    let events: Vec<_> = (0..count)
+        .map(|n| {
+            updated(&format!("ord_{}", n % 3), n, format!(r#"{{"id":{},"number":{n},"odd":{}}}"#, n % 3, n % 2 == 1))
+        })
+        .collect();
+    for (number, batch) in events.chunks(20).enumerate() {
+        client.try_publish_batch(batch).await.unwrap().expect(202);
+        if number % 5 == 2 {
+            stack.kill(Service::Router).await;
+            stack.run(Service::Router).await;
+        }
+    }
+    let patience = Duration::from_secs(60);
+    for webhook in &webhooks {
+        let history = client.settled(webhook, count, patience).await;
+        let delivered: std::collections::HashSet<_> =
+            in_state(&history, "delivered").into_iter().map(|one| one["id"].as_str().unwrap()).collect();
+        assert!(!delivered.is_empty());
+        for one in &history {
+            match one["state"].as_str().unwrap() {
+                "delivered" | "filtered" => assert_eq!(one.get("carriedBy"), None, "{one}"),
+                "duplicate" | "superseded" => {
+                    let carrier = one["carriedBy"].as_str().unwrap();
+                    assert!(delivered.contains(carrier), "the carrier was not delivered: {one}");
+                }
+                _ => panic!("{one}"),
+            }
+        }
+    }
+}
