@@ -75,6 +75,7 @@ impl Config {
 /// What every handler of the REST API is given.
 #[derive(Clone)]
 struct App {
+    queue: Queue,
     store: Store,
     access: Access,
     publicist: Publicist,
@@ -91,6 +92,7 @@ pub async fn run(config: Config, listener: TcpListener, runtime: Runtime) -> any
     let directory = Directory::follow(&queue, &runtime).await?;
     let publicist = Publicist::open(&queue, store.clone(), directory).await?;
     let app = App {
+        queue: queue.clone(),
         store: store.clone(),
         access: config.access,
         publicist: publicist.clone(),

@@ -1,5 +1,7 @@
 //! `/company/webhooks`: create, list, get, change, delete, and the secret.
 
+use std::time::Duration;
+
 use axum::body::Body;
 use axum::extract::{Path, RawQuery, State};
 use axum::http::{HeaderMap, StatusCode, header};
@@ -10,6 +12,7 @@ use serde::Serialize;
 use serde_json::json;
 use shopery_http::{Permission, Problem};
 use shopery_model::{EndpointSecret, EventPattern, Invalid, Rules, TenantId, WebhookId, endpoint_url, validate_name};
+use shopery_queue::Parked;
 use shopery_store::{WebhookChange, WebhookFilter, WebhookRecord, WebhookState};
 use time::OffsetDateTime;
 use url::Url;
@@ -20,6 +23,8 @@ use crate::rules::RulesChange;
 use crate::{App, database_problem};
 
 const MAX_EVENTS: usize = 50;
+/// By then every deliverer knows of a change.
+const NEWS_SPREADS: Duration = Duration::from_millis(500);
 
 pub(crate) fn routes() -> Router<App> {
     Router::new()
@@ -137,10 +142,14 @@ async fn change(
     // Of two changes of the rules at once, the later one decides about all of them.
     change.rules = RulesChange::read(&mut fields).apply(rules, &mut fields);
     fields.finish()?;
+    let is_new_chance = change.state == Some(WebhookState::Active) || change.url.is_some();
     if !app.store.update_webhook(&tenant, id, change, now()).await.map_err(database_problem)? {
         return Err(no_such_webhook());
     }
     app.publicist.publish(&tenant, id).await;
+    if is_new_chance {
+        see_to_parked(&app, &tenant, id).await;
+    }
     let record = app.store.webhook(&tenant, id).await.map_err(database_problem)?.ok_or_else(no_such_webhook)?;
     Ok(Json(Resource::from(record)))
 }
@@ -152,7 +161,16 @@ async fn delete(State(app): State<App>, headers: HeaderMap, Path(id): Path<Strin
         return Err(no_such_webhook());
     }
     app.publicist.publish(&tenant, id).await;
+    see_to_parked(&app, &tenant, id).await;
     Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+/// What is parked is sent to a webhook that works again, or purged with one that was deleted. If this fails the
+/// deliverers find out by themselves, later.
+async fn see_to_parked(app: &App, tenant: &TenantId, id: WebhookId) {
+    if let Err(error) = Parked::set_timer(&app.queue, tenant, id, OffsetDateTime::now_utc() + NEWS_SPREADS).await {
+        tracing::warn!(%tenant, webhook = %id, %error, "parked jobs are seen to later");
+    }
 }
 
 async fn secret(State(app): State<App>, headers: HeaderMap, Path(id): Path<String>) -> Result<Response, Problem> {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use shopery_model::{Circuit, CircuitState, TenantId, WebhookId, probe_delay};
-use shopery_queue::{Circuits, Outgoing, Queue, subject};
+use shopery_queue::{Circuits, Parked, Queue};
 use shopery_runtime::Env;
 use time::OffsetDateTime;
 
@@ -72,10 +72,6 @@ impl Breaker {
 
     /// An endpoint has one timer: setting it again replaces it.
     pub(crate) async fn set_timer(&self, tenant: &TenantId, id: WebhookId, delay: Duration) -> anyhow::Result<()> {
-        let due = OffsetDateTime::now_utc() + delay;
-        let message = Outgoing::new(subject::drain_timer(tenant, id), Default::default())
-            .scheduled(due, subject::drain(tenant, id));
-        self.queue.publish_until_stored(&message, self.queue.limits.ack_wait / 2).await?;
-        Ok(())
+        Ok(Parked::set_timer(&self.queue, tenant, id, OffsetDateTime::now_utc() + delay).await?)
     }
 }

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use shopery_model::{CircuitState, DeliveryState, Fault, Job, MalformedJob};
-use shopery_queue::{Circuits, Dead, Directory, Message, Outcomes, Parked, Queue, Taken, trace};
+use shopery_model::{CircuitState, DeliveryState, Fault, Job, MalformedJob, Outcome};
+use shopery_queue::{Circuits, Dead, Directory, Message, Outcomes, Parked, Queue, Sent, Taken, trace};
 
 use crate::attempt::{Attempter, without_attempt};
 use crate::breaker::Breaker;
@@ -20,18 +20,37 @@ pub(crate) struct Deliverer {
     pub(crate) outcomes: Outcomes,
 }
 
+/// A job that has been looked at.
+#[derive(Debug)]
+pub(crate) enum Begun {
+    /// To be attempted.
+    Job(Job, Taken),
+    /// On its way to PARKED.
+    Parking(Job, Sent, Taken),
+    Malformed(MalformedJob, Taken),
+}
+
 impl Deliverer {
+    /// Begins with a job. What is to be parked is parked here, so that it lies there in the order in which it came.
+    pub(crate) async fn begin(&self, taken: Taken) -> Begun {
+        match Job::decode(taken.message.payload()) {
+            Ok(job) if self.is_held_back(&job) => {
+                let sent = Parked::park(&self.queue, &job).await;
+                Begun::Parking(job, sent, taken)
+            }
+            Ok(job) => Begun::Job(job, taken),
+            Err(error) => Begun::Malformed(error, taken),
+        }
+    }
+
     /// Works a job off. If that cannot be finished, the message stays unacknowledged and comes again.
-    pub(crate) async fn deliver(&self, taken: Taken) {
-        let Taken { message, slot } = taken;
-        let finished = match Job::decode(message.payload()) {
-            Ok(job) => self.work_off(job, &message).await,
-            Err(error) => match self.bury(&message, &error).await {
-                Ok(()) => {
-                    message.ack().await;
-                    return;
-                }
-                Err(error) => Err(error),
+    pub(crate) async fn finish(&self, begun: Begun) {
+        let (finished, Taken { message, slot }) = match begun {
+            Begun::Job(job, taken) => (self.work_off(job, &taken.message).await, taken),
+            Begun::Parking(job, sent, taken) => (self.parked(job, sent).await, taken),
+            Begun::Malformed(error, taken) => match self.bury(&taken.message, &error).await {
+                Ok(()) => return taken.message.ack().await,
+                Err(error) => (Err(error), taken),
             },
         };
         match finished {
@@ -42,18 +61,21 @@ impl Deliverer {
         drop(slot);
     }
 
-    /// Attempts a job, or parks it where its endpoint does not keep up or its webhook is disabled.
-    async fn work_off(&self, job: Job, message: &Message) -> anyhow::Result<shopery_model::Outcome> {
+    fn is_held_back(&self, job: &Job) -> bool {
+        let webhook = self.directory.known(&job.meta.tenant, job.meta.webhook);
+        webhook.is_some_and(|webhook| !webhook.is_enabled || self.circuits.is_broken(webhook.id))
+    }
+
+    /// Attempts a job, or parks it where its endpoint does not keep up.
+    async fn work_off(&self, job: Job, message: &Message) -> anyhow::Result<Outcome> {
         let (id, delivery) = (job.meta.webhook, job.meta.delivery);
         let Some(webhook) = self.directory.get(&job.meta.tenant, id).await? else {
             let why = "the webhook was deleted before the attempt";
             return Ok(without_attempt(job.meta, DeliveryState::Failed, Some((Fault::WebhookDeleted, why))));
         };
-        if !webhook.is_enabled || self.circuits.is_broken(id) {
-            return self.park(job).await;
-        }
         let Some(pass) = self.endpoints.enter(id).await else {
-            let parked = self.park(job).await?;
+            let sent = Parked::park(&self.queue, &job).await;
+            let parked = self.parked(job, sent).await?;
             self.breaker.open(&parked.job.tenant, id, CircuitState::Draining).await?;
             return Ok(parked);
         };
@@ -68,8 +90,8 @@ impl Deliverer {
         self.attempter.follow_up(job, attempted, parent).await
     }
 
-    async fn park(&self, job: Job) -> anyhow::Result<shopery_model::Outcome> {
-        Parked::park(&self.queue, &job).await?;
+    async fn parked(&self, job: Job, sent: Sent) -> anyhow::Result<Outcome> {
+        sent.stored(self.queue.limits.ack_wait / 2).await?;
         Ok(without_attempt(job.meta, DeliveryState::Parked, None))
     }
 

@@ -22,7 +22,7 @@ use crate::breaker::Breaker;
 
 /// A drainer says so often that it is at it, and is given up on after so long.
 const HEARTBEAT: Duration = Duration::from_secs(3);
-const LEASE: Duration = Duration::from_secs(15);
+const LEASE: Duration = Duration::from_secs(12);
 /// A probe chooses among so many of the oldest jobs, another one each time: one that is never taken holds up no others.
 const CHOICE: usize = 8;
 /// Attempts under way at a time while a backlog is sent.
@@ -108,6 +108,8 @@ impl Drainer {
             self.circuits.write(&tenant, id, circuit.clone(), revision).await?
         };
         let Some(revision) = taken else {
+            // Another deliverer is at it. Should it be gone, somebody has to see to it when its claim has run out.
+            self.breaker.set_timer(&tenant, id, LEASE).await?;
             message.ack().await;
             return Ok(());
         };

@@ -136,14 +136,14 @@ struct Workers {
 async fn work(mut intake: Intake, workers: Arc<Workers>) {
     let tasks = TaskTracker::new();
     while let Some(taken) = intake.next(&workers.shutdown).await {
+        let is_timer = subject::parse_drain(taken.message.subject()).is_some();
         let workers = workers.clone();
-        tasks.spawn(async move {
-            if subject::parse_drain(taken.message.subject()).is_some() {
-                workers.drainer.drain(taken, &workers.shutdown).await;
-            } else {
-                workers.deliverer.deliver(taken).await;
-            }
-        });
+        if is_timer {
+            tasks.spawn(async move { workers.drainer.drain(taken, &workers.shutdown).await });
+        } else {
+            let begun = workers.deliverer.begin(taken).await;
+            tasks.spawn(async move { workers.deliverer.finish(begun).await });
+        }
     }
     tasks.close();
     tasks.wait().await;

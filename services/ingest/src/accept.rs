@@ -6,7 +6,7 @@ use moka::future::Cache;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use shopery_model::{Event, TenantId};
-use shopery_queue::{Outgoing, PublishError, Queue, subject, trace};
+use shopery_queue::{Outgoing, PublishError, Queue, Sent, subject, trace};
 use shopery_runtime::{Runtime, telemetry};
 use tracing::Instrument;
 
@@ -63,6 +63,12 @@ impl Acceptor {
         traceparent: Option<&str>,
         source: Source,
     ) -> Result<PublishAck, PublishError> {
+        let sent = self.send(tenant, event, traceparent).await;
+        self.stored(sent, source).await
+    }
+
+    /// Hands an event to EVENTS, in the order of the calls.
+    pub(crate) async fn send(&self, tenant: &TenantId, event: &Event, traceparent: Option<&str>) -> Sent {
         let parent = traceparent.or(event.traceparent.as_deref());
         let span = tracing::info_span!(
             target: telemetry::TRACE,
@@ -76,13 +82,18 @@ impl Acceptor {
         let mut message = Outgoing::new(subject::event(tenant, &event.resource), event.encode())
             .with_id(subject::event_id(tenant, &event.id));
         trace::inject(&span, parent, &mut message.headers);
-        let stored = self.queue.publish(&message).instrument(span).await;
+        self.queue.send(message).instrument(span).await
+    }
+
+    /// Waits for an event to be stored.
+    pub(crate) async fn stored(&self, sent: Sent, source: Source) -> Result<PublishAck, PublishError> {
+        let stored = sent.acked().await;
         match &stored {
             Ok(_) => {
                 self.accepted.get_or_create(&[("source", source.name())]).inc();
             }
             Err(error) => {
-                tracing::warn!(%tenant, event = event.id, %error, "an event could not be stored; its publisher is told");
+                tracing::warn!(%error, "an event could not be stored; its publisher is told");
                 self.refuse(source, "unavailable");
             }
         }

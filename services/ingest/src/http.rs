@@ -100,8 +100,12 @@ impl Door {
             wrong.truncate(100);
             return Err(Problem::invalid(wrong));
         }
-        let stored =
-            join_all(events.iter().map(|event| self.acceptor.store(tenant, event, traceparent, Source::Http))).await;
+        // EVENTS has them in the order of the batch.
+        let mut sent = Vec::with_capacity(events.len());
+        for event in &events {
+            sent.push(self.acceptor.send(tenant, event, traceparent).await);
+        }
+        let stored = join_all(sent.into_iter().map(|sent| self.acceptor.stored(sent, Source::Http))).await;
         if let Some(error) = stored.iter().find_map(|stored| stored.as_ref().err()) {
             return Err(unavailable(error));
         }

@@ -82,7 +82,8 @@ impl Directory {
         self.table.read().unwrap_or_else(PoisonError::into_inner).values().flatten().cloned().collect()
     }
 
-    fn known(&self, tenant: &TenantId, id: WebhookId) -> Option<Arc<Webhook>> {
+    /// One webhook, if it is in memory.
+    pub fn known(&self, tenant: &TenantId, id: WebhookId) -> Option<Arc<Webhook>> {
         let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
         table.get(tenant)?.iter().find(|webhook| webhook.id == id).cloned()
     }

@@ -11,7 +11,7 @@ use futures_util::{StreamExt, TryStreamExt};
 use shopery_model::{Job, TenantId, WebhookId};
 use time::OffsetDateTime;
 
-use crate::{Message, Outgoing, PublishError, Queue, subject, topology};
+use crate::{Message, Outgoing, PublishError, Queue, Sent, subject, topology};
 
 /// A reader that nobody uses any more is forgotten by the server.
 const INACTIVE: Duration = Duration::from_secs(60);
@@ -34,12 +34,24 @@ pub struct ParkedJob {
 }
 
 impl Parked {
-    /// Parks a job. A repeat is stored once.
-    pub async fn park(queue: &Queue, job: &Job) -> Result<(), PublishError> {
+    /// Parks a job, in the order of the calls; [`Sent::stored`] waits for PARKED to have it. A repeat is stored once.
+    pub async fn park(queue: &Queue, job: &Job) -> Sent {
         let meta = &job.meta;
         let message = Outgoing::new(subject::parked(&meta.tenant, meta.webhook), job.encode())
             .with_id(format!("{}:{}", meta.delivery, meta.attempt));
-        queue.publish_until_stored(&message, queue.limits.ack_wait / 2).await.map(drop)
+        queue.send(message).await
+    }
+
+    /// Some deliverer sees to the webhook's parked jobs at `due`. A webhook has one timer: setting it again replaces it.
+    pub async fn set_timer(
+        queue: &Queue,
+        tenant: &TenantId,
+        webhook: WebhookId,
+        due: OffsetDateTime,
+    ) -> Result<(), PublishError> {
+        let timer = Outgoing::new(subject::drain_timer(tenant, webhook), Bytes::new())
+            .scheduled(due, subject::drain(tenant, webhook));
+        queue.publish_until_stored(&timer, queue.limits.ack_wait / 2).await.map(drop)
     }
 
     /// Reads from the oldest on.

@@ -91,11 +91,7 @@ impl<'a, Reason: Serialize> Dead<'a, Reason> {
 impl Queue {
     /// Publishes and waits for the stream's acknowledgement. Many may be under way at once; each waits for its own.
     pub async fn publish(&self, message: &Outgoing) -> Result<PublishAck, PublishError> {
-        match self.jetstream.send_publish(message.subject.clone(), prepare(message)).await {
-            Ok(ack) => ack.await,
-            Err(error) => Err(error),
-        }
-        .map_err(|error| classify(&error))
+        acked(self.jetstream.send_publish(message.subject.clone(), prepare(message)).await).await
     }
 
     /// Hands a message to the connection, in the order of the calls; [`Sent::stored`] waits for the acknowledgement.
@@ -148,17 +144,26 @@ pub struct Sent {
 impl Sent {
     /// Waits until the stream has the message; publishes it again if need be, for as long as `patience`.
     pub async fn stored(self, patience: Duration) -> Result<PublishAck, PublishError> {
-        let acked = match self.ack {
-            Ok(ack) => ack.await,
-            Err(error) => Err(error),
-        };
-        match acked.map_err(|error| classify(&error)) {
+        match acked(self.ack).await {
             Err(PublishError::Full(_) | PublishError::Unavailable(_)) => {
                 self.queue.publish_until_stored(&self.message, patience).await
             }
             done => done,
         }
     }
+
+    /// What the stream says of it.
+    pub async fn acked(self) -> Result<PublishAck, PublishError> {
+        acked(self.ack).await
+    }
+}
+
+async fn acked(ack: Result<PublishAckFuture, NatsError>) -> Result<PublishAck, PublishError> {
+    match ack {
+        Ok(ack) => ack.await,
+        Err(error) => Err(error),
+    }
+    .map_err(|error| classify(&error))
 }
 
 fn prepare(message: &Outgoing) -> PublishMessage {

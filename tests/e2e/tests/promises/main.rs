@@ -21,6 +21,7 @@ macro_rules! on_both_databases {
 }
 
 mod back_pressure;
+mod broken;
 mod control_plane;
 mod crashes;
 mod database;
