@@ -27,6 +27,8 @@ const LEASE: Duration = Duration::from_secs(12);
 const CHOICE: usize = 8;
 /// Attempts under way at a time while a backlog is sent.
 const MAX_PACE: usize = 64;
+/// Jobs of a deleted webhook that end at a time.
+const PURGED: usize = 256;
 /// Failed probes that the history of a delivery shows; later ones are too many to.
 const SHOWN_PROBES: u32 = 5;
 /// Others may park a job just as the circuit closes: somebody looks once more.
@@ -86,7 +88,7 @@ impl Drainer {
             gone => {
                 // What a disabled webhook has parked waits for it to be enabled.
                 if gone.is_none() {
-                    Parked::purge(&self.queue, &tenant, id).await?;
+                    self.end(&tenant, id).await?;
                 }
                 if circuit.is_some() {
                     self.circuits.close(&tenant, id, revision).await?;
@@ -117,6 +119,22 @@ impl Drainer {
         let drain =
             Drain { drainer: self, tenant, webhook, circuit, revision, message, said_so, pace: 1, removed: false };
         drain.run(shutdown).await
+    }
+
+    /// The end of what a deleted webhook has parked.
+    async fn end(&self, tenant: &TenantId, id: WebhookId) -> anyhow::Result<()> {
+        let parked = Parked::open(&self.queue, tenant, id).await?;
+        loop {
+            let jobs = parked.next(PURGED).await?;
+            let Some(last) = jobs.last().map(|job| job.sequence) else { return Ok(()) };
+            let deleted = |job: ParkedJob| {
+                let why = (Fault::WebhookDeleted, "the webhook was deleted before the attempt");
+                Some(without_attempt(Job::decode(&job.frame).ok()?.meta, DeliveryState::Failed, Some(why)))
+            };
+            let outcomes: Vec<_> = jobs.into_iter().filter_map(deleted).collect();
+            store_outcomes(&self.queue, "deliverer", &outcomes).await?;
+            parked.remove_through(last).await?;
+        }
     }
 }
 

@@ -33,12 +33,9 @@ impl Sweeper {
 
     async fn sweep(&self) -> anyhow::Result<()> {
         for ((tenant, id), _) in Parked::counts(&self.queue).await? {
-            match self.directory.get(&tenant, id).await? {
-                None => Parked::purge(&self.queue, &tenant, id).await?,
-                Some(webhook) if webhook.is_enabled && !self.circuits.is_broken(id) => {
-                    self.breaker.set_timer(&tenant, id, Duration::ZERO).await?;
-                }
-                Some(_) => {}
+            let is_disabled = self.directory.get(&tenant, id).await?.is_some_and(|webhook| !webhook.is_enabled);
+            if !is_disabled && !self.circuits.is_broken(id) {
+                self.breaker.set_timer(&tenant, id, Duration::ZERO).await?;
             }
         }
         for (tenant, id) in self.circuits.forsaken(2 * self.breaker.longest_silence()) {

@@ -31,8 +31,6 @@ pub enum Fault {
     ResponseTooLarge,
     /// 410: the endpoint says that it is gone for good.
     Gone,
-    /// The webhook was disabled before the attempt.
-    WebhookDisabled,
     /// The webhook was deleted before the attempt.
     WebhookDeleted,
 }
@@ -52,7 +50,6 @@ impl Fault {
             Self::HttpStatus => "http_status",
             Self::ResponseTooLarge => "response_too_large",
             Self::Gone => "gone",
-            Self::WebhookDisabled => "webhook_disabled",
             Self::WebhookDeleted => "webhook_deleted",
         }
     }
@@ -89,7 +86,7 @@ impl Verdict {
         match &answer.fault {
             None => Self::Delivered,
             Some((Fault::Gone, _)) => Self::Disable,
-            Some((Fault::WebhookDisabled | Fault::WebhookDeleted, _)) => Self::GiveUp,
+            Some((Fault::WebhookDeleted, _)) => Self::GiveUp,
             Some(_) => schedule.delay_after(attempt, id, answer.retry_after).map_or(Self::GiveUp, Self::RetryAfter),
         }
     }

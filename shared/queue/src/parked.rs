@@ -106,13 +106,6 @@ impl Parked {
         Ok(counts.into_values().sum())
     }
 
-    /// Removes all jobs of a webhook.
-    pub async fn purge(queue: &Queue, tenant: &TenantId, webhook: WebhookId) -> anyhow::Result<()> {
-        let stream = queue.jetstream.get_stream_no_info(topology::PARKED).await.context("cannot open PARKED")?;
-        stream.purge().filter(subject::parked(tenant, webhook)).await.context("cannot purge PARKED")?;
-        Ok(())
-    }
-
     async fn counts_of(queue: &Queue, filter: &str) -> anyhow::Result<HashMap<(TenantId, WebhookId), usize>> {
         let stream = queue.jetstream.get_stream_no_info(topology::PARKED).await.context("cannot open PARKED")?;
         let subjects = stream.info_with_subjects(filter).await.context("cannot look at PARKED")?;

@@ -20,7 +20,7 @@ pub struct Options {
     /// Events a second in row d.
     #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub rate: u32,
-    /// How long row d is measured, after 3 seconds of warm-up.
+    /// How long row d and each line of row e are measured, after 3 seconds of warm-up.
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=600))]
     pub rate_seconds: u64,
     /// Requests in flight at a time: to the sink in row a, to ingest in row b; an eighth of it in batches, four times
@@ -48,6 +48,8 @@ pub enum Row {
     C,
     /// Latency at a fixed rate
     D,
+    /// A healthy tenant alone, and beside tenants whose endpoints never answer
+    E,
 }
 
 impl Row {
@@ -57,6 +59,7 @@ impl Row {
             Self::B => 'b',
             Self::C => 'c',
             Self::D => 'd',
+            Self::E => 'e',
         }
     }
 }
@@ -68,7 +71,7 @@ impl Options {
 
     /// Whether a row needs the services.
     pub fn wants_services(&self) -> bool {
-        [Row::B, Row::C, Row::D].into_iter().any(|row| self.wants(row))
+        [Row::B, Row::C, Row::D, Row::E].into_iter().any(|row| self.wants(row))
     }
 }
 

@@ -15,6 +15,7 @@ const MIB: u64 = 1024 * 1024;
 // The targets of the design.
 const RAW_RATE_SHARE: f64 = 1.0 / 8.0;
 const RAW_CPU_FACTOR: f64 = 5.0;
+const BESIDE_FACTOR: f64 = 2.0;
 const LATENCY_P50: Duration = Duration::from_millis(2);
 const LATENCY_P99: Duration = Duration::from_millis(6);
 
@@ -83,6 +84,13 @@ pub fn targets(findings: &Findings) -> Vec<Target> {
         for (name, measured, limit) in [("p50", latency.p50, LATENCY_P50), ("p99", latency.p99, LATENCY_P99)] {
             let what = format!("{}: {}: {name} <= {} ms", line.row.letter(), line.name, limit.as_millis());
             judge(what, format!("{} ms", millis(measured)), measured <= limit);
+        }
+    }
+    let mut beside = findings.lines.iter().filter(|line| line.row == Row::E);
+    if let Some(alone) = beside.next().and_then(|line| line.tally.latency) {
+        for (line, latency) in beside.filter_map(|line| Some((line, line.tally.latency?))) {
+            let ratio = latency.p99.as_secs_f64() / alone.p99.as_secs_f64();
+            judge(format!("e: {}: p99 <= 2x alone", line.name), format!("{ratio:.2}x"), ratio <= BESIDE_FACTOR);
         }
     }
     judge("lost 0".to_owned(), lost(findings).to_string(), lost(findings) == 0);

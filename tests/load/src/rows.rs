@@ -25,6 +25,10 @@ const RATE_WARM_UP_SECONDS: u32 = 3;
 /// Connections of the publishers of row d: more than are ever busy at its rate.
 const RATE_LANES: usize = 32;
 const BATCH: usize = 100;
+/// The healthy tenant of row e, in events a second.
+const BESIDE_RATE: u32 = 100;
+/// Events that each silent endpoint of row e has queued before.
+const SILENT_EVENTS: usize = 5000;
 /// This process, in which publishers and sink run.
 pub const LOADER: &str = "load";
 
@@ -124,6 +128,12 @@ impl Bench<'_> {
         if self.options.wants(Row::D) {
             self.latency(stack).await?;
         }
+        // The last one: what it leaves behind is never delivered.
+        if self.options.wants(Row::E) {
+            self.beside(stack, "alone", None).await?;
+            self.beside(stack, "beside a silent endpoint", Some(1)).await?;
+            self.beside(stack, "beside 20 silent endpoints", Some(20)).await?;
+        }
         Ok(())
     }
 
@@ -188,6 +198,28 @@ impl Bench<'_> {
         self.finish(stack, meter, Row::D, format!("HTTP, fan-out 1, at {rate}/s"), sheet, late).await
     }
 
+    /// A healthy tenant at a fixed rate, after another tenant has queued events for `silent` endpoints that never answer.
+    async fn beside(&mut self, stack: &mut Stack, how: &str, silent: Option<usize>) -> anyhow::Result<()> {
+        eprintln!("row e: {BESIDE_RATE}/s {how}");
+        if let Some(fan_out) = silent {
+            let tenant = stack.tenant(fan_out, false)?;
+            let ingest = stack.service("shopery-ingest")?.address;
+            let lane = Lane::http(ingest, &tenant.headers).await?;
+            let sheet = self.ledger.open(SILENT_EVENTS, fan_out, None)?;
+            publish::until(Instant::now() + SILENCE, vec![lane], BATCH, &sheet).await?;
+        }
+        let events = usize::try_from(u64::from(BESIDE_RATE) * self.options.rate_seconds)?;
+        let sheet = self.ledger.open(events, 1, None)?;
+        let lanes = self.lanes(stack, Way::Http { batch: 1 }, 1, RATE_LANES).await?;
+        let meter = Meter::start(stack.processes(), &self.sink)?;
+        let late = publish::at_rate(BESIDE_RATE, events, lanes, &sheet).await?;
+        if !arrived(&sheet, SILENCE).await {
+            stack.check_alive()?;
+        }
+        self.lines.push(meter.line(Row::E, format!("{BESIDE_RATE}/s {how}"), sheet, late, &self.sink)?);
+        Ok(())
+    }
+
     /// Waits for what was published, then for the history, and only then reads the meter.
     async fn finish(
         &mut self,
@@ -211,7 +243,7 @@ impl Bench<'_> {
     }
 
     async fn lanes(&self, stack: &Stack, way: Way, fan_out: usize, count: usize) -> anyhow::Result<Vec<Lane>> {
-        let tenant: &Tenant = stack.tenant(fan_out)?;
+        let tenant: &Tenant = stack.tenant(fan_out, true)?;
         let ingest = stack.service("shopery-ingest")?.address;
         let mut lanes = Vec::with_capacity(count);
         for _ in 0..count {

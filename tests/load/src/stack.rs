@@ -16,8 +16,9 @@ use shopery_model::EndpointSecret;
 use crate::service::{self, Service};
 use crate::sink::Sink;
 
-/// Tenants by how many webhooks each has for the event that we publish.
-const TENANTS: [(&str, usize); 2] = [("tnt_load_1", 1), ("tnt_load_5", 5)];
+/// Tenants, how many webhooks each has for the event that we publish, and whether their endpoints answer.
+const TENANTS: [(&str, usize, bool); 4] =
+    [("tnt_load_1", 1, true), ("tnt_load_5", 5, true), ("tnt_silent_1", 1, false), ("tnt_silent_20", 20, false)];
 
 /// How long the history may take to catch up.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -36,6 +37,8 @@ pub struct Stack {
 pub struct Tenant {
     pub id: &'static str,
     pub fan_out: usize,
+    /// Whether its endpoints answer.
+    pub answers: bool,
     /// `Authorization` and `X-tenant-ID`.
     pub headers: HeaderMap,
     pub nats: async_nats::Client,
@@ -47,7 +50,7 @@ impl Stack {
         let directory = Directory::make()?;
         let secret = random()?;
         let (user, password) = ("shopery".to_owned(), random()?);
-        let publishers = TENANTS.map(|(tenant, _)| (tenant, random()));
+        let publishers = TENANTS.map(|(tenant, ..)| (tenant, random()));
         let nats_options = nats_server::Options {
             binary: nats_binary().await?,
             store: directory.path.join("nats"),
@@ -83,14 +86,15 @@ impl Stack {
         for service in &mut stack.services {
             service.ready(client).await?;
         }
-        for ((id, fan_out), publisher) in TENANTS.into_iter().zip(nats_options.publishers) {
+        for ((id, fan_out, answers), publisher) in TENANTS.into_iter().zip(nats_options.publishers) {
             let headers = credentials(id, &secret)?;
-            stack.create_webhooks(client, &headers, fan_out, sink).await?;
+            let url = |number| if answers { sink.url(number) } else { sink.silent_url(number) };
+            stack.create_webhooks(client, &headers, (0..fan_out).map(url)).await?;
             let connect = ConnectOptions::with_user_and_password(publisher.user, publisher.password)
                 .custom_inbox_prefix(publisher.inbox_prefix)
                 .request_timeout(Some(PATIENCE));
             let nats = connect.connect(&nats_url).await.context("a publisher cannot connect to NATS")?;
-            stack.tenants.push(Tenant { id, fan_out, headers, nats });
+            stack.tenants.push(Tenant { id, fan_out, answers, headers, nats });
         }
         Ok(stack)
     }
@@ -99,13 +103,12 @@ impl Stack {
         &self,
         client: &reqwest::Client,
         headers: &HeaderMap,
-        fan_out: usize,
-        sink: &Sink,
+        endpoints: impl Iterator<Item = String>,
     ) -> anyhow::Result<()> {
         let url = format!("http://{}/company/webhooks", self.service("shopery-api")?.address);
-        for number in 0..fan_out {
+        for (number, endpoint) in endpoints.enumerate() {
             let webhook = serde_json::json!({
-                "name": format!("load {number}"), "url": sink.url(number), "events": ["order-created"], "isEnabled": true,
+                "name": format!("load {number}"), "url": endpoint, "events": ["order-created"], "isEnabled": true,
             });
             let answer = client.post(&url).headers(headers.clone()).json(&webhook).send().await?;
             let (status, text) = (answer.status(), answer.text().await?);
@@ -118,8 +121,8 @@ impl Stack {
         self.services.iter().find(|service| service.name == name).with_context(|| format!("no service {name}"))
     }
 
-    pub fn tenant(&self, fan_out: usize) -> anyhow::Result<&Tenant> {
-        let tenant = self.tenants.iter().find(|tenant| tenant.fan_out == fan_out);
+    pub fn tenant(&self, fan_out: usize, answers: bool) -> anyhow::Result<&Tenant> {
+        let tenant = self.tenants.iter().find(|tenant| tenant.fan_out == fan_out && tenant.answers == answers);
         tenant.with_context(|| format!("no tenant has {fan_out} webhooks"))
     }
 

@@ -152,6 +152,7 @@ async fn what_a_disabled_webhook_has_waiting_is_sent_when_it_is_enabled_and_forg
         if left == 0 { Ok(()) } else { Err(format!("{left} left")) }
     })
     .await;
+    in_state(&client, deleted, "failed", 3).await;
     let late = stack.merchant.arrivals_at("/deleted").iter().filter(|one| one.attempt() > 2).count();
     assert_eq!(late, 0, "a deleted webhook was delivered to");
 }

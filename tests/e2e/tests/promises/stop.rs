@@ -16,7 +16,7 @@ async fn a_deliverer_that_is_told_to_stop_finishes_its_attempts() {
     let gate = Arc::new(Semaphore::new(0));
     stack.merchant.behave("/held", Behaviour::Hold(gate.clone()));
     let webhook = client.create_webhook(&stack.merchant.url("/held"), &["*"]).await;
-    let count = 20;
+    let count = 10;
     for number in 0..count {
         client.publish(&Event::order(&number.to_string())).await.expect(202);
     }
