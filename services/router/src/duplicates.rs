@@ -9,24 +9,23 @@
 use std::time::Duration;
 
 use aws_lc_rs::digest::{Context, SHA256};
-use moka::ops::compute::Op;
-use moka::sync::Cache;
 use shopery_model::{DeliveryId, Job};
 use time::OffsetDateTime;
 
-const MAX_KEYS: u64 = 500_000;
+use crate::recent::Recent;
+
+const MAX_KEYS: usize = 250_000;
 /// Remembered of one key: more matter only if events are routed long after those that came behind them.
 const MAX_RUNS: usize = 8;
 
-/// Clones share the memory.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct Duplicates {
-    runs: Cache<u128, Runs>,
+    runs: Recent<u128, Runs>,
     window: Duration,
 }
 
 /// What one webhook was sent for one resource and event type, in the order of EVENTS.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 struct Runs(Box<[Run]>);
 
 /// Events in a row that have the same payload; the first of them carries it.
@@ -42,8 +41,7 @@ struct Run {
 impl Duplicates {
     /// `None` if the window is zero.
     pub(crate) fn within(window: Duration) -> Option<Self> {
-        let runs = Cache::builder().max_capacity(MAX_KEYS).time_to_live(window);
-        (!window.is_zero()).then(|| Self { runs: runs.build(), window })
+        (!window.is_zero()).then(|| Self { runs: Recent::new(MAX_KEYS), window })
     }
 
     /// The delivery that carries the payload of this job; `None` if the job itself does. `at` is when EVENTS stored it.
@@ -52,14 +50,10 @@ impl Duplicates {
         let (webhook, event_type) = (meta.webhook.to_string(), String::from(meta.event_type));
         let key = hash(&[webhook.as_bytes(), event_type.as_bytes(), meta.resource.as_bytes()]);
         let run = Run { payload: hash(&[&job.payload]), carrier: meta.delivery, sequence: meta.event_sequence, at };
-        let mut carrier = None;
-        self.runs.entry(key).and_compute_with(|known| {
-            let known = known.map(moka::Entry::into_value).unwrap_or_default();
-            let (found, runs) = known.place(run, self.window);
-            carrier = found;
-            runs.map_or(Op::Nop, Op::Put)
-        });
-        carrier
+        self.runs.update(key, |known| match known {
+            Some(known) => known.place(run, self.window),
+            None => (None, Some(Runs([run].into()))),
+        })
     }
 }
 
@@ -169,7 +163,10 @@ mod tests {
             let (this, at) = job(sequence, webhook, if sequence % 2 == 0 { "a" } else { "b" });
             assert_eq!(duplicates.carrier(&this, at), None);
         }
-        let runs = duplicates.runs.iter().next().unwrap().1;
+        let meta = job(1, webhook, "a").0.meta;
+        let (id, event_type) = (webhook.to_string(), String::from(meta.event_type));
+        let key = hash(&[id.as_bytes(), event_type.as_bytes(), meta.resource.as_bytes()]);
+        let runs = duplicates.runs.update(key, |known| (known.cloned().unwrap(), None));
         assert_eq!(runs.0.len(), MAX_RUNS);
         assert_eq!(runs.0[MAX_RUNS - 1].sequence, 100);
     }

@@ -10,6 +10,7 @@ mod debounce;
 mod decide;
 mod duplicates;
 mod newest;
+mod recent;
 mod route;
 
 use std::sync::Arc;

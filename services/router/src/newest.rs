@@ -1,21 +1,17 @@
 //! Events that arrive out of order: the time of an event says which of two states of a resource is newer.
 //!
-//! The memory is this process's own and bounded: it knows the resources that it has routed an event of in the last ten
-//! minutes, [`MAX_RESOURCES`] of them at most. What is late beyond that, or was routed by another replica, passes for
-//! the newest state.
+//! The memory is this process's own and bounded: it knows the last [`MAX_RESOURCES`] resources that it has routed an
+//! event of. What is late beyond that, or was routed by another replica, passes for the newest state.
 
-use std::time::Duration;
-
-use moka::ops::compute::Op;
-use moka::sync::Cache;
 use time::OffsetDateTime;
 
-const MAX_RESOURCES: u64 = 100_000;
-const REMEMBERED_FOR: Duration = Duration::from_secs(10 * 60);
+use crate::recent::Recent;
+
+const MAX_RESOURCES: usize = 100_000;
 
 /// The newest state of each resource, by the resource's subject.
 #[derive(Debug)]
-pub(crate) struct Newest(Cache<String, Place>);
+pub(crate) struct Newest(Recent<String, Place>);
 
 /// A state: its time, and where EVENTS has it.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -26,22 +22,17 @@ pub(crate) struct Place {
 
 impl Newest {
     pub(crate) fn new() -> Self {
-        Self(Cache::builder().max_capacity(MAX_RESOURCES).time_to_live(REMEMBERED_FOR).build())
+        Self(Recent::new(MAX_RESOURCES))
     }
 
     /// Takes note of a state. If it is late, that is, a newer one lies before it in EVENTS, returns where.
     pub(crate) fn note(&self, subject: &str, this: Place) -> Option<u64> {
-        let mut newer = None;
-        self.0.entry_by_ref(subject).and_compute_with(|known| match known.map(moka::Entry::into_value) {
-            Some(known) if known.time > this.time => {
-                // One that is routed again has the newer one behind it.
-                newer = (known.sequence < this.sequence).then_some(known.sequence);
-                Op::Nop
-            }
-            Some(known) if known.time == this.time && known.sequence >= this.sequence => Op::Nop,
-            _ => Op::Put(this),
-        });
-        newer
+        self.0.update(subject.to_owned(), |known| match known {
+            // One that is routed again has the newer one behind it.
+            Some(known) if known.time > this.time => ((known.sequence < this.sequence).then_some(known.sequence), None),
+            Some(known) if known.time == this.time && known.sequence >= this.sequence => (None, None),
+            _ => (None, Some(this)),
+        })
     }
 }
 

@@ -23,6 +23,8 @@ const FRESH: Duration = Duration::from_secs(1);
 const FEW: usize = 32;
 /// As many jobs may wait for an endpoint as it is likely to take within this time.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// Seconds between the successes of an endpoint that is as quick as we are.
+const QUICK: f64 = 0.005;
 /// How much of what is known of an endpoint's pace a new success replaces.
 const NEWS: f64 = 0.1;
 
@@ -76,9 +78,11 @@ impl Gate {
             _ if !self.keeps_up(now) => FEW,
             // It is new: it may turn out to be quick.
             None => (room / 4).max(FEW),
-            Some(interval) => ((PATIENCE.as_secs_f64() / interval.max(1e-6)) as usize).max(FEW),
+            // What waits for it is gone in no time, so it holds nothing up.
+            Some(interval) if interval < QUICK => usize::MAX,
+            Some(interval) => ((PATIENCE.as_secs_f64() / interval) as usize).max(FEW),
         };
-        if waiting < bound && room > 0 { Admission::Wait } else { Admission::Park }
+        if room > 0 && waiting < bound { Admission::Wait } else { Admission::Park }
     }
 
     pub fn may_start(&self, slots: usize) -> bool {
