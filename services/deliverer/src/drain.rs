@@ -11,8 +11,10 @@ use std::time::Duration;
 
 use anyhow::bail;
 use futures_util::future::join_all;
-use shopery_model::{Circuit, CircuitState, DeliveryState, Fault, Job, Outcome, TenantId, Webhook, WebhookId};
-use shopery_queue::{Circuits, Directory, Message, Parked, ParkedJob, Queue, Taken, store_outcomes, subject};
+use shopery_model::{
+    AttemptId, Circuit, CircuitState, DeliveryState, Fault, Job, MalformedJob, Outcome, TenantId, Webhook, WebhookId,
+};
+use shopery_queue::{Circuits, Dead, Directory, Message, Parked, ParkedJob, Queue, Taken, store_outcomes, subject};
 use shopery_runtime::Shutdown;
 use time::OffsetDateTime;
 use tokio::time::Instant;
@@ -41,8 +43,6 @@ pub(crate) struct Drainer {
     pub(crate) circuits: Circuits,
     pub(crate) breaker: Breaker,
     pub(crate) attempter: Arc<Attempter>,
-    /// Names this deliverer in the circuits that it has taken.
-    pub(crate) me: String,
 }
 
 /// A circuit that this deliverer has taken.
@@ -55,7 +55,10 @@ struct Drain<'a> {
     message: Message,
     said_so: Instant,
     pace: usize,
+    /// Something was delivered, or taken on by its retry.
     removed: bool,
+    /// Attempts since the last success.
+    failed_in_row: usize,
 }
 
 /// How a round ended.
@@ -86,10 +89,8 @@ impl Drainer {
         let webhook = match self.directory.get(&tenant, id).await? {
             Some(webhook) if webhook.is_enabled => webhook,
             gone => {
-                // What a disabled webhook has parked waits for it to be enabled.
-                if gone.is_none() {
-                    self.end(&tenant, id).await?;
-                }
+                // What a disabled webhook has parked waits for it to be enabled, or expires.
+                self.end(&tenant, id, gone.is_some()).await?;
                 if circuit.is_some() {
                     self.circuits.close(&tenant, id, revision).await?;
                 }
@@ -102,11 +103,13 @@ impl Drainer {
             message.ack().await;
             return Ok(());
         }
+        // Names this drain in the circuit that it has taken.
+        let me = AttemptId::generate().to_string();
         let mut circuit = circuit.unwrap_or_else(|| Circuit::new(CircuitState::Draining, now));
-        let taken = if circuit.is_drained_by_another(&self.me, now, LEASE) {
+        let taken = if circuit.is_drained_by_another(&me, now, LEASE) {
             None
         } else {
-            (circuit.drainer, circuit.seen_at) = (Some(self.me.clone()), now);
+            (circuit.drainer, circuit.seen_at) = (Some(me), now);
             self.circuits.write(&tenant, id, circuit.clone(), revision).await?
         };
         let Some(revision) = taken else {
@@ -116,25 +119,58 @@ impl Drainer {
             return Ok(());
         };
         let said_so = Instant::now();
-        let drain =
-            Drain { drainer: self, tenant, webhook, circuit, revision, message, said_so, pace: 1, removed: false };
+        let drain = Drain {
+            drainer: self,
+            tenant,
+            webhook,
+            circuit,
+            revision,
+            message,
+            said_so,
+            pace: 1,
+            removed: false,
+            failed_in_row: 0,
+        };
         drain.run(shutdown).await
     }
 
-    /// The end of what a deleted webhook has parked.
-    async fn end(&self, tenant: &TenantId, id: WebhookId) -> anyhow::Result<()> {
+    /// The end of what a deleted webhook has parked, or of what a disabled one has parked too long.
+    async fn end(&self, tenant: &TenantId, id: WebhookId, only_expired: bool) -> anyhow::Result<()> {
+        let oldest = OffsetDateTime::now_utc() - self.queue.limits.parked_max_age;
         let parked = Parked::open(&self.queue, tenant, id).await?;
         loop {
-            let jobs = parked.next(PURGED).await?;
+            let mut jobs = parked.next(PURGED).await?;
+            jobs.retain(|job| !only_expired || job.at < oldest);
             let Some(last) = jobs.last().map(|job| job.sequence) else { return Ok(()) };
-            let deleted = |job: ParkedJob| {
-                let why = (Fault::WebhookDeleted, "the webhook was deleted before the attempt");
-                Some(without_attempt(Job::decode(&job.frame).ok()?.meta, DeliveryState::Failed, Some(why)))
-            };
-            let outcomes: Vec<_> = jobs.into_iter().filter_map(deleted).collect();
+            let mut outcomes = Vec::with_capacity(jobs.len());
+            for ParkedJob { sequence, frame, .. } in jobs {
+                match Job::decode(&frame) {
+                    Ok(job) if only_expired => outcomes.push(without_attempt(job.meta, DeliveryState::Expired, None)),
+                    Ok(job) => {
+                        let why = (Fault::WebhookDeleted, "the webhook was deleted before the attempt");
+                        outcomes.push(without_attempt(job.meta, DeliveryState::Failed, Some(why)));
+                    }
+                    Err(error) => self.bury(tenant, id, sequence, &frame, &error).await?,
+                }
+            }
             store_outcomes(&self.queue, "deliverer", &outcomes).await?;
             parked.remove_through(last).await?;
         }
+    }
+}
+
+impl Drainer {
+    async fn bury(
+        &self,
+        tenant: &TenantId,
+        id: WebhookId,
+        sequence: u64,
+        frame: &[u8],
+        error: &MalformedJob,
+    ) -> anyhow::Result<()> {
+        let subject = subject::parked(tenant, id);
+        let dead = Dead::new(&subject, error.to_string(), frame);
+        Ok(self.queue.bury("undecodable-job", Some(tenant), format!("PARKED:{sequence}"), &dead).await?)
     }
 }
 
@@ -151,7 +187,11 @@ impl Drain<'_> {
         }
         let parked = Parked::open(queue, &self.tenant, id).await?;
         loop {
-            if shutdown.is_draining() {
+            // The webhook as it is now; should it be gone, that is for whoever takes the next timer.
+            let webhook = self.drainer.directory.get(&self.tenant, id).await?.filter(|webhook| webhook.is_enabled);
+            let is_over = webhook.is_none();
+            self.webhook = webhook.unwrap_or(self.webhook);
+            if is_over || shutdown.is_draining() {
                 // Another deliverer goes on at once.
                 self.circuit.drainer = None;
                 self.say_so().await?;
@@ -175,7 +215,14 @@ impl Drain<'_> {
 
     /// One attempt, of one of the oldest jobs. If it fails the job stays where it is.
     async fn probe(&mut self, parked: &Parked) -> anyhow::Result<Round> {
-        let oldest = self.without_expired(parked, parked.next(CHOICE).await?).await?;
+        let mut oldest = Vec::new();
+        while oldest.is_empty() {
+            let jobs = parked.next(CHOICE).await?;
+            if jobs.is_empty() {
+                return Ok(Round::Empty);
+            }
+            oldest = self.without_expired(parked, jobs).await?;
+        }
         let choice = usize::try_from(self.circuit.probes)? % oldest.len().max(1);
         let Some((sequence, job)) = oldest.into_iter().nth(choice) else { return Ok(Round::Empty) };
         let attempted = self.drainer.attempter.attempt(&job, &self.webhook, None).await?;
@@ -203,7 +250,11 @@ impl Drain<'_> {
         let attempts = jobs.iter().map(|job| self.drainer.attempter.attempt(job, &self.webhook, None));
         let attempted = join_all(attempts).await.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
         let failed = attempted.iter().filter(|attempted| !attempted.is_success()).count();
-        if failed > 0 && failed == attempted.len() && !attempted.iter().any(is_gone) {
+        let is_gone = attempted.iter().any(is_gone);
+        self.failed_in_row = if failed == attempted.len() { self.failed_in_row + failed } else { 0 };
+        // A job that alone fails, after others did not, is retried as any job is: it holds up nobody.
+        let is_broken = !self.removed || self.drainer.breaker.is_reached(self.failed_in_row);
+        if failed > 0 && failed == attempted.len() && is_broken && !is_gone {
             let failed = jobs.into_iter().zip(attempted);
             let outcomes: Vec<_> =
                 failed.map(|(job, attempted)| outcome(job.meta, attempted, DeliveryState::Parked, None)).collect();
@@ -216,6 +267,11 @@ impl Drain<'_> {
         }
         self.store(&outcomes).await?;
         parked.remove_through(last).await?;
+        if is_gone {
+            // Its webhook is about to be disabled; the rest stays parked.
+            self.removed = false;
+            return Ok(Round::Empty);
+        }
         self.removed = true;
         self.pace = if failed == 0 { (self.pace * 2).min(MAX_PACE) } else { (self.pace / 2).max(1) };
         Ok(Round::More)
@@ -233,9 +289,7 @@ impl Drain<'_> {
                     parked.remove(sequence).await?;
                 }
                 Err(error) => {
-                    let subject = subject::parked(&self.tenant, self.webhook.id);
-                    let dead = shopery_queue::Dead::new(&subject, error.to_string(), &frame);
-                    queue.bury("undecodable-job", Some(&self.tenant), format!("PARKED:{sequence}"), &dead).await?;
+                    self.drainer.bury(&self.tenant, self.webhook.id, sequence, &frame, &error).await?;
                     parked.remove(sequence).await?;
                 }
             }

@@ -18,7 +18,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use shopery_model::{AttemptId, RetrySchedule};
+use shopery_model::RetrySchedule;
 use shopery_queue::{Circuits, Directory, Intake, Outcomes, Queue, subject, topology};
 use shopery_runtime::service::About;
 use shopery_runtime::{Env, Runtime, Shutdown};
@@ -109,12 +109,11 @@ pub async fn run(config: Config, runtime: Runtime) -> anyhow::Result<()> {
             circuits: circuits.clone(),
             breaker: breaker.clone(),
             attempter,
-            me: AttemptId::generate().to_string(),
         },
         shutdown: runtime.shutdown.clone(),
     };
     let workers = Arc::new(workers);
-    let sweeper = Sweeper { queue: queue.clone(), directory, circuits, breaker, interval: config.sweep };
+    let sweeper = Sweeper { queue: queue.clone(), circuits, breaker, interval: config.sweep };
     // Each has places of its own: neither fresh jobs nor retries can take the other's.
     let fresh = Intake::open(&queue, topology::DELIVERER_FAST, held).await?;
     let due = Intake::open(&queue, topology::DELIVERER_DUE, held).await?;

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use shopery_queue::{Circuits, Directory, Parked, Queue};
+use shopery_queue::{Circuits, Parked, Queue};
 use shopery_runtime::Shutdown;
 
 use crate::breaker::Breaker;
@@ -11,7 +11,6 @@ use crate::breaker::Breaker;
 #[derive(Debug)]
 pub(crate) struct Sweeper {
     pub(crate) queue: Queue,
-    pub(crate) directory: Directory,
     pub(crate) circuits: Circuits,
     pub(crate) breaker: Breaker,
     pub(crate) interval: Duration,
@@ -33,8 +32,7 @@ impl Sweeper {
 
     async fn sweep(&self) -> anyhow::Result<()> {
         for ((tenant, id), _) in Parked::counts(&self.queue).await? {
-            let is_disabled = self.directory.get(&tenant, id).await?.is_some_and(|webhook| !webhook.is_enabled);
-            if !is_disabled && !self.circuits.is_broken(id) {
+            if !self.circuits.is_broken(id) {
                 self.breaker.set_timer(&tenant, id, Duration::ZERO).await?;
             }
         }

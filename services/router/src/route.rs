@@ -147,10 +147,11 @@ impl Router {
         }
         let stored = message.stored()?;
         let tenant = subject::parse_event(message.subject()).context("the subject names no tenant")?;
-        let event = Event::parse(message.payload(), stored.at).map_err(|wrong| match wrong.into_iter().next() {
-            Some(invalid) => anyhow!(invalid),
-            None => anyhow!("malformed event"),
-        })?;
+        let event =
+            Event::parse_stored(message.payload(), stored.at).map_err(|wrong| match wrong.into_iter().next() {
+                Some(invalid) => anyhow!(invalid),
+                None => anyhow!("malformed event"),
+            })?;
         // Nothing happens after it was stored: a clock that runs ahead must not make all that follows late.
         let place = Place { time: event.time.min(stored.at), sequence: stored.sequence };
         let newer = self.newest.note(message.subject(), place);
@@ -197,7 +198,8 @@ impl Router {
     /// Publishes a state again behind a late one, so that the last message of the subject is the newest state. If yet
     /// another has come behind the late one, that one sees to it.
     async fn restate(&self, subject: &str, newer: Bytes, late: u64) -> anyhow::Result<()> {
-        let mut message = Outgoing::new(subject.to_owned(), newer).only_after(late).with_id(format!("restated:{late}"));
+        let mut message =
+            Outgoing::new(subject.to_owned(), newer).only_after(late).with_id(format!("=restated:{late}"));
         message.headers.push((RESTATED, "1".to_owned()));
         match self.queue.publish_until_stored(&message, self.patience()).await {
             Ok(_) | Err(PublishError::Overtaken(_)) => Ok(()),

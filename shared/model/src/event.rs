@@ -77,6 +77,11 @@ impl Event {
                 format!("the event has {} bytes; the limit is {MAX_EVENT_BYTES}", json.len()),
             )]);
         }
+        Self::parse_stored(json, now)
+    }
+
+    /// Reads an event of ours, which was within the limit when it came in; [`encode`](Self::encode) may have added to it.
+    pub fn parse_stored(json: &Bytes, now: OffsetDateTime) -> Result<Self, Vec<Invalid>> {
         let envelope: Envelope<'_> = serde_json::from_slice(json).map_err(|error| {
             let detail = if error.is_data() {
                 format!("must be a CloudEvents 1.0 JSON object: {error}")
@@ -142,7 +147,7 @@ impl Event {
         }
     }
 
-    /// The event as CloudEvents JSON: canonical names, `data` untouched. [`Event::parse`] reads it back.
+    /// The event as CloudEvents JSON: canonical names, `data` untouched. [`Event::parse_stored`] reads it back.
     pub fn encode(&self) -> Bytes {
         #[derive(Serialize)]
         struct Attributes<'a> {

@@ -16,6 +16,9 @@ use crate::{Message, Outgoing, PublishError, Queue, Sent, subject, topology};
 /// A reader that nobody uses any more is forgotten by the server.
 const INACTIVE: Duration = Duration::from_secs(60);
 
+/// The answer to a read that a broken connection has swallowed never comes.
+const READ_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// The parked jobs of one webhook.
 #[derive(Debug)]
 pub struct Parked {
@@ -73,6 +76,10 @@ impl Parked {
 
     /// The next jobs, at most `count`; none if there are none now.
     pub async fn next(&self, count: usize) -> anyhow::Result<Vec<ParkedJob>> {
+        tokio::time::timeout(READ_TIMEOUT, self.read(count)).await.context("PARKED does not answer")?
+    }
+
+    async fn read(&self, count: usize) -> anyhow::Result<Vec<ParkedJob>> {
         let batch = self.reader.fetch().max_messages(count).messages().await.context("cannot read PARKED")?;
         let jobs = batch.map(|message| {
             let message =

@@ -76,7 +76,7 @@ fn read(answer: &Message) -> anyhow::Result<State> {
     let header = |name| answer.headers.as_ref().and_then(|headers| headers.get(name)).map(|value| value.as_str());
     let sequence = header("Nats-Sequence").and_then(|text| text.parse().ok()).context("EVENTS gave no sequence")?;
     let stored_at = header("Nats-Time-Stamp").and_then(|text| OffsetDateTime::parse(text, &Rfc3339).ok());
-    let event = Event::parse(&answer.payload, stored_at.context("EVENTS gave no time")?);
+    let event = Event::parse_stored(&answer.payload, stored_at.context("EVENTS gave no time")?);
     match event {
         Ok(event) => Ok(State { sequence, event }),
         Err(wrong) => bail!("the event at {sequence} does not read: {wrong:?}"),

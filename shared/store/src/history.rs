@@ -158,6 +158,7 @@ fn rank(outcome: &Outcome) -> i64 {
         // Whatever came of an attempt knows better.
         DeliveryState::Filtered | DeliveryState::Duplicate | DeliveryState::Superseded => 0,
         // Of an attempt that is still to come.
+        DeliveryState::Parked if outcome.attempt.is_none() => 4 * attempt - 2,
         DeliveryState::Parked => 4 * attempt - 1,
         DeliveryState::Pending => 4 * attempt,
         DeliveryState::Failed | DeliveryState::Expired => 4 * attempt + 1,
