@@ -65,7 +65,7 @@ pub async fn run(client: &Client, endpoint: &mut Endpoint) -> anyhow::Result<()>
     let event = ("application/cloudevents+json", event(&event_id, &format!("ord_{millis}")));
     client.call(Method::POST, format!("{}/events", client.ingest_url), Some(event)).await?;
 
-    let Some(delivery) = arrival(endpoint, &event_id, published + PATIENCE).await else {
+    let Some(delivery) = arrival(endpoint, &webhook, &event_id, published + PATIENCE).await else {
         let why = last_error(client, &webhook, &event_id).await;
         bail!("the sample order was not delivered within {} s{why}", PATIENCE.as_secs());
     };
@@ -111,10 +111,11 @@ async fn find_webhook(client: &Client) -> anyhow::Result<Option<String>> {
     }
 }
 
-/// The event's own delivery. Those that arrive before it, such as retries from an earlier start, are announced.
-async fn arrival(endpoint: &mut Endpoint, event_id: &str, deadline: Instant) -> Option<Delivery> {
+/// The event's delivery for the demo's webhook. Those that arrive before it, such as retries from an earlier start or
+/// what other webhooks with the same URL are sent, are announced.
+async fn arrival(endpoint: &mut Endpoint, webhook: &str, event_id: &str, deadline: Instant) -> Option<Delivery> {
     while let Ok(Some(delivery)) = timeout_at(deadline, endpoint.next()).await {
-        if delivery.header("X-Shopery-Event-Id") == event_id {
+        if delivery.header("X-Shopery-Event-Id") == event_id && delivery.header("X-Shopery-Webhook-Id") == webhook {
             return Some(delivery);
         }
         announce(&delivery);
