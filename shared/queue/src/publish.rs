@@ -44,7 +44,7 @@ impl Outgoing {
         Self { subject: subject.into(), id: None, headers: Vec::new(), body }
     }
 
-    /// Not for now: the server publishes the message on `target` at `due`. Its own subject holds one schedule at a time;
+    /// Later: the server publishes the message on `target` at `due`. Its own subject holds one schedule at a time;
     /// publishing there again replaces it.
     pub fn scheduled(mut self, due: OffsetDateTime, target: String) -> Self {
         // A time of this era always has an RFC 3339 form; without one it is due at once.
