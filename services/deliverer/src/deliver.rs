@@ -91,7 +91,8 @@ impl Deliverer {
     }
 
     async fn parked(&self, job: Job, sent: Sent) -> anyhow::Result<Outcome> {
-        sent.stored(self.queue.limits.ack_wait / 2).await?;
+        // Without patience: where PARKED is full, the job comes again later and holds no place until then.
+        sent.acked().await?;
         Ok(without_attempt(job.meta, DeliveryState::Parked, None))
     }
 
