@@ -28,7 +28,7 @@ const START_DEADLINE: Duration = Duration::from_secs(60);
 const STOP_DEADLINE: Duration = Duration::from_secs(20);
 
 /// The server's garbage collector runs when the heap has grown by so many percent: a tenth less CPU a delivery than
-/// Go's default of 100, for a third more memory. A GOGC of the user's own holds.
+/// Go's default of 100, for more memory: under the benchmark's load, gigabytes. A GOGC of the user's own holds.
 const GOGC: &str = "400";
 
 const KEEPER: &str = r#"trap "" TERM; while read -r signal; do kill -s "$signal" 0; done; kill -s KILL 0"#;

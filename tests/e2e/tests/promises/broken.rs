@@ -37,17 +37,22 @@ async fn in_state(client: &Client, webhook: &str, state: &str, count: usize) -> 
     .await
 }
 
+/// A webhook whose endpoint, `/down`, has failed often enough for its circuit to open.
+async fn broken_webhook(stack: &Stack, client: &Client) -> String {
+    stack.merchant.behave("/down", Behaviour::Answer(500));
+    let webhook = client.create_webhook(&stack.merchant.url("/down"), &["*"]).await;
+    for number in 0..5 {
+        client.publish(&event(number)).await.expect(202);
+        in_state(client, &webhook, "pending", number + 1).await;
+    }
+    webhook
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_endpoint_that_fails_is_left_alone_and_gets_everything_in_order_when_it_works() {
     let stack = plan().env("SHOPERY_RETRY_SCHEDULE", "1h").start().await;
     let client = stack.client("tnt_a");
-    stack.merchant.behave("/down", Behaviour::Answer(500));
-    let webhook = client.create_webhook(&stack.merchant.url("/down"), &["*"]).await;
-    // Enough to open the circuit; their retries are an hour away.
-    for number in 0..5 {
-        client.publish(&event(number)).await.expect(202);
-        in_state(&client, &webhook, "pending", number + 1).await;
-    }
+    let webhook = broken_webhook(&stack, &client).await;
     publish(&client, 5..200).await;
     let parked = in_state(&client, &webhook, "parked", 195).await;
     let attempted = parked.iter().filter(|delivery| delivery["attemptCount"] != 0).count();
@@ -161,12 +166,7 @@ async fn what_a_disabled_webhook_has_waiting_is_sent_when_it_is_enabled_and_forg
 async fn what_is_parked_too_long_expires_and_is_recorded() {
     let stack = plan().env("SHOPERY_RETRY_SCHEDULE", "1h").env("SHOPERY_PARKED_MAX_AGE", "1s").start().await;
     let client = stack.client("tnt_a");
-    stack.merchant.behave("/down", Behaviour::Answer(500));
-    let webhook = client.create_webhook(&stack.merchant.url("/down"), &["*"]).await;
-    for number in 0..5 {
-        client.publish(&event(number)).await.expect(202);
-        in_state(&client, &webhook, "pending", number + 1).await;
-    }
+    let webhook = broken_webhook(&stack, &client).await;
     publish(&client, 5..40).await;
     in_state(&client, &webhook, "expired", 35).await;
 }
