@@ -116,8 +116,14 @@ pub async fn run(config: Config, runtime: Runtime) -> anyhow::Result<()> {
     let sweeper = Sweeper { queue: queue.clone(), circuits, breaker, interval: config.sweep };
     // Each has places of its own: neither fresh jobs nor retries can take the other's.
     let fresh = Intake::open(&queue, topology::DELIVERER_FAST, held).await?;
+    let bulk = Intake::open(&queue, topology::DELIVERER_BULK, held).await?;
     let due = Intake::open(&queue, topology::DELIVERER_DUE, held).await?;
-    tokio::join!(work(fresh, workers.clone()), work(due, workers.clone()), sweeper.run(&runtime.shutdown));
+    tokio::join!(
+        work(fresh, workers.clone()),
+        work(bulk, workers.clone()),
+        work(due, workers.clone()),
+        sweeper.run(&runtime.shutdown)
+    );
     // The last outcomes are published when nobody can add one any more.
     drop(workers);
     recording.await?;

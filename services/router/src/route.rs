@@ -7,7 +7,7 @@ use anyhow::{Context, anyhow};
 use bytes::Bytes;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
-use shopery_model::{DeliveryId, DeliveryState, Event, Job, JobMeta, Outcome, TenantId, Webhook};
+use shopery_model::{DeliveryId, DeliveryState, Event, Job, JobMeta, Lane, Outcome, TenantId, Webhook};
 use shopery_queue::{
     Dead, Directory, Message, Outcomes, Outgoing, PublishError, Queue, Sent, State, Taken, subject, trace,
 };
@@ -232,7 +232,7 @@ impl Router {
                 decided.outcomes.push(self.ended(job.meta, DeliveryState::Duplicate, Some(carrier)));
                 continue;
             } else {
-                let subject = subject::job(&job.meta.tenant, job.meta.webhook);
+                let subject = subject::job(Lane::Fast, &job.meta.tenant, job.meta.webhook);
                 let mut message = Outgoing::new(subject, job.encode()).with_id(job.meta.delivery.to_string());
                 message.headers.clone_from(&headers);
                 decided.sent.push(self.queue.send(message).await);

@@ -1,6 +1,6 @@
 //! The subjects. Ids are escaped (see [`escape`]), so each is one token whatever it contains.
 
-use shopery_model::{DeliveryId, Resource, TenantId, WebhookId, escape, unescape};
+use shopery_model::{DeliveryId, Lane, Resource, TenantId, WebhookId, escape, unescape};
 
 /// `in.<tenant>.<event>`: where platform services publish.
 pub fn inbound(tenant: &TenantId, event_type: &str) -> String {
@@ -25,8 +25,8 @@ pub fn event_id(tenant: &TenantId, id: &str) -> String {
 }
 
 /// `jobs.<lane>.<tenant>.<webhook>`
-pub fn job(tenant: &TenantId, webhook: WebhookId) -> String {
-    format!("jobs.fast.{}.{webhook}", escape(tenant.as_str()))
+pub fn job(lane: Lane, tenant: &TenantId, webhook: WebhookId) -> String {
+    format!("jobs.{lane}.{}.{webhook}", escape(tenant.as_str()))
 }
 
 /// `retry.<tenant>.<webhook>.<delivery>`: holds the one scheduled retry of a delivery.

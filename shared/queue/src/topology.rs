@@ -168,6 +168,9 @@ pub const ROUTER: Consumer = Consumer { stream: EVENTS, name: "router", filter: 
 /// JOBS → deliverer
 pub const DELIVERER_FAST: Consumer =
     Consumer { stream: JOBS, name: "deliverer-fast", filter: "jobs.fast.>", max_ack_pending: 50_000 };
+/// JOBS → deliverer
+pub const DELIVERER_BULK: Consumer =
+    Consumer { stream: JOBS, name: "deliverer-bulk", filter: "jobs.bulk.>", max_ack_pending: 50_000 };
 /// RETRY → deliverer
 pub const DELIVERER_DUE: Consumer =
     Consumer { stream: RETRY, name: "deliverer-due", filter: "due.>", max_ack_pending: 20_000 };

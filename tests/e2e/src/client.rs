@@ -166,15 +166,15 @@ impl Client {
         }
     }
 
-    /// Waits until the webhook's history has `count` deliveries, none of them pending; returns them, newest first.
+    /// Waits until the webhook's history has `count` deliveries, all of them at their end; returns them, newest first.
     pub async fn settled(&self, webhook: &str, count: usize, deadline: Duration) -> Vec<Value> {
         let path = format!("/company/webhooks/{webhook}/deliveries");
         wait::until(&format!("{count} settled deliveries of {webhook}"), deadline, async || {
             let found = self.all(&path).await;
-            let pending = found.iter().filter(|delivery| delivery["state"] == "pending").count();
+            let open = found.iter().filter(|one| one["state"] == "pending" || one["state"] == "parked").count();
             match found.len() {
-                n if n == count && pending == 0 => Ok(found),
-                n => Err(format!("{n} deliveries, {pending} of them pending")),
+                n if n == count && open == 0 => Ok(found),
+                n => Err(format!("{n} deliveries, {open} of them pending or parked")),
             }
         })
         .await

@@ -282,8 +282,13 @@ async fn a_webhook_that_is_disabled_parks_its_retries_and_one_that_is_deleted_en
     client.patch(&format!("/company/webhooks/{disabled}"), &json!({ "isEnabled": false })).await.expect(200);
     client.delete(&format!("/company/webhooks/{deleted}")).await.expect(204);
 
-    let delivery = client.settled(&disabled, 1, SOON).await.remove(0);
-    assert_eq!((&delivery["state"], &delivery["attemptCount"]), (&json!("parked"), &json!(1)));
+    wait::until("the retry of the disabled webhook to be parked", SOON, async || {
+        let found = client.all(&format!("/company/webhooks/{disabled}/deliveries")).await;
+        let [delivery] = &found[..] else { return Err(format!("{found:?}")) };
+        let what = (&delivery["state"], &delivery["attemptCount"]);
+        if what == (&json!("parked"), &json!(1)) { Ok(()) } else { Err(format!("{what:?}")) }
+    })
+    .await;
     let id = json!(gone[0].webhook_id());
     wait::until("the delivery of the deleted webhook to fail", SOON, async || {
         let found = client.get(&format!("/company/deliveries/{}", id.as_str().unwrap())).await;
