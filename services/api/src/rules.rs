@@ -1,9 +1,13 @@
 //! The rules of a webhook, as a request gives them: what of them to set, what to clear, what to leave.
 
+use std::num::NonZeroU16;
+
 use serde_json::value::RawValue;
 use shopery_model::{Changed, Debounce, Filter, Invalid, PayloadMode, Rules};
 
 use crate::body::Fields;
+
+const MAX_RATE_LIMIT: u16 = 1000;
 
 /// `None` leaves a rule; `Some(None)`, which is `null` in the request, clears it.
 #[derive(Debug, Default)]
@@ -12,6 +16,7 @@ pub(crate) struct RulesChange {
     filter: Option<Option<Filter>>,
     changed: Option<Option<Changed>>,
     debounce: Option<Option<Debounce>>,
+    rate_limit: Option<Option<NonZeroU16>>,
     payload: Option<PayloadMode>,
     drop_duplicates: Option<bool>,
 }
@@ -29,6 +34,10 @@ impl RulesChange {
                 let text = body.string("debounce")?;
                 body.check(text.parse())
             }),
+            rate_limit: body.clearable("rateLimit", |body| {
+                let number = body.raw("rateLimit")?;
+                body.check(rate_limit(&number))
+            }),
             payload: body.string("payload").and_then(|text| body.check(text.parse())),
             drop_duplicates: body.bool("dropDuplicates"),
         }
@@ -36,9 +45,9 @@ impl RulesChange {
 
     /// The rules as they will be, or `None` if nothing was said of them. What does not go together is noted.
     pub(crate) fn apply(self, stored: Rules, body: &mut Fields) -> Option<Rules> {
-        let Self { fields, filter, changed, debounce, payload, drop_duplicates } = self;
+        let Self { fields, filter, changed, debounce, rate_limit, payload, drop_duplicates } = self;
         let is_silent = fields.is_none() && filter.is_none() && changed.is_none() && debounce.is_none();
-        if is_silent && payload.is_none() && drop_duplicates.is_none() {
+        if is_silent && rate_limit.is_none() && payload.is_none() && drop_duplicates.is_none() {
             return None;
         }
         let rules = Rules {
@@ -46,6 +55,7 @@ impl RulesChange {
             filter: filter.unwrap_or(stored.filter),
             changed: changed.unwrap_or(stored.changed),
             debounce: debounce.unwrap_or(stored.debounce),
+            rate_limit: rate_limit.unwrap_or(stored.rate_limit),
             payload: payload.unwrap_or(stored.payload),
             drop_duplicates: drop_duplicates.unwrap_or(stored.drop_duplicates),
         };
@@ -76,4 +86,16 @@ fn filter(pattern: &RawValue) -> Result<Filter, Invalid> {
         return Err(Invalid::new("filter", "must name at least one field; null takes the rule away"));
     }
     Filter::parse(pattern)
+}
+
+fn rate_limit(number: &RawValue) -> Result<NonZeroU16, Invalid> {
+    let limit = number.get().parse().ok().filter(|limit: &NonZeroU16| limit.get() <= MAX_RATE_LIMIT);
+    limit.ok_or_else(|| {
+        Invalid::new(
+            "rateLimit",
+            format!(
+                "must be a whole number of deliveries a second, from 1 to {MAX_RATE_LIMIT}; null takes the rule away"
+            ),
+        )
+    })
 }

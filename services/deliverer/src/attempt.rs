@@ -125,7 +125,7 @@ impl Attempter {
     /// The body of the POST. Invariant: it is never older than the state that the job was made for.
     async fn payload(&self, job: &Job, webhook: &Webhook, now: OffsetDateTime) -> anyhow::Result<Bytes> {
         let meta = &job.meta;
-        let is_first = meta.attempt == 1 && webhook.rules.debounce.is_none();
+        let is_first = meta.attempt == 1 && !meta.deferred && webhook.rules.debounce.is_none();
         let is_fresh = is_first && now - meta.delivery.created_at() < FRESH;
         if is_fresh || webhook.rules.payload == PayloadMode::Original {
             return Ok(job.payload.clone());

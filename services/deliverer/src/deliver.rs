@@ -47,7 +47,7 @@ impl Deliverer {
     pub(crate) async fn finish(&self, begun: Begun) {
         let (finished, Taken { message, slot }) = match begun {
             Begun::Job(job, taken) => (self.work_off(job, &taken.message).await, taken),
-            Begun::Parking(job, sent, taken) => (self.parked(job, sent).await, taken),
+            Begun::Parking(job, sent, taken) => (self.held_back(job, sent).await, taken),
             Begun::Malformed(error, taken) => match self.bury(&taken.message, &error).await {
                 Ok(()) => return taken.message.ack().await,
                 Err(error) => (Err(error), taken),
@@ -63,7 +63,19 @@ impl Deliverer {
 
     fn is_held_back(&self, job: &Job) -> bool {
         let webhook = self.directory.known(&job.meta.tenant, job.meta.webhook);
-        webhook.is_some_and(|webhook| !webhook.is_enabled || self.circuits.is_broken(webhook.id))
+        webhook.is_some_and(|webhook| {
+            !webhook.is_enabled || webhook.rules.rate_limit.is_some() || self.circuits.is_broken(webhook.id)
+        })
+    }
+
+    /// What a webhook with a rate limit gets is parked, so that one drain paces it for all deliverers.
+    async fn held_back(&self, job: Job, sent: Sent) -> anyhow::Result<Outcome> {
+        let (tenant, id) = (job.meta.tenant.clone(), job.meta.webhook);
+        let parked = self.parked(job, sent).await?;
+        if self.directory.known(&tenant, id).is_some_and(|webhook| webhook.is_enabled) {
+            self.breaker.open(&tenant, id, CircuitState::Draining).await?;
+        }
+        Ok(parked)
     }
 
     /// Attempts a job, or parks it where its endpoint does not keep up.
@@ -73,7 +85,7 @@ impl Deliverer {
             let why = "the webhook was deleted before the attempt";
             return Ok(without_attempt(job.meta, DeliveryState::Failed, Some((Fault::WebhookDeleted, why))));
         };
-        let Some(pass) = self.endpoints.enter(id).await else {
+        let Some(pass) = self.endpoints.enter(&job.meta.tenant, id).await else {
             let sent = Parked::park(&self.queue, &job).await;
             let parked = self.parked(job, sent).await?;
             self.breaker.open(&parked.job.tenant, id, CircuitState::Draining).await?;

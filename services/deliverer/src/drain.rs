@@ -14,9 +14,12 @@ use futures_util::future::join_all;
 use shopery_model::{
     AttemptId, Circuit, CircuitState, DeliveryState, Fault, Job, MalformedJob, Outcome, TenantId, Webhook, WebhookId,
 };
-use shopery_queue::{Circuits, Dead, Directory, Message, Parked, ParkedJob, Queue, Taken, store_outcomes, subject};
+use shopery_queue::{
+    Circuits, Dead, Directory, Message, Pacer, Parked, ParkedJob, Queue, Taken, store_outcomes, subject,
+};
 use shopery_runtime::Shutdown;
 use time::OffsetDateTime;
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::attempt::{Attempted, Attempter, outcome, without_attempt};
@@ -43,6 +46,9 @@ pub(crate) struct Drainer {
     pub(crate) circuits: Circuits,
     pub(crate) breaker: Breaker,
     pub(crate) attempter: Arc<Attempter>,
+    pub(crate) pacer: Pacer,
+    /// Attempts that drains may have under way.
+    pub(crate) slots: Arc<Semaphore>,
 }
 
 /// A circuit that this deliverer has taken.
@@ -59,6 +65,8 @@ struct Drain<'a> {
     removed: bool,
     /// Attempts since the last success.
     failed_in_row: usize,
+    /// When the webhook's rate limit lets it go on.
+    next: Instant,
 }
 
 /// How a round ended.
@@ -130,6 +138,7 @@ impl Drainer {
             pace: 1,
             removed: false,
             failed_in_row: 0,
+            next: said_so,
         };
         drain.run(shutdown).await
     }
@@ -244,16 +253,20 @@ impl Drain<'_> {
     /// Attempts the next jobs at once. Those that fail among others that do not are retried as any job is; if all fail,
     /// they stay and the endpoint is left alone.
     async fn round(&mut self, parked: &Parked) -> anyhow::Result<Round> {
-        let jobs = parked.next(self.pace).await?;
+        let Some(count) = self.turn().await else { return Ok(Round::More) };
+        let jobs = parked.next(count).await?;
         let Some(last) = jobs.last().map(|job| job.sequence) else { return Ok(Round::Empty) };
         let (sequences, jobs): (Vec<_>, Vec<_>) = self.without_expired(parked, jobs).await?.into_iter().unzip();
+        self.drainer.pacer.turns(jobs.len()).await;
+        let slots = self.drainer.slots.acquire_many(u32::try_from(jobs.len())?).await?;
         let attempts = jobs.iter().map(|job| self.drainer.attempter.attempt(job, &self.webhook, None));
         let attempted = join_all(attempts).await.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
+        drop(slots);
         let failed = attempted.iter().filter(|attempted| !attempted.is_success()).count();
         let is_gone = attempted.iter().any(is_gone);
         self.failed_in_row = if failed == attempted.len() { self.failed_in_row + failed } else { 0 };
         // A job that alone fails, after others did not, is retried as any job is: it holds up nobody.
-        let is_broken = !self.removed || self.drainer.breaker.is_reached(self.failed_in_row);
+        let is_broken = self.drainer.breaker.is_reached(self.failed_in_row);
         if failed > 0 && failed == attempted.len() && is_broken && !is_gone {
             let failed = jobs.into_iter().zip(attempted);
             let outcomes: Vec<_> =
@@ -275,6 +288,20 @@ impl Drain<'_> {
         self.removed = true;
         self.pace = if failed == 0 { (self.pace * 2).min(MAX_PACE) } else { (self.pace / 2).max(1) };
         Ok(Round::More)
+    }
+
+    /// How many jobs may go now. A webhook with a rate limit gets a tenth of a second's worth at a time; `None`: not yet.
+    async fn turn(&mut self) -> Option<usize> {
+        let most = self.pace.min(self.drainer.slots.available_permits().max(1));
+        let Some(limit) = self.webhook.rules.rate_limit else { return Some(most) };
+        let now = Instant::now();
+        if self.next > now {
+            tokio::time::sleep_until(self.next.min(now + HEARTBEAT)).await;
+            return None;
+        }
+        let count = most.min((usize::from(limit.get()) / 10).max(1));
+        self.next = now + Duration::from_secs(1).mul_f64(count as f64 / f64::from(limit.get()));
+        Some(count)
     }
 
     /// The jobs that are young enough. The others end as expired; what does not decode goes to DEAD.
@@ -323,6 +350,8 @@ impl Drain<'_> {
 
     async fn close(self) -> anyhow::Result<()> {
         let (drainer, id): (&Drainer, WebhookId) = (self.drainer, self.webhook.id);
+        // A new drain knows nothing of this one's pace.
+        tokio::time::sleep_until(self.next).await;
         if !drainer.circuits.close(&self.tenant, id, self.revision).await? {
             bail!("another deliverer has taken the circuit");
         }

@@ -1,12 +1,14 @@
 //! Who may send to which endpoint now: the gates of all endpoints, and the jobs that wait at them.
 //!
+//! A tenant, however many endpoints it has, takes no more than half of the slots, and of the room to wait.
+//!
 //! Invariant: a [`Pass`] is one attempt, counted at its gate and in the deliverer's slots until it is dropped.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use shopery_model::{Admission, DeliveryId, Gate, WebhookId};
+use shopery_model::{Admission, DeliveryId, Gate, TenantId, WebhookId};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -26,6 +28,10 @@ pub(crate) struct Endpoints {
 #[derive(Debug)]
 struct State {
     gates: HashMap<WebhookId, Entry>,
+    /// What the tenants hold that hold anything.
+    shares: HashMap<TenantId, Share>,
+    /// What a tenant may hold.
+    cap: Share,
     /// Attempts that may begin.
     slots: usize,
     /// Jobs that may wait.
@@ -34,8 +40,15 @@ struct State {
     queue: VecDeque<WebhookId>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+struct Share {
+    under_way: usize,
+    waiting: usize,
+}
+
+#[derive(Debug)]
 struct Entry {
+    tenant: TenantId,
     gate: Gate,
     waiting: VecDeque<oneshot::Sender<Pass>>,
 }
@@ -50,33 +63,42 @@ pub(crate) struct Pass {
 
 impl Endpoints {
     pub(crate) fn new(slots: usize, room: usize) -> Arc<Self> {
-        let state = State { gates: HashMap::new(), slots, room, queue: VecDeque::new() };
+        let cap = Share { under_way: slots.div_ceil(2), waiting: room.div_ceil(2) };
+        let (gates, shares, queue) = (HashMap::new(), HashMap::new(), VecDeque::new());
+        let state = State { gates, shares, cap, slots, room, queue };
         Arc::new(Self { state: Mutex::new(state), began: Instant::now() })
     }
 
     /// The right to attempt a job of this endpoint, or `None` if the job is to be parked.
-    pub(crate) async fn enter(self: &Arc<Self>, id: WebhookId) -> Option<Pass> {
+    pub(crate) async fn enter(self: &Arc<Self>, tenant: &TenantId, id: WebhookId) -> Option<Pass> {
         let turn = {
             let now = self.began.elapsed();
             let mut state = self.lock();
-            let State { gates, slots, room, queue } = &mut *state;
-            let entry = gates.entry(id).or_default();
-            match entry.gate.admit(entry.waiting.len(), *slots, *room, now) {
+            let State { gates, shares, cap, slots, room, queue } = &mut *state;
+            let entry = gates.entry(id).or_insert_with(|| Entry::new(tenant.clone()));
+            let share = shares.entry(tenant.clone()).or_default();
+            let admission = match entry.gate.admit(entry.waiting.len(), *slots, *room, now) {
+                Admission::Start if share.under_way >= cap.under_way => Admission::Wait,
+                admission => admission,
+            };
+            match admission {
                 Admission::Start => {
                     entry.gate.start(now);
                     *slots -= 1;
+                    share.under_way += 1;
                     return Some(self.pass(id));
                 }
-                Admission::Park => return None,
-                Admission::Wait => {
+                Admission::Wait if *room > 0 && share.waiting < cap.waiting => {
                     let (sender, turn) = oneshot::channel();
                     if entry.waiting.is_empty() {
                         queue.push_back(id);
                     }
                     entry.waiting.push_back(sender);
                     *room -= 1;
+                    share.waiting += 1;
                     turn
                 }
+                Admission::Wait | Admission::Park => return None,
             }
         };
         match tokio::time::timeout(PATIENCE, turn).await {
@@ -96,11 +118,13 @@ impl Endpoints {
 
     fn forget_waiting(&self, id: WebhookId, is_gone: impl Fn(&oneshot::Sender<Pass>) -> bool) {
         let mut state = self.lock();
-        let Some(entry) = state.gates.get_mut(&id) else { return };
+        let State { gates, shares, room, .. } = &mut *state;
+        let Some(entry) = gates.get_mut(&id) else { return };
         let before = entry.waiting.len();
         entry.waiting.retain(|waiting| !is_gone(waiting));
         let gone = before - entry.waiting.len();
-        state.room += gone;
+        *room += gone;
+        change(shares, &entry.tenant, |share| share.waiting -= gone);
     }
 
     /// Gives the slot of an attempt that has ended to whoever waits, and returns how many deliveries have failed in a row.
@@ -109,8 +133,10 @@ impl Endpoints {
         let mut turns = Vec::new();
         let failures = {
             let mut state = self.lock();
-            state.slots += 1;
-            let failures = state.gates.get_mut(&id).map_or(0, |entry| {
+            let State { gates, shares, slots, .. } = &mut *state;
+            *slots += 1;
+            let failures = gates.get_mut(&id).map_or(0, |entry| {
+                change(shares, &entry.tenant, |share| share.under_way -= 1);
                 match result {
                     Some((delivery, success)) => entry.gate.finish(delivery, success, now),
                     None => entry.gate.abandon(),
@@ -149,14 +175,34 @@ impl Endpoints {
 impl State {
     fn admit_waiting(&mut self, id: WebhookId, now: Duration, turns: &mut Vec<(WebhookId, oneshot::Sender<Pass>)>) {
         let Some(entry) = self.gates.get_mut(&id) else { return };
+        let Some(share) = self.shares.get_mut(&entry.tenant) else { return };
         while self.slots > 0
+            && share.under_way < self.cap.under_way
             && entry.gate.may_start(self.slots)
             && let Some(turn) = entry.waiting.pop_front()
         {
             entry.gate.start(now);
             self.slots -= 1;
             self.room += 1;
+            share.under_way += 1;
+            share.waiting -= 1;
             turns.push((id, turn));
+        }
+    }
+}
+
+impl Entry {
+    fn new(tenant: TenantId) -> Self {
+        Self { tenant, gate: Gate::default(), waiting: VecDeque::new() }
+    }
+}
+
+/// Changes what a tenant holds; one that holds nothing is forgotten.
+fn change(shares: &mut HashMap<TenantId, Share>, tenant: &TenantId, change: impl FnOnce(&mut Share)) {
+    if let Some(share) = shares.get_mut(tenant) {
+        change(share);
+        if *share == Share::default() {
+            shares.remove(tenant);
         }
     }
 }
@@ -185,6 +231,10 @@ mod tests {
         DeliveryId::of(&"t".parse().unwrap(), "e", time::OffsetDateTime::UNIX_EPOCH, webhook)
     }
 
+    fn tenant(id: &str) -> TenantId {
+        id.parse().unwrap()
+    }
+
     #[tokio::test(start_paused = true)]
     async fn silent_endpoints_leave_slots_for_one_that_answers() {
         let endpoints = Endpoints::new(512, 2048);
@@ -193,13 +243,16 @@ mod tests {
             let silent = WebhookId::generate();
             for _ in 0..100 {
                 let endpoints = endpoints.clone();
-                held.push(tokio::spawn(async move { endpoints.enter(silent).await }));
+                held.push(tokio::spawn(async move { endpoints.enter(&tenant("loud"), silent).await }));
             }
         }
         tokio::task::yield_now().await;
         let healthy = WebhookId::generate();
         for _ in 0..100 {
-            let pass = tokio::time::timeout(Duration::from_millis(1), endpoints.enter(healthy)).await.unwrap().unwrap();
+            let pass = tokio::time::timeout(Duration::from_millis(1), endpoints.enter(&tenant("quiet"), healthy))
+                .await
+                .unwrap()
+                .unwrap();
             assert_eq!(pass.finish(delivery(healthy), true), 0);
         }
         // Who waits for a silent endpoint is turned away in the end, and gives back its place.
@@ -213,18 +266,18 @@ mod tests {
         assert!(passes.len() <= 20 * 16 && parked >= 20 * 84, "{} {parked}", passes.len());
         drop(passes);
         let state = endpoints.lock();
-        assert_eq!((state.slots, state.room), (512, 2048));
+        assert_eq!((state.slots, state.room, state.shares.len()), (512, 2048, 0));
     }
 
     #[tokio::test]
     async fn a_turn_comes_when_an_attempt_ends_and_none_is_lost() {
         let endpoints = Endpoints::new(1, 100);
         let id = WebhookId::generate();
-        let first = endpoints.enter(id).await.unwrap();
+        let first = endpoints.enter(&tenant("t"), id).await.unwrap();
         let waiting: Vec<_> = (0..20)
             .map(|_| {
                 let endpoints = endpoints.clone();
-                tokio::spawn(async move { endpoints.enter(id).await.unwrap().finish(delivery(id), true) })
+                tokio::spawn(async move { endpoints.enter(&tenant("t"), id).await.unwrap().finish(delivery(id), true) })
             })
             .collect();
         tokio::task::yield_now().await;
@@ -233,6 +286,30 @@ mod tests {
             turn.await.unwrap();
         }
         let state = endpoints.lock();
-        assert_eq!((state.slots, state.room), (1, 100));
+        assert_eq!((state.slots, state.room, state.shares.len()), (1, 100, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_tenant_with_many_silent_endpoints_holds_no_more_than_half() {
+        let endpoints = Endpoints::new(512, 2048);
+        let held: Vec<_> = (0..4000)
+            .map(|_| {
+                let endpoints = endpoints.clone();
+                tokio::spawn(async move { endpoints.enter(&tenant("loud"), WebhookId::generate()).await })
+            })
+            .collect();
+        // The runtime takes a few dozen tasks at a time.
+        for _ in 0..200 {
+            tokio::task::yield_now().await;
+        }
+        {
+            let state = endpoints.lock();
+            assert_eq!((state.slots, state.room), (256, 1024));
+        }
+        let quiet = endpoints.enter(&tenant("quiet"), WebhookId::generate()).await;
+        assert!(quiet.is_some());
+        for entered in held {
+            drop(entered.await);
+        }
     }
 }

@@ -18,11 +18,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use shopery_model::RetrySchedule;
-use shopery_queue::{Circuits, Directory, Intake, Outcomes, Queue, subject, topology};
+use shopery_model::{Lane, RetrySchedule};
+use shopery_queue::{Circuits, Directory, Intake, Outcomes, Pacer, Queue, subject, topology};
 use shopery_runtime::service::About;
 use shopery_runtime::{Env, Runtime, Shutdown};
 use shopery_sender::Sender;
+use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
 use crate::attempt::Attempter;
@@ -34,6 +35,10 @@ use crate::sweep::Sweeper;
 
 /// Jobs that are held for each attempt that may be under way: most of those wait for their turn.
 const HELD: usize = 4;
+/// Jobs of the bulk lane that are held: few, because they wait for their turn.
+const BULK_HELD: usize = 256;
+/// Of the attempts that may be under way, drains may make so many beside them.
+const DRAINS_SHARE: usize = 2;
 
 pub const ABOUT: About = About {
     name: "shopery-deliverer",
@@ -69,7 +74,8 @@ impl Config {
             "SHOPERY_SLOTS",
             "512",
             1..=16_384,
-            "Attempts under way at a time; four times as many jobs may be held",
+            "Attempts under way at a time, of a tenant half of it; half as many again for what was parked; \
+             four times as many jobs may be held",
         );
         Some(Self {
             listen: listen?,
@@ -93,6 +99,7 @@ pub async fn run(config: Config, runtime: Runtime) -> anyhow::Result<()> {
     let attempter = Arc::new(Attempter::new(queue.clone(), sender, config.schedule, &runtime));
     let (outcomes, recording) = Outcomes::start(queue.clone(), "deliverer");
     let held = config.slots * HELD;
+    let pacer = Pacer::start(&queue, &runtime.shutdown);
     let workers = Workers {
         deliverer: Deliverer {
             queue: queue.clone(),
@@ -109,19 +116,22 @@ pub async fn run(config: Config, runtime: Runtime) -> anyhow::Result<()> {
             circuits: circuits.clone(),
             breaker: breaker.clone(),
             attempter,
+            pacer: pacer.clone(),
+            slots: Arc::new(Semaphore::new((config.slots / DRAINS_SHARE).max(1))),
         },
+        pacer,
         shutdown: runtime.shutdown.clone(),
     };
     let workers = Arc::new(workers);
     let sweeper = Sweeper { queue: queue.clone(), circuits, breaker, interval: config.sweep };
     // Each has places of its own: neither fresh jobs nor retries can take the other's.
     let fresh = Intake::open(&queue, topology::DELIVERER_FAST, held).await?;
-    let bulk = Intake::open(&queue, topology::DELIVERER_BULK, held).await?;
+    let bulk = Intake::open(&queue, topology::DELIVERER_BULK, BULK_HELD).await?;
     let due = Intake::open(&queue, topology::DELIVERER_DUE, held).await?;
     tokio::join!(
-        work(fresh, workers.clone()),
-        work(bulk, workers.clone()),
-        work(due, workers.clone()),
+        work(fresh, workers.clone(), Lane::Fast),
+        work(bulk, workers.clone(), Lane::Bulk),
+        work(due, workers.clone(), Lane::Fast),
         sweeper.run(&runtime.shutdown)
     );
     // The last outcomes are published when nobody can add one any more.
@@ -135,10 +145,11 @@ pub async fn run(config: Config, runtime: Runtime) -> anyhow::Result<()> {
 struct Workers {
     deliverer: Deliverer,
     drainer: Drainer,
+    pacer: Pacer,
     shutdown: Shutdown,
 }
 
-async fn work(mut intake: Intake, workers: Arc<Workers>) {
+async fn work(mut intake: Intake, workers: Arc<Workers>, lane: Lane) {
     let tasks = TaskTracker::new();
     while let Some(taken) = intake.next(&workers.shutdown).await {
         let is_timer = subject::parse_drain(taken.message.subject()).is_some();
@@ -146,6 +157,10 @@ async fn work(mut intake: Intake, workers: Arc<Workers>) {
         if is_timer {
             tasks.spawn(async move { workers.drainer.drain(taken, &workers.shutdown).await });
         } else {
+            match lane {
+                Lane::Fast => workers.pacer.note_fast(),
+                Lane::Bulk => workers.pacer.turns(1).await,
+            }
             let begun = workers.deliverer.begin(taken).await;
             tasks.spawn(async move { workers.deliverer.finish(begun).await });
         }

@@ -109,6 +109,7 @@ mod tests {
             triggered_at: at,
             event_sequence: sequence,
             changed: Vec::new(),
+            deferred: false,
             attempt: 1,
         };
         (Job { meta, payload: Bytes::from_static(payload.as_bytes()) }, at)

@@ -9,6 +9,7 @@
 mod debounce;
 mod decide;
 mod duplicates;
+mod meter;
 mod newest;
 mod recent;
 mod route;
@@ -16,12 +17,14 @@ mod route;
 use std::sync::Arc;
 use std::time::Duration;
 
-use shopery_queue::{Directory, Intake, Outcomes, Queue, topology};
+use shopery_model::Allowance;
+use shopery_queue::{Directory, Intake, Outcomes, Pacer, Queue, topology};
 use shopery_runtime::service::About;
-use shopery_runtime::{Env, Runtime};
+use shopery_runtime::{Env, Runtime, Shutdown};
 use tokio_util::task::TaskTracker;
 
 use crate::duplicates::Duplicates;
+use crate::meter::Meter;
 use crate::route::Router;
 
 pub const ABOUT: About = About {
@@ -32,12 +35,15 @@ pub const ABOUT: About = About {
 
 /// Events whose jobs are being published at a time.
 const SLOTS: usize = 2048;
+/// The same for deferred events: few, because they wait for their turn.
+const DEFERRED_SLOTS: usize = 64;
 
 #[derive(Debug, Clone)]
 pub struct Config {
     pub listen: std::net::SocketAddr,
     queue: shopery_queue::Config,
     duplicate_window: Duration,
+    allowance: Allowance,
 }
 
 impl Config {
@@ -49,7 +55,24 @@ impl Config {
             "10m",
             "How long a payload that is the same as the one before is dropped; 0s sends it. Each router remembers its own",
         );
-        Some(Self { listen: listen?, queue: queue?, duplicate_window: duplicate_window? })
+        let rate = env.number(
+            "SHOPERY_TENANT_RATE",
+            "200",
+            1..=1_000_000,
+            "Jobs a second and tenant that go ahead of others' bursts; what is beyond waits while others have work",
+        );
+        let burst = env.number(
+            "SHOPERY_TENANT_BURST",
+            "400",
+            1..=1_000_000,
+            "Jobs of a tenant that may come at once within its rate",
+        );
+        Some(Self {
+            listen: listen?,
+            queue: queue?,
+            duplicate_window: duplicate_window?,
+            allowance: Allowance { rate: rate? as f64, burst: burst? as f64 },
+        })
     }
 }
 
@@ -59,19 +82,26 @@ pub async fn run(config: Config, runtime: Runtime) -> anyhow::Result<()> {
     let directory = Directory::follow(&queue, &runtime).await?;
     let (outcomes, recording) = Outcomes::start(queue.clone(), "router");
     let duplicates = Duplicates::within(config.duplicate_window);
-    let router = Arc::new(Router::new(queue.clone(), directory, outcomes, duplicates, &runtime));
-    let mut intake = Intake::open(&queue, topology::ROUTER, SLOTS).await?;
-    let tasks = TaskTracker::new();
-    while let Some(event) = intake.next(&runtime.shutdown).await {
-        // Publishing is begun here, in the order of the events; its end is awaited elsewhere.
-        let routed = router.begin(event).await;
-        tasks.spawn(router.clone().finish(routed));
-    }
-    tasks.close();
-    tasks.wait().await;
+    let (meter, pacer) = (Meter::new(config.allowance), Pacer::start(&queue, &runtime.shutdown));
+    let router = Router::new(queue.clone(), directory, outcomes, duplicates, meter, pacer, &runtime);
+    let router = Arc::new(router);
+    let fresh = Intake::open(&queue, topology::ROUTER, SLOTS).await?;
+    let deferred = Intake::open(&queue, topology::ROUTER_DEFERRED, DEFERRED_SLOTS).await?;
+    tokio::join!(route(fresh, &router, &runtime.shutdown), route(deferred, &router, &runtime.shutdown),);
     // The last outcomes are published when nobody can add one any more.
     drop(router);
     recording.await?;
     queue.client.flush().await.ok();
     Ok(())
+}
+
+/// Publishing is begun in the order of the events; its end is awaited elsewhere.
+async fn route(mut intake: Intake, router: &Arc<Router>, shutdown: &Shutdown) {
+    let tasks = TaskTracker::new();
+    while let Some(event) = intake.next(shutdown).await {
+        let routed = router.begin(event).await;
+        tasks.spawn(router.clone().finish(routed));
+    }
+    tasks.close();
+    tasks.wait().await;
 }

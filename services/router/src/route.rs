@@ -9,7 +9,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use shopery_model::{DeliveryId, DeliveryState, Event, Job, JobMeta, Lane, Outcome, TenantId, Webhook};
 use shopery_queue::{
-    Dead, Directory, Message, Outcomes, Outgoing, PublishError, Queue, Sent, State, Taken, subject, trace,
+    Dead, Directory, Message, Outcomes, Outgoing, Pacer, PublishError, Queue, Sent, State, Taken, subject, trace,
 };
 use shopery_runtime::{Runtime, telemetry};
 use time::OffsetDateTime;
@@ -18,10 +18,14 @@ use tracing::Span;
 use crate::debounce::{self, Gathered};
 use crate::decide::{Decision, States, decide};
 use crate::duplicates::Duplicates;
+use crate::meter::Meter;
 use crate::newest::{Newest, Place};
 
 /// Marks a state that the router has published again behind a late one; it is no event to route.
 const RESTATED: &str = "Shopery-Restated";
+/// Where EVENTS holds an event that was deferred, and since when, in nanoseconds.
+const SEQUENCE: &str = "Shopery-Event-Sequence";
+const STORED_AT: &str = "Shopery-Event-Stored-At";
 
 #[derive(Debug)]
 pub(crate) struct Router {
@@ -31,12 +35,15 @@ pub(crate) struct Router {
     /// `None`: nothing is dropped.
     duplicates: Option<Duplicates>,
     newest: Newest,
+    meter: Meter,
+    pacer: Pacer,
     metrics: Metrics,
 }
 
 #[derive(Debug)]
 struct Metrics {
     routed: Counter,
+    deferred: Counter,
     jobs: Counter,
     decided: Family<[(&'static str, &'static str); 1], Counter>,
 }
@@ -54,6 +61,8 @@ enum Step {
     Over,
     /// It does not read.
     Bury(anyhow::Error),
+    /// It is beyond its tenant's rate: it goes to DEFERRED, to be routed when there is time.
+    Defer(Sent, Box<Arrived>),
     /// Other states of its resource have to be looked at first.
     LookUp(Box<Arrived>),
     /// All is decided, and on its way.
@@ -63,15 +72,24 @@ enum Step {
 /// An event as it came out of EVENTS.
 #[derive(Debug)]
 struct Arrived {
+    place: EventPlace,
     tenant: TenantId,
-    sequence: u64,
-    stored_at: OffsetDateTime,
     event: Event,
     /// Those that want it.
     webhooks: Vec<Arc<Webhook>>,
     /// Where a newer state is, if the event is late.
     newer: Option<u64>,
     span: Span,
+}
+
+/// Where EVENTS holds an event.
+#[derive(Debug)]
+struct EventPlace {
+    subject: String,
+    sequence: u64,
+    at: OffsetDateTime,
+    /// The lane in which the event has come from there.
+    lane: Lane,
 }
 
 /// What follows from an event.
@@ -87,11 +105,18 @@ impl Router {
         directory: Directory,
         outcomes: Outcomes,
         duplicates: Option<Duplicates>,
+        meter: Meter,
+        pacer: Pacer,
         runtime: &Runtime,
     ) -> Self {
         let of = &runtime.metrics;
         let metrics = Metrics {
             routed: of.register("events_routed", "Events matched with webhooks, repeats included", Counter::default()),
+            deferred: of.register(
+                "events_deferred",
+                "Events beyond their tenant's rate that were put off, repeats included",
+                Counter::default(),
+            ),
             jobs: of.register("jobs_published", "Jobs handed to the deliverer, repeats included", Counter::default()),
             decided: of.register(
                 "deliveries_decided",
@@ -99,7 +124,7 @@ impl Router {
                 Family::default(),
             ),
         };
-        Self { queue, directory, outcomes, duplicates, newest: Newest::new(), metrics }
+        Self { queue, directory, outcomes, duplicates, newest: Newest::new(), meter, pacer, metrics }
     }
 
     /// Begins with an event. Its jobs are handed to the connection here, in the order of the calls, unless it needs a
@@ -107,14 +132,48 @@ impl Router {
     pub(crate) async fn begin(&self, event: Taken) -> Routed {
         let step = match self.read(&event.message) {
             Ok(None) => Ok(Step::Over),
-            Ok(Some(arrived)) if arrived.needs_look_up() => Ok(Step::LookUp(Box::new(arrived))),
+            Ok(Some(arrived)) if arrived.place.lane == Lane::Bulk => {
+                // It was deferred, and waits here until there is time for it.
+                self.pacer.turns(arrived.webhooks.len()).await;
+                self.go_on(&event.message, arrived).await
+            }
+            Ok(Some(arrived)) if self.is_beyond(&arrived) => {
+                Ok(Step::Defer(self.defer(&event.message, &arrived).await, Box::new(arrived)))
+            }
             Ok(Some(arrived)) => {
-                let states = States { own: &arrived.event.data, newer: None, previous: None };
-                self.follow(&event.message, &arrived, states).await.map(Step::Decided)
+                self.pacer.note_fast();
+                self.go_on(&event.message, arrived).await
             }
             Err(error) => Ok(Step::Bury(error)),
         };
         Routed { event, step }
+    }
+
+    /// Whether the event is beyond its tenant's rate.
+    fn is_beyond(&self, arrived: &Arrived) -> bool {
+        let jobs = arrived.webhooks.len();
+        jobs > 0 && self.meter.lane(&arrived.tenant, jobs) == Lane::Bulk
+    }
+
+    async fn defer(&self, message: &Message, arrived: &Arrived) -> Sent {
+        let EventPlace { subject, sequence, at, .. } = &arrived.place;
+        let mut deferred =
+            Outgoing::new(subject::deferred(subject), message.payload().clone()).with_id(format!("event:{sequence}"));
+        deferred.headers.push((SEQUENCE, sequence.to_string()));
+        deferred.headers.push((STORED_AT, at.unix_timestamp_nanos().to_string()));
+        deferred
+            .headers
+            .extend(trace::incoming(message.headers()).map(|parent| (trace::TRACEPARENT, parent.to_owned())));
+        self.metrics.deferred.inc();
+        self.queue.send(deferred).await
+    }
+
+    async fn go_on(&self, message: &Message, arrived: Arrived) -> anyhow::Result<Step> {
+        if arrived.needs_look_up() {
+            return Ok(Step::LookUp(Box::new(arrived)));
+        }
+        let states = States { own: &arrived.event.data, newer: None, previous: None };
+        self.follow(message, &arrived, states).await.map(Step::Decided)
     }
 
     /// Waits until all that follows from the event is stored, then acknowledges it. Without that it comes again.
@@ -125,6 +184,7 @@ impl Router {
             Ok(Step::Bury(error)) => self.bury(&message, &error).await.map(|()| Decided::default()),
             Ok(Step::Decided(decided)) => Ok(decided),
             Ok(Step::LookUp(arrived)) => self.look_up(&message, &arrived).await,
+            Ok(Step::Defer(sent, arrived)) => self.deferred(&message, sent, &arrived).await,
             Err(error) => Err(error),
         };
         let stored = match decided {
@@ -140,21 +200,30 @@ impl Router {
         drop(slot);
     }
 
+    async fn deferred(&self, message: &Message, sent: Sent, arrived: &Arrived) -> anyhow::Result<Decided> {
+        match sent.acked().await {
+            Ok(_) => Ok(Decided::default()),
+            // There is no room for more: others have to wait after all.
+            Err(PublishError::Full(_)) => self.look_up(message, arrived).await,
+            Err(error) => Err(error).context("cannot put the event off"),
+        }
+    }
+
     /// The event of a message; `None` if it is not to be routed.
     fn read(&self, message: &Message) -> anyhow::Result<Option<Arrived>> {
         if message.headers().is_some_and(|headers| headers.get(RESTATED).is_some()) {
             return Ok(None);
         }
-        let stored = message.stored()?;
-        let tenant = subject::parse_event(message.subject()).context("the subject names no tenant")?;
+        let place = place(message)?;
+        let tenant = subject::parse_event(&place.subject).context("the subject names no tenant")?;
         let event =
-            Event::parse_stored(message.payload(), stored.at).map_err(|wrong| match wrong.into_iter().next() {
+            Event::parse_stored(message.payload(), place.at).map_err(|wrong| match wrong.into_iter().next() {
                 Some(invalid) => anyhow!(invalid),
                 None => anyhow!("malformed event"),
             })?;
         // Nothing happens after it was stored: a clock that runs ahead must not make all that follows late.
-        let place = Place { time: event.time.min(stored.at), sequence: stored.sequence };
-        let newer = self.newest.note(message.subject(), place);
+        let state = Place { time: event.time.min(place.at), sequence: place.sequence };
+        let newer = self.newest.note(&place.subject, state);
         let webhooks = self.directory.wanting(&tenant, event.event_type);
         self.metrics.routed.inc();
         let span = tracing::info_span!(
@@ -166,7 +235,7 @@ impl Router {
             jobs = tracing::field::Empty,
         );
         trace::adopt(&span, trace::incoming(message.headers()));
-        Ok(Some(Arrived { tenant, sequence: stored.sequence, stored_at: stored.at, event, webhooks, newer, span }))
+        Ok(Some(Arrived { place, tenant, event, webhooks, newer, span }))
     }
 
     /// Gathers the states that the rules need, then goes on.
@@ -177,7 +246,7 @@ impl Router {
             None => None,
         };
         let previous = if arrived.webhooks.iter().any(|webhook| webhook.rules.changed.is_some()) {
-            self.queue.previous_state(&arrived.tenant, &resource, arrived.sequence).await?
+            self.queue.previous_state(&arrived.tenant, &resource, arrived.place.sequence).await?
         } else {
             None
         };
@@ -190,7 +259,7 @@ impl Router {
         if let Some(State { event, .. }) = newer {
             // Its time stays what it was, whoever gave it.
             let again = Event { time_is_given: true, ..event };
-            self.restate(message.subject(), again.encode(), arrived.sequence).await?;
+            self.restate(&arrived.place.subject, again.encode(), arrived.place.sequence).await?;
         }
         Ok(decided)
     }
@@ -228,11 +297,11 @@ impl Router {
                     decided.outcomes.push(self.ended(job.meta, DeliveryState::Superseded, Some(carrier)));
                     continue;
                 }
-            } else if let Some(carrier) = self.duplicate_of(webhook, &job, arrived.stored_at) {
+            } else if let Some(carrier) = self.duplicate_of(webhook, &job, arrived.place.at) {
                 decided.outcomes.push(self.ended(job.meta, DeliveryState::Duplicate, Some(carrier)));
                 continue;
             } else {
-                let subject = subject::job(Lane::Fast, &job.meta.tenant, job.meta.webhook);
+                let subject = subject::job(arrived.place.lane, &job.meta.tenant, job.meta.webhook);
                 let mut message = Outgoing::new(subject, job.encode()).with_id(job.meta.delivery.to_string());
                 message.headers.clone_from(&headers);
                 decided.sent.push(self.queue.send(message).await);
@@ -265,10 +334,11 @@ impl Router {
 
     /// An event that does not read cannot have come through ingest; an operator has to see it.
     async fn bury(&self, message: &Message, error: &anyhow::Error) -> anyhow::Result<()> {
-        let sequence = message.stored()?.sequence;
+        let stored = message.stored()?;
+        let id = format!("{}:{}", stored.stream, stored.sequence);
         let dead = Dead::new(message.subject(), format!("{error:#}"), message.payload());
         let tenant = subject::parse_event(message.subject());
-        Ok(self.queue.bury("undecodable-event", tenant.as_ref(), format!("event:{sequence}"), &dead).await?)
+        Ok(self.queue.bury("undecodable-event", tenant.as_ref(), id, &dead).await?)
     }
 
     /// After this it is time to let another router try.
@@ -285,16 +355,36 @@ impl Arrived {
 
     fn meta(&self, webhook: &Webhook) -> JobMeta {
         JobMeta {
-            delivery: DeliveryId::of(&self.tenant, &self.event.id, self.stored_at, webhook.id),
+            delivery: DeliveryId::of(&self.tenant, &self.event.id, self.place.at, webhook.id),
             tenant: self.tenant.clone(),
             webhook: webhook.id,
             event: self.event.id.clone(),
             event_type: self.event.event_type,
             resource: self.event.resource.to_string(),
             triggered_at: self.event.time,
-            event_sequence: self.sequence,
+            event_sequence: self.place.sequence,
             changed: Vec::new(),
+            deferred: self.place.lane == Lane::Bulk,
             attempt: 1,
         }
     }
+}
+
+/// Where EVENTS holds the event of a message, which may have come by way of DEFERRED.
+fn place(message: &Message) -> anyhow::Result<EventPlace> {
+    let stored = message.stored()?;
+    let Some(subject) = subject::parse_deferred(message.subject()) else {
+        return Ok(EventPlace {
+            subject: message.subject().to_owned(),
+            sequence: stored.sequence,
+            at: stored.at,
+            lane: Lane::Fast,
+        });
+    };
+    let header = |name| message.headers().and_then(|headers| headers.get(name)).map(|value| value.as_str());
+    let sequence = header(SEQUENCE).and_then(|text| text.parse().ok()).context("it names no place in EVENTS")?;
+    let at = header(STORED_AT)
+        .and_then(|text| OffsetDateTime::from_unix_timestamp_nanos(text.parse().ok()?).ok())
+        .context("it does not say since when EVENTS has it")?;
+    Ok(EventPlace { subject, sequence, at, lane: Lane::Bulk })
 }

@@ -34,6 +34,9 @@ pub struct JobMeta {
     /// Which of the webhook's `changed` paths have changed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub changed: Vec<String>,
+    /// Its event has waited while others went ahead: the resource may have a newer state by now.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub deferred: bool,
     /// The number of the attempt that this job waits for; the first is 1.
     pub attempt: u32,
 }
@@ -81,6 +84,7 @@ mod tests {
                 triggered_at: time::macros::datetime!(2026-11-24 10:00:00.123456789 UTC),
                 event_sequence: u64::MAX,
                 changed: vec!["a.b".into()],
+                deferred: true,
                 attempt: 3,
             };
             let job = Job { meta, payload: payload.into() };

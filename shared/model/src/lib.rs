@@ -9,6 +9,7 @@
 //!   [`Fields`], what of the resource it is sent.
 //! - [`Job`]: one event for one webhook, waiting for an attempt. Its [`DeliveryId`] follows from the two, so work that
 //!   is repeated after a crash carries the same id.
+//! - [`Lane`]: whether it goes ahead of what is beyond a tenant's [`Allowance`], or with it.
 //! - [`Gate`] and [`Circuit`]: whether an endpoint gets it now, or it is parked until the endpoint works again.
 //! - [`Answer`]: what an attempt met, and the [`Verdict`] that follows from it.
 //! - [`Outcome`]: the record of an attempt, on its way to the history.
@@ -39,7 +40,7 @@ pub use filter::Filter;
 pub use id::{AttemptId, DeliveryId, TenantId, WebhookId};
 pub use invalid::Invalid;
 pub use job::{Job, JobMeta, MalformedJob};
-pub use lane::Lane;
+pub use lane::{Allowance, Credit, Lane, Pace};
 pub use outcome::{Attempt, DeliveryState, Outcome};
 pub use rules::{Debounce, PayloadMode, Rules};
 pub use schedule::RetrySchedule;

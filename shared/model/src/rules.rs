@@ -1,6 +1,7 @@
 //! What a webhook asks for beyond the events it names.
 
 use std::fmt;
+use std::num::NonZeroU16;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -25,6 +26,9 @@ pub struct Rules {
     pub payload: PayloadMode,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub debounce: Option<Debounce>,
+    /// Deliveries a second, at most. What is beyond waits; nothing is dropped.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rate_limit: Option<NonZeroU16>,
     /// Drop what tells the receiver nothing new.
     pub drop_duplicates: bool,
 }
@@ -37,6 +41,7 @@ impl Default for Rules {
             changed: None,
             payload: PayloadMode::Latest,
             debounce: None,
+            rate_limit: None,
             drop_duplicates: true,
         }
     }
@@ -134,7 +139,7 @@ mod tests {
 
     #[test]
     fn rules_read_back_as_they_were_written() {
-        let json = r#"{"fields":["id"],"filter":{"total":[{"numeric":[">",10.10]}]},"changed":["total"],"payload":"original","debounce":"5s","dropDuplicates":false}"#;
+        let json = r#"{"fields":["id"],"filter":{"total":[{"numeric":[">",10.10]}]},"changed":["total"],"payload":"original","debounce":"5s","rateLimit":50,"dropDuplicates":false}"#;
         let rules: Rules = serde_json::from_str(json).unwrap();
         assert_eq!(serde_json::to_string(&rules).unwrap(), json);
         assert_eq!(serde_json::from_str::<Rules>("{}").unwrap(), Rules::default());

@@ -12,6 +12,16 @@ pub fn event(tenant: &TenantId, resource: &Resource) -> String {
     format!("events.{}.{}.{}", escape(tenant.as_str()), resource.kind, escape(&resource.id))
 }
 
+/// `deferred.<tenant>.<resource>.<resource-id>`: an event beyond its tenant's rate, to be routed when there is time.
+pub fn deferred(event: &str) -> String {
+    format!("deferred.{}", event.strip_prefix("events.").unwrap_or(event))
+}
+
+/// The subject that a deferred event has in EVENTS.
+pub fn parse_deferred(subject: &str) -> Option<String> {
+    subject.strip_prefix("deferred.").map(|rest| format!("events.{rest}"))
+}
+
 /// The same subject for a resource by its name, `order/ord_123`.
 pub fn states(tenant: &TenantId, resource: &str) -> Option<String> {
     let (kind, id) = resource.split_once('/')?;

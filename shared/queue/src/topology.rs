@@ -11,6 +11,7 @@ use shopery_runtime::Env;
 
 pub const INBOUND: &str = "INBOUND";
 pub const EVENTS: &str = "EVENTS";
+pub const DEFERRED: &str = "DEFERRED";
 pub const JOBS: &str = "JOBS";
 pub const RETRY: &str = "RETRY";
 pub const PARKED: &str = "PARKED";
@@ -49,6 +50,7 @@ pub struct Limits {
     pub replicas: usize,
     pub events_max_age: Duration,
     pub events_max_bytes: i64,
+    pub deferred_max_bytes: i64,
     pub jobs_max_bytes: i64,
     pub inbound_max_bytes: i64,
     pub outcomes_max_bytes: i64,
@@ -66,6 +68,11 @@ impl Limits {
         };
         let events = mib("SHOPERY_EVENTS_MAX_MIB", "8192", "Size of EVENTS in MiB; when full, new events are refused");
         let jobs = mib("SHOPERY_JOBS_MAX_MIB", "4096", "Size of JOBS in MiB; when full, events wait in EVENTS");
+        let deferred = mib(
+            "SHOPERY_DEFERRED_MAX_MIB",
+            "4096",
+            "Size of DEFERRED in MiB: events beyond a tenant's rate; when full, they go through the fast lane",
+        );
         let inbound =
             mib("SHOPERY_INBOUND_MAX_MIB", "1024", "Size of INBOUND in MiB; when full, NATS publishers are refused");
         let outcomes =
@@ -81,6 +88,7 @@ impl Limits {
             replicas: usize::try_from(replicas?).ok()?,
             events_max_age: age?,
             events_max_bytes: events?,
+            deferred_max_bytes: deferred?,
             jobs_max_bytes: jobs?,
             inbound_max_bytes: inbound?,
             outcomes_max_bytes: outcomes?,
@@ -92,7 +100,7 @@ impl Limits {
 }
 
 /// Every stream. CONFIG and CIRCUITS, key-value buckets, are declared in [`ensure_streams`].
-fn streams(limits: &Limits) -> [Config; 7] {
+fn streams(limits: &Limits) -> [Config; 8] {
     let base = |name: &str, subjects: &[&str]| Config {
         name: name.to_owned(),
         subjects: subjects.iter().map(|subject| (*subject).to_owned()).collect(),
@@ -118,6 +126,11 @@ fn streams(limits: &Limits) -> [Config; 7] {
             allow_direct: true,
             duplicate_window: EVENTS_WINDOW,
             ..base(EVENTS, &["events.>"])
+        },
+        Config {
+            retention: RetentionPolicy::WorkQueue,
+            max_bytes: limits.deferred_max_bytes,
+            ..base(DEFERRED, &["deferred.>"])
         },
         Config { retention: RetentionPolicy::WorkQueue, max_bytes: limits.jobs_max_bytes, ..base(JOBS, &["jobs.>"]) },
         Config {
@@ -165,6 +178,9 @@ pub struct Consumer {
 pub const INGEST: Consumer = Consumer { stream: INBOUND, name: "ingest", filter: "in.>", max_ack_pending: 20_000 };
 /// EVENTS → router
 pub const ROUTER: Consumer = Consumer { stream: EVENTS, name: "router", filter: "events.>", max_ack_pending: 20_000 };
+/// DEFERRED → router
+pub const ROUTER_DEFERRED: Consumer =
+    Consumer { stream: DEFERRED, name: "router-deferred", filter: "deferred.>", max_ack_pending: 20_000 };
 /// JOBS → deliverer
 pub const DELIVERER_FAST: Consumer =
     Consumer { stream: JOBS, name: "deliverer-fast", filter: "jobs.fast.>", max_ack_pending: 50_000 };

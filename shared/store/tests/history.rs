@@ -45,6 +45,7 @@ fn outcome(webhook: WebhookId, event: &str, attempt: u32, state: DeliveryState) 
             triggered_at: datetime!(2026-11-24 09:59 UTC),
             event_sequence: 7,
             changed: Vec::new(),
+            deferred: false,
             attempt,
         },
         state,
