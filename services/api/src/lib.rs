@@ -3,9 +3,13 @@
 
 mod body;
 mod deliveries;
+mod events;
 mod publicist;
 mod query;
 mod recorder;
+mod recover;
+mod recoveries;
+mod resend;
 mod rules;
 mod test_call;
 mod timestamp;
@@ -25,10 +29,11 @@ use shopery_runtime::{Env, Runtime, Shutdown};
 use shopery_sender::Sender;
 use shopery_store::{Store, StoreError};
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::Instant;
 
 use crate::publicist::Publicist;
+use crate::recover::Recoverer;
 
 pub const ABOUT: About = About {
     name: "shopery-api",
@@ -82,6 +87,8 @@ struct App {
     sender: Sender,
     allow_http: bool,
     test_calls: Arc<Semaphore>,
+    /// Wakes whoever works on recoveries.
+    recoveries: Arc<Notify>,
 }
 
 /// Runs until the drain is over.
@@ -91,6 +98,8 @@ pub async fn run(config: Config, listener: TcpListener, runtime: Runtime) -> any
     let queue = Queue::connect(&config.queue, ABOUT.name, &runtime).await?;
     let directory = Directory::follow(&queue, &runtime).await?;
     let publicist = Publicist::open(&queue, store.clone(), directory).await?;
+    let recoveries = Arc::new(Notify::new());
+    let recoverer = Recoverer { queue: queue.clone(), store: store.clone(), news: recoveries.clone() };
     let app = App {
         queue: queue.clone(),
         store: store.clone(),
@@ -99,11 +108,15 @@ pub async fn run(config: Config, listener: TcpListener, runtime: Runtime) -> any
         allow_http: config.sender.egress.insecure,
         sender: Sender::new(&config.sender)?,
         test_calls: Arc::new(Semaphore::new(TEST_CALLS)),
+        recoveries,
     };
     let routes = Router::new()
         .merge(webhooks::routes())
         .merge(test_call::routes())
         .merge(deliveries::routes())
+        .merge(resend::routes())
+        .merge(recoveries::routes())
+        .merge(events::routes())
         .with_state(app)
         .merge(shopery_http::operations(&runtime));
     let routes = shopery_http::with_limits(routes, "api", &runtime);
@@ -111,6 +124,7 @@ pub async fn run(config: Config, listener: TcpListener, runtime: Runtime) -> any
         shopery_http::serve(listener, routes, &runtime.shutdown),
         recorder::run(&queue, store, publicist.clone(), &runtime),
         publicist.reconcile(&runtime.shutdown),
+        recoverer.run(&runtime),
     )?;
     Ok(())
 }
@@ -149,6 +163,7 @@ fn watch_health(store: Store, runtime: &Runtime) {
 fn database_problem(error: StoreError) -> Problem {
     match error {
         StoreError::TooMany(_) => Problem::conflict(format!("{error}; delete one first")),
+        StoreError::TooManyRecoveries(_) => Problem::conflict(format!("{error}; wait for one to end, or cancel one")),
         StoreError::Database(_) => {
             tracing::warn!("{error}");
             Problem::unavailable("the database does not answer; nothing was changed that you were not told of", 2)
@@ -158,4 +173,10 @@ fn database_problem(error: StoreError) -> Problem {
             Problem::internal()
         }
     }
+}
+
+/// NATS does not answer, or not as it should.
+fn queue_problem(error: &anyhow::Error) -> Problem {
+    tracing::warn!("{error:#}");
+    Problem::unavailable("the events cannot be read now; nothing was changed", 2)
 }

@@ -109,7 +109,7 @@ impl Attempter {
         attempted: Attempted,
         parent: Option<&str>,
     ) -> anyhow::Result<Outcome> {
-        let verdict = Verdict::of(&attempted.answer, job.meta.attempt, job.meta.delivery, &self.schedule);
+        let verdict = Verdict::of(&attempted.answer, job.meta.attempt_of_round(), job.meta.delivery, &self.schedule);
         let next_attempt_at = match verdict {
             Verdict::RetryAfter(delay) => Some(self.schedule_retry(&job, delay, &attempted.span, parent).await?),
             Verdict::Delivered | Verdict::GiveUp | Verdict::Disable => None,
@@ -125,9 +125,10 @@ impl Attempter {
     /// The body of the POST. Invariant: it is never older than the state that the job was made for.
     async fn payload(&self, job: &Job, webhook: &Webhook, now: OffsetDateTime) -> anyhow::Result<Bytes> {
         let meta = &job.meta;
-        let is_first = meta.attempt == 1 && !meta.deferred && webhook.rules.debounce.is_none();
+        let is_first = meta.attempt == 1 && !meta.deferred && meta.resend.is_none() && webhook.rules.debounce.is_none();
         let is_fresh = is_first && now - meta.delivery.created_at() < FRESH;
-        if is_fresh || webhook.rules.payload == PayloadMode::Original {
+        let asked = meta.resend.and_then(|resend| resend.payload);
+        if is_fresh || asked.unwrap_or(webhook.rules.payload) == PayloadMode::Original {
             return Ok(job.payload.clone());
         }
         let latest =

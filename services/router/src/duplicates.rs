@@ -111,6 +111,7 @@ mod tests {
             changed: Vec::new(),
             deferred: false,
             attempt: 1,
+            resend: None,
         };
         (Job { meta, payload: Bytes::from_static(payload.as_bytes()) }, at)
     }

@@ -9,7 +9,8 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use shopery_model::{DeliveryId, DeliveryState, Event, Job, JobMeta, Lane, Outcome, TenantId, Webhook};
 use shopery_queue::{
-    Dead, Directory, Message, Outcomes, Outgoing, Pacer, PublishError, Queue, Sent, State, Taken, subject, trace,
+    Dead, Directory, Message, Outcomes, Outgoing, Pacer, PublishError, Queue, RESTATED, Sent, State, Taken, subject,
+    trace,
 };
 use shopery_runtime::{Runtime, telemetry};
 use time::OffsetDateTime;
@@ -21,8 +22,6 @@ use crate::duplicates::Duplicates;
 use crate::meter::Meter;
 use crate::newest::{Newest, Place};
 
-/// Marks a state that the router has published again behind a late one; it is no event to route.
-const RESTATED: &str = "Shopery-Restated";
 /// Where EVENTS holds an event that was deferred, and since when, in nanoseconds.
 const SEQUENCE: &str = "Shopery-Event-Sequence";
 const STORED_AT: &str = "Shopery-Event-Stored-At";
@@ -366,6 +365,7 @@ impl Arrived {
             changed: Vec::new(),
             deferred: self.place.lane == Lane::Bulk,
             attempt: 1,
+            resend: None,
         }
     }
 }

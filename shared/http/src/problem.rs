@@ -88,6 +88,11 @@ impl Problem {
         Self::new(StatusCode::CONFLICT, "conflict", "The request conflicts with the current state", detail)
     }
 
+    /// 410: it was there and is there no more.
+    pub fn gone(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::GONE, "gone", "What is asked for is no longer held", detail)
+    }
+
     pub fn timed_out() -> Self {
         let detail = "the request took too long to arrive or to answer; send it again";
         Self::new(StatusCode::REQUEST_TIMEOUT, "request-timeout", "The request took too long", detail)

@@ -113,6 +113,11 @@ prefixed_id!(
     AttemptId,
     "att"
 );
+prefixed_id!(
+    /// A recovery: what a webhook missed in some time, sent again.
+    RecoveryId,
+    "rcv"
+);
 
 impl WebhookId {
     pub fn generate() -> Self {
@@ -126,6 +131,12 @@ impl WebhookId {
 }
 
 impl AttemptId {
+    pub fn generate() -> Self {
+        Self(Ulid::generate())
+    }
+}
+
+impl RecoveryId {
     pub fn generate() -> Self {
         Self(Ulid::generate())
     }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
-use crate::{DeliveryId, EventType, TenantId, WebhookId};
+use crate::{DeliveryId, EventType, PayloadMode, TenantId, WebhookId};
 
 /// One event for one webhook.
 #[derive(Debug, Clone, PartialEq)]
@@ -39,6 +39,42 @@ pub struct JobMeta {
     pub deferred: bool,
     /// The number of the attempt that this job waits for; the first is 1.
     pub attempt: u32,
+    /// `None` for what an event has caused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resend: Option<Resend>,
+}
+
+/// A delivery that is sent again because somebody asked for it.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Resend {
+    /// 1 for the first time that it is sent again.
+    pub round: u32,
+    /// Attempts of the rounds before. Their numbers go on; the retry schedule begins anew.
+    pub attempts_before: u32,
+    /// In place of the webhook's `payload`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub payload: Option<PayloadMode>,
+}
+
+impl JobMeta {
+    /// How often the delivery had been asked for again when this job was made.
+    pub fn round(&self) -> u32 {
+        self.resend.map_or(0, |resend| resend.round)
+    }
+
+    /// The number of the attempt within its round, which the retry schedule goes by.
+    pub fn attempt_of_round(&self) -> u32 {
+        self.attempt - self.resend.map_or(0, |resend| resend.attempts_before).min(self.attempt.saturating_sub(1))
+    }
+
+    /// Names the delivery and its round, so that a stream knows a repeat from a resend.
+    pub fn key(&self) -> String {
+        match self.resend {
+            None => self.delivery.to_string(),
+            Some(Resend { round, .. }) => format!("{}+{round}", self.delivery),
+        }
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -86,7 +122,9 @@ mod tests {
                 changed: vec!["a.b".into()],
                 deferred: true,
                 attempt: 3,
+                resend: Some(Resend { round: 2, attempts_before: 2, payload: Some(PayloadMode::Original) }),
             };
+            prop_assert_eq!(meta.attempt_of_round(), 1);
             let job = Job { meta, payload: payload.into() };
             prop_assert_eq!(Job::decode(&job.encode()).unwrap(), job);
         }

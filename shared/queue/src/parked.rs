@@ -40,8 +40,11 @@ impl Parked {
     /// Parks a job, in the order of the calls; [`Sent::stored`] waits for PARKED to have it. A repeat is stored once.
     pub async fn park(queue: &Queue, job: &Job) -> Sent {
         let meta = &job.meta;
-        let message = Outgoing::new(subject::parked(&meta.tenant, meta.webhook), job.encode())
-            .with_id(format!("{}:{}", meta.delivery, meta.attempt));
+        let message = Outgoing::new(subject::parked(&meta.tenant, meta.webhook), job.encode()).with_id(format!(
+            "{}:{}",
+            meta.key(),
+            meta.attempt
+        ));
         queue.send(message).await
     }
 

@@ -13,9 +13,14 @@ use time::format_description::well_known::Rfc3339;
 
 use crate::{Queue, subject, topology};
 
+/// Marks a state that the router has published again behind a late one; it is no event of its own.
+pub const RESTATED: &str = "Shopery-Restated";
+
 /// One state of a resource.
 #[derive(Debug, Clone, PartialEq)]
 pub struct State {
+    /// Whose it is.
+    pub tenant: TenantId,
     /// Where EVENTS holds it.
     pub sequence: u64,
     pub event: Event,
@@ -76,9 +81,10 @@ fn read(answer: &Message) -> anyhow::Result<State> {
     let header = |name| answer.headers.as_ref().and_then(|headers| headers.get(name)).map(|value| value.as_str());
     let sequence = header("Nats-Sequence").and_then(|text| text.parse().ok()).context("EVENTS gave no sequence")?;
     let stored_at = header("Nats-Time-Stamp").and_then(|text| OffsetDateTime::parse(text, &Rfc3339).ok());
+    let tenant = header("Nats-Subject").and_then(subject::parse_event).context("EVENTS gave no tenant")?;
     let event = Event::parse_stored(&answer.payload, stored_at.context("EVENTS gave no time")?);
     match event {
-        Ok(event) => Ok(State { sequence, event }),
+        Ok(event) => Ok(State { tenant, sequence, event }),
         Err(wrong) => bail!("the event at {sequence} does not read: {wrong:?}"),
     }
 }

@@ -28,6 +28,12 @@ pub fn states(tenant: &TenantId, resource: &str) -> Option<String> {
     Some(format!("events.{}.{}.{}", escape(tenant.as_str()), escape(kind), escape(id)))
 }
 
+/// `events.<tenant>.>`, or `events.<tenant>.<resource>.>`: all of a tenant's events, or those of one kind of resource.
+pub fn events(tenant: &TenantId, kind: Option<&str>) -> String {
+    let kind = kind.map(|kind| format!("{kind}.")).unwrap_or_default();
+    format!("events.{}.{kind}>", escape(tenant.as_str()))
+}
+
 /// `<tenant>:<event id>`, by which EVENTS knows a repeat. The tenant is escaped: an id may contain a colon, and no tenant
 /// may choose an id that is another's.
 pub fn event_id(tenant: &TenantId, id: &str) -> String {

@@ -124,7 +124,8 @@ fn streams(limits: &Limits) -> [Config; 8] {
             max_age: limits.events_max_age,
             max_bytes: limits.events_max_bytes,
             allow_direct: true,
-            duplicate_window: EVENTS_WINDOW,
+            // The server takes no window beyond the age.
+            duplicate_window: EVENTS_WINDOW.min(limits.events_max_age),
             ..base(EVENTS, &["events.>"])
         },
         Config {

@@ -24,6 +24,8 @@ pub enum StoreError {
     Corrupt(String),
     #[error("the tenant has {0} webhooks already, which is the limit")]
     TooMany(u64),
+    #[error("the tenant has {0} recoveries running already, which is the limit")]
+    TooManyRecoveries(u64),
 }
 
 impl Store {

@@ -63,6 +63,66 @@ pub(crate) mod delivery {
     impl ActiveModelBehavior for ActiveModel {}
 }
 
+pub(crate) mod recovery {
+    use sea_orm::entity::prelude::*;
+
+    #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
+    #[sea_orm(table_name = "recoveries")]
+    pub struct Model {
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub id: String,
+        pub tenant: String,
+        pub webhook_id: String,
+        pub state: String,
+        pub since: i64,
+        pub until: i64,
+        /// Separated by commas.
+        pub statuses: String,
+        pub mode: String,
+        pub total: Option<i64>,
+        pub resent: i64,
+        pub skipped: i64,
+        pub unavailable: i64,
+        /// The last delivery that is done with.
+        pub place: Option<String>,
+        pub error: Option<String>,
+        /// Who works on it, or did last.
+        pub lease_owner: String,
+        /// From then on somebody else may.
+        pub lease_until: i64,
+        pub created_at: i64,
+        pub updated_at: i64,
+        pub finished_at: Option<i64>,
+    }
+
+    #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+    pub enum Relation {}
+
+    impl ActiveModelBehavior for ActiveModel {}
+}
+
+pub(crate) mod recovery_item {
+    use sea_orm::entity::prelude::*;
+
+    #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
+    #[sea_orm(table_name = "recovery_items")]
+    pub struct Model {
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub recovery_id: String,
+        /// The resource, or the delivery: one message of it is sent.
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub item: String,
+        pub delivery_id: String,
+        pub round: i64,
+        pub state: String,
+    }
+
+    #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+    pub enum Relation {}
+
+    impl ActiveModelBehavior for ActiveModel {}
+}
+
 /// A text column whose content `Debug` does not show.
 #[derive(Clone, PartialEq, Eq, sea_orm::DeriveValueType)]
 pub(crate) struct Hidden(pub(crate) String);

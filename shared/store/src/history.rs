@@ -4,15 +4,17 @@
 //! written where the last ones were.
 //!
 //! Invariant: writing the same outcomes again changes nothing, and an outcome that comes late or twice never takes a
-//! delivery back: what is delivered stays delivered, and a lower attempt does not replace a higher one.
+//! delivery back: what is delivered stays delivered, and a lower attempt does not replace a higher one. Only somebody
+//! who asks for the delivery again begins a new round, and the state is always that of the last round; its attempts are
+//! those of all rounds.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::OnceLock;
 
 use sea_orm::{
-    ColumnTrait, Condition, ConnectionTrait, DatabaseBackend, EntityTrait, QueryFilter, QueryOrder, QuerySelect,
-    Statement, TransactionTrait, Value,
+    ColumnTrait, Condition, ConnectionTrait, DatabaseBackend, DatabaseTransaction, DbErr, EntityTrait, QueryFilter,
+    QueryOrder, QuerySelect, Statement, TransactionTrait, Value,
 };
 use serde::{Deserialize, Serialize};
 use shopery_model::{DeliveryId, DeliveryState, Outcome, TenantId, WebhookId};
@@ -34,6 +36,10 @@ pub struct DeliveryRecord {
     pub event_sequence: u64,
     pub state: String,
     pub attempt_count: i32,
+    /// The highest number of an attempt so far.
+    pub last_attempt: u32,
+    /// How often somebody has asked for it again.
+    pub round: u32,
     /// Reason and detail.
     pub fault: Option<(String, String)>,
     pub triggered_at: OffsetDateTime,
@@ -72,19 +78,8 @@ pub struct DeliveryFilter {
 impl Store {
     /// Writes outcomes, in one transaction.
     pub async fn record(&self, outcomes: &[Outcome]) -> Result<(), StoreError> {
-        let rows = rows(outcomes);
-        let backend = self.db.get_database_backend();
         let transaction = self.db.begin().await?;
-        let mut rest = rows.as_slice();
-        for size in ROWS {
-            while rest.len() >= size {
-                let (now, later) = rest.split_at(size);
-                let values = now.iter().flat_map(Row::values);
-                let sql = upsert(backend, size);
-                transaction.execute_raw(Statement::from_sql_and_values(backend, sql, values)).await?;
-                rest = later;
-            }
-        }
+        write(&transaction, outcomes).await?;
         transaction.commit().await?;
         Ok(())
     }
@@ -126,6 +121,23 @@ impl Store {
     }
 }
 
+/// Writes outcomes within a transaction.
+pub(crate) async fn write(transaction: &DatabaseTransaction, outcomes: &[Outcome]) -> Result<(), DbErr> {
+    let rows = rows(outcomes);
+    let backend = transaction.get_database_backend();
+    let mut rest = rows.as_slice();
+    for size in ROWS {
+        while rest.len() >= size {
+            let (now, later) = rest.split_at(size);
+            let values = now.iter().flat_map(Row::values);
+            let sql = upsert(backend, size);
+            transaction.execute_raw(Statement::from_sql_and_values(backend, sql, values)).await?;
+            rest = later;
+        }
+    }
+    Ok(())
+}
+
 /// What the outcomes of one delivery add up to: one INSERT cannot meet a row twice.
 struct Row<'a> {
     latest: &'a Outcome,
@@ -151,18 +163,26 @@ fn rows(outcomes: &[Outcome]) -> Vec<Row<'_>> {
     rows.into_values().collect()
 }
 
+/// The ranks of one round lie below this; those of the next begin here.
+const ROUND: i64 = 1 << 40;
+
 /// Of two outcomes of a delivery the higher rank is the truth, whichever comes later.
 fn rank(outcome: &Outcome) -> i64 {
+    i64::from(outcome.job.round()) * ROUND + rank_in_round(outcome)
+}
+
+fn rank_in_round(outcome: &Outcome) -> i64 {
     let attempt = i64::from(outcome.job.attempt);
     match outcome.state {
         // Whatever came of an attempt knows better.
         DeliveryState::Filtered | DeliveryState::Duplicate | DeliveryState::Superseded => 0,
-        // Of an attempt that is still to come.
+        // Of an attempt that is still to come: the first one of a round was asked for, or is parked.
+        DeliveryState::Pending if outcome.attempt.is_none() => 4 * attempt - 3,
         DeliveryState::Parked if outcome.attempt.is_none() => 4 * attempt - 2,
         DeliveryState::Parked => 4 * attempt - 1,
         DeliveryState::Pending => 4 * attempt,
         DeliveryState::Failed | DeliveryState::Expired => 4 * attempt + 1,
-        DeliveryState::Delivered => i64::MAX,
+        DeliveryState::Delivered => ROUND - 1,
     }
 }
 
@@ -265,7 +285,7 @@ fn upsert_sql(backend: DatabaseBackend, size: usize) -> String {
     )
 }
 
-fn read_delivery(row: delivery::Model) -> Result<(DeliveryRecord, Vec<AttemptRecord>), StoreError> {
+pub(crate) fn read_delivery(row: delivery::Model) -> Result<(DeliveryRecord, Vec<AttemptRecord>), StoreError> {
     let corrupt = |what: &str| StoreError::Corrupt(format!("delivery {}: {what}", row.id));
     let id: DeliveryId = row.id.parse().map_err(|_| corrupt("id"))?;
     let mut attempts: Vec<AttemptRecord> =
@@ -273,6 +293,7 @@ fn read_delivery(row: delivery::Model) -> Result<(DeliveryRecord, Vec<AttemptRec
     // Outcomes that were recorded twice, in batches of another make, may have left an attempt twice.
     attempts.sort_by(|a, b| (a.started_at, &a.id).cmp(&(b.started_at, &b.id)));
     attempts.dedup_by(|a, b| a.id == b.id);
+    let counted = u32::try_from(row.attempt_count).unwrap_or_default();
     let record = DeliveryRecord {
         created_at: id.created_at(),
         id: row.id,
@@ -283,6 +304,9 @@ fn read_delivery(row: delivery::Model) -> Result<(DeliveryRecord, Vec<AttemptRec
         event_sequence: u64::try_from(row.event_sequence).unwrap_or_default(),
         state: row.state,
         attempt_count: row.attempt_count,
+        // A parked delivery is probed under the number of the attempt that it waits for, and may expire without one.
+        last_attempt: attempts.iter().map(|attempt| attempt.number).max().unwrap_or_default().max(counted),
+        round: u32::try_from(row.rank / ROUND).unwrap_or_default(),
         fault: row.fault.zip(row.fault_detail),
         triggered_at: from_millis(row.triggered_at),
         next_attempt_at: row.next_attempt_at.map(from_millis),

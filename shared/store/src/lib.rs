@@ -8,11 +8,15 @@ mod entity;
 mod history;
 mod migration;
 mod page;
+mod recoveries;
+mod recovery_turns;
 mod webhooks;
 
 pub use connect::{Store, StoreError};
 pub use history::{AttemptRecord, DeliveryFilter, DeliveryRecord};
 pub use page::{Cursor, Page};
+pub use recoveries::{RecoveryRecord, RecoveryState};
+pub use recovery_turns::{ItemState, RecoveryItem, RecoveryTurn};
 pub use webhooks::{WebhookChange, WebhookFilter, WebhookRecord, WebhookState};
 
 use time::OffsetDateTime;

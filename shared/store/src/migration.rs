@@ -8,7 +8,7 @@ pub(crate) struct Migrator;
 #[async_trait::async_trait]
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(WebhooksAndHistory), Box::new(OneRowADelivery)]
+        vec![Box::new(WebhooksAndHistory), Box::new(OneRowADelivery), Box::new(Recoveries)]
     }
 }
 
@@ -117,6 +117,65 @@ impl MigrationTrait for OneRowADelivery {
         for (name, column) in [("history_by_tenant", "tenant"), ("history_by_webhook", "webhook_id")] {
             let mut index = Index::create();
             manager.create_index(index.name(name).table("deliveries").col(column).col("id").to_owned()).await?;
+        }
+        Ok(())
+    }
+}
+
+/// A delivery can be sent again: rounds have ranks of their own, so that of what is delivered is no longer the highest
+/// there is.
+struct Recoveries;
+
+impl MigrationName for Recoveries {
+    fn name(&self) -> &'static str {
+        "m0003_recoveries"
+    }
+}
+
+#[async_trait::async_trait]
+impl MigrationTrait for Recoveries {
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        let sql = format!("UPDATE deliveries SET rank = {} WHERE rank = {}", (1_i64 << 40) - 1, i64::MAX);
+        manager.get_connection().execute_unprepared(&sql).await?;
+
+        let mut recoveries = Table::create();
+        recoveries.table("recoveries").col(string("id").primary_key());
+        for column in ["tenant", "webhook_id", "state", "statuses", "mode", "lease_owner"] {
+            recoveries.col(text(column));
+        }
+        for column in ["since", "until", "resent", "skipped", "unavailable", "lease_until", "created_at", "updated_at"]
+        {
+            recoveries.col(big_integer(column));
+        }
+        recoveries
+            .col(big_integer_null("total"))
+            .col(text_null("place"))
+            .col(text_null("error"))
+            .col(big_integer_null("finished_at"));
+        manager.create_table(recoveries).await?;
+
+        let mut items = Table::create();
+        items
+            .table("recovery_items")
+            .col(string("recovery_id"))
+            .col(string("item"))
+            .col(text("delivery_id"))
+            .col(big_integer("round"))
+            .col(text("state"))
+            .primary_key(Index::create().col("recovery_id").col("item"));
+        manager.create_table(items).await?;
+
+        for (name, table, columns) in [
+            ("recoveries_by_webhook", "recoveries", ["webhook_id", "id"].as_slice()),
+            ("recoveries_by_turn", "recoveries", &["state", "updated_at"]),
+            ("recovery_items_by_state", "recovery_items", &["recovery_id", "state"]),
+        ] {
+            let mut index = Index::create();
+            index.name(name).table(table);
+            for column in columns {
+                index.col(*column);
+            }
+            manager.create_index(index).await?;
         }
         Ok(())
     }

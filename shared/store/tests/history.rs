@@ -2,7 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-use shopery_model::{Attempt, AttemptId, DeliveryId, DeliveryState, Fault, JobMeta, Outcome, TenantId, WebhookId};
+use shopery_model::{
+    Attempt, AttemptId, DeliveryId, DeliveryState, Fault, JobMeta, Outcome, Resend, TenantId, WebhookId,
+};
 use shopery_store::{DeliveryFilter, Store};
 use time::macros::datetime;
 
@@ -47,6 +49,7 @@ fn outcome(webhook: WebhookId, event: &str, attempt: u32, state: DeliveryState) 
             changed: Vec::new(),
             deferred: false,
             attempt,
+            resend: None,
         },
         state,
         next_attempt_at: (state == DeliveryState::Pending).then_some(at),
@@ -135,4 +138,43 @@ async fn a_list_is_whole_and_in_order_page_by_page_and_of_one_tenant() {
     let others = store.deliveries(&tenant("u"), &DeliveryFilter::default(), None, 200).await.unwrap();
     assert!(others.items.is_empty());
     assert!(store.delivery(&tenant("u"), outcomes[0].job.delivery).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn what_is_sent_again_has_the_state_of_its_last_round_and_the_attempts_of_all() {
+    let folder = Folder::create();
+    let store = store(&folder.0).await;
+    let webhook = WebhookId::generate();
+    let first = outcome(webhook, "e", 1, DeliveryState::Delivered);
+    let again = |attempt, round, attempts_before, state| {
+        let mut outcome = outcome(webhook, "e", attempt, state);
+        outcome.job.resend = Some(Resend { round, attempts_before, payload: None });
+        outcome
+    };
+    let asked =
+        |attempt, round| Outcome { attempt: None, ..again(attempt, round, attempt - 1, DeliveryState::Pending) };
+    let superseded = Outcome { attempt: None, ..again(5, 3, 4, DeliveryState::Superseded) };
+    for (outcome, state, attempts, last_attempt, round) in [
+        (first.clone(), "delivered", 1, 1, 0),
+        (asked(2, 1), "pending", 1, 1, 1),
+        (again(2, 1, 1, DeliveryState::Pending), "pending", 2, 2, 1),
+        // What comes late takes nothing back: of this round, or of the one before.
+        (asked(2, 1), "pending", 2, 2, 1),
+        (first, "pending", 2, 2, 1),
+        (again(3, 1, 1, DeliveryState::Failed), "failed", 3, 3, 1),
+        (asked(4, 2), "pending", 3, 3, 2),
+        (again(4, 2, 3, DeliveryState::Delivered), "delivered", 4, 4, 2),
+        (again(4, 2, 3, DeliveryState::Pending), "delivered", 4, 4, 2),
+        (superseded, "superseded", 4, 4, 3),
+    ] {
+        let what = format!("{outcome:?}");
+        store.record(&[outcome]).await.unwrap();
+        let (delivery, _) = store.delivery(&tenant("t"), id_of("e", webhook)).await.unwrap().unwrap();
+        assert_eq!((delivery.state.as_str(), delivery.attempt_count), (state, attempts), "{what}");
+        assert_eq!((delivery.last_attempt, delivery.round), (last_attempt, round), "{what}");
+    }
+}
+
+fn id_of(event: &str, webhook: WebhookId) -> DeliveryId {
+    DeliveryId::of(&tenant("t"), event, datetime!(2026-11-24 10:00 UTC), webhook)
 }

@@ -1,0 +1,141 @@
+//! `/company/events`: the tenant's events, for whoever would rather pull them than be called. Straight from EVENTS.
+
+use axum::extract::{RawQuery, State};
+use axum::http::HeaderMap;
+use axum::routing::get;
+use axum::{Json, Router};
+use serde::Serialize;
+use serde_json::value::RawValue;
+use shopery_http::{Permission, Problem};
+use shopery_model::{Event, EventType, TenantId};
+use shopery_queue::{FeedStart, StoredEvent};
+use time::OffsetDateTime;
+
+use crate::query::Query;
+use crate::{App, queue_problem};
+
+/// A page is short rather than longer than this.
+const MAX_BYTES: usize = 4 * 1024 * 1024;
+/// Events looked at for one page; fewer may be of the type that is asked for.
+const MAX_SEEN: usize = 2000;
+/// What stands before the place of an event in EVENTS.
+const CURSOR: &str = "evp_";
+
+pub(crate) fn routes() -> Router<App> {
+    Router::new().route("/company/events", get(list))
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Page {
+    /// CloudEvents, oldest first.
+    data: Vec<Box<RawValue>>,
+    /// Where the next page begins; `null` if there is nothing more now.
+    next_cursor: Option<String>,
+    /// Where to go on later, whether there is more now or not.
+    position: Option<String>,
+    /// When the oldest of the tenant's events that are held was taken in.
+    #[serde(with = "crate::timestamp::option")]
+    oldest_available: Option<OffsetDateTime>,
+    /// Events between what was asked for and the first of the page may be missing: they are no longer held.
+    gap: bool,
+}
+
+/// What is asked for.
+struct Asked {
+    since: Option<OffsetDateTime>,
+    until: Option<OffsetDateTime>,
+    event_type: Option<EventType>,
+    limit: usize,
+    cursor: Option<u64>,
+}
+
+impl Asked {
+    fn read(query: Option<&str>) -> Result<Self, Problem> {
+        let mut query = Query::read(query);
+        let created = query.time("created_at_min");
+        // An event is never updated: a change of its resource is another event.
+        let updated = query.time("updated_at_min");
+        let asked = Self {
+            since: created.max(updated),
+            until: query.time("created_at_max"),
+            event_type: query
+                .take("event", |text| text.parse::<EventType>().map_err(|invalid| invalid.detail.into_owned())),
+            limit: usize::try_from(query.limit()).unwrap_or(usize::MAX),
+            cursor: query.take("cursor", |text| {
+                text.strip_prefix(CURSOR)
+                    .and_then(|place| place.parse().ok())
+                    .ok_or_else(|| "must be the nextCursor or position of an earlier page, unchanged".to_owned())
+            }),
+        };
+        query.finish()?;
+        Ok(asked)
+    }
+
+    fn wants(&self, event: &StoredEvent) -> bool {
+        self.event_type.is_none_or(|wanted| event.event.event_type == wanted)
+            // A cursor may be older than the time.
+            && self.since.is_none_or(|since| event.stored_at >= since)
+    }
+}
+
+async fn list(State(app): State<App>, headers: HeaderMap, RawQuery(query): RawQuery) -> Result<Json<Page>, Problem> {
+    let tenant = app.access.tenant(&headers, Permission::WebhooksRead)?;
+    let asked = Asked::read(query.as_deref())?;
+    page(&app, &tenant, &asked).await.map(Json).map_err(|error| queue_problem(&error))
+}
+
+async fn page(app: &App, tenant: &TenantId, asked: &Asked) -> anyhow::Result<Page> {
+    let mut start = match (asked.cursor, asked.since) {
+        (Some(place), _) => FeedStart::At(place),
+        (None, Some(since)) => FeedStart::Since(since),
+        (None, None) => FeedStart::At(1),
+    };
+    let is_from_somewhere = asked.cursor.is_some() || asked.since.is_some();
+    let gap = is_from_somewhere && app.queue.held().await?.is_short_of(start);
+    let (mut data, mut next, mut bytes, mut seen) = (Vec::new(), asked.cursor, 0, 0);
+    let is_end = loop {
+        // Not one more than the page can take, so that nothing is read twice.
+        let count = asked.limit - data.len();
+        let kind = asked.event_type.map(EventType::resource);
+        let feed = app.queue.feed(tenant, kind, start, count, MAX_BYTES - bytes).await?;
+        seen += feed.events.len();
+        let mut is_over = false;
+        for event in feed.events {
+            if asked.until.is_some_and(|until| event.stored_at > until) {
+                is_over = true;
+                break;
+            }
+            next = Some(event.sequence + 1);
+            if asked.wants(&event) {
+                let json = show(event.event)?;
+                bytes += json.get().len();
+                data.push(json);
+            }
+        }
+        if is_over || feed.is_end {
+            // Behind what was left out as well, unless it is later than asked for.
+            next = if is_over { next } else { feed.next.or(next) };
+            break true;
+        }
+        let Some(behind) = feed.next else { break true };
+        (start, next) = (FeedStart::At(behind), Some(behind));
+        if data.len() >= asked.limit || bytes >= MAX_BYTES || seen >= MAX_SEEN {
+            break false;
+        }
+    };
+    let cursor = next.map(|place| format!("{CURSOR}{place}"));
+    Ok(Page {
+        data,
+        next_cursor: cursor.clone().filter(|_| !is_end),
+        position: cursor,
+        oldest_available: app.queue.oldest_event(tenant).await?,
+        gap,
+    })
+}
+
+/// The event with the time that it has for everybody, its resource byte for byte.
+fn show(event: Event) -> anyhow::Result<Box<RawValue>> {
+    let json = Event { time_is_given: true, ..event }.encode();
+    Ok(RawValue::from_string(String::from_utf8(json.to_vec())?)?)
+}
