@@ -30,6 +30,7 @@ mod endpoints;
 mod input;
 mod launcher;
 mod operations;
+mod recovery;
 mod repeats;
 mod rules;
 mod stop;

@@ -14,6 +14,9 @@ async fn another_tenant_finds_nothing(database: DatabaseKind) {
     ours.publish(&Event::order("1")).await.expect(202);
     let delivery = ours.settled(&webhook, 1, Duration::from_secs(20)).await.remove(0);
     let delivery = delivery["id"].as_str().unwrap();
+    let missed = json!({ "since": "2020-01-01T00:00:00Z" });
+    let recovery = ours.post(&format!("/company/webhooks/{webhook}/recover"), &missed).await.expect(202).json();
+    let recovery = format!("/company/recoveries/{}", recovery["id"].as_str().unwrap());
 
     // What is another's is answered exactly as what does not exist.
     let nothing = "wbh_01HA4XCG60CT4G3EWF4CKYM1MF";
@@ -26,6 +29,8 @@ async fn another_tenant_finds_nothing(database: DatabaseKind) {
             theirs.get(&format!("{path}/secret")).await,
             theirs.post(&format!("{path}/test"), &json!({})).await,
             theirs.get(&format!("{path}/deliveries")).await,
+            theirs.get(&format!("{path}/recoveries")).await,
+            theirs.post(&format!("{path}/recover"), &missed).await,
         ];
         for answer in answers {
             let problem = answer.expect(404).problem();
@@ -33,6 +38,10 @@ async fn another_tenant_finds_nothing(database: DatabaseKind) {
         }
     }
     theirs.get(&format!("/company/deliveries/{delivery}")).await.expect(404).problem();
+    theirs.post(&format!("/company/deliveries/{delivery}/resend"), &json!({})).await.expect(404).problem();
+    theirs.get(&recovery).await.expect(404).problem();
+    theirs.post(&format!("{recovery}/cancel"), &json!({})).await.expect(404).problem();
+    assert_eq!(theirs.all("/company/events").await, Vec::<serde_json::Value>::new());
     assert_eq!(theirs.all("/company/webhooks").await, Vec::<serde_json::Value>::new());
     assert_eq!(theirs.all("/company/deliveries").await, Vec::<serde_json::Value>::new());
 
