@@ -16,7 +16,9 @@ use prometheus_client::metrics::counter::Counter;
 use shopery_model::{DeliveryId, Outcome};
 use shopery_queue::{PublishError, Queue};
 use shopery_runtime::{Runtime, Shutdown};
-use shopery_store::{DeliveryRecord, ItemState, RecoveryItem, RecoveryState, RecoveryTurn, Store, WebhookRecord};
+use shopery_store::{
+    DeliveryRecord, ItemState, RecoveryItem, RecoveryPage, RecoveryState, RecoveryTurn, Store, WebhookRecord,
+};
 use time::OffsetDateTime;
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
@@ -29,6 +31,8 @@ const TURNS: u32 = 4;
 const PAGE: u64 = 100;
 /// A turn is over after so long; what it has left undone is for the next one. Below the lease.
 const LONGEST_TURN: Duration = Duration::from_secs(12);
+/// How long the deliveries of a recovery may take to be counted.
+const LONGEST_COUNT: Duration = Duration::from_secs(3);
 /// How often is looked for recoveries that another replica has been asked for, or has left behind.
 const LOOK: Duration = Duration::from_secs(1);
 /// How often what cancelled recoveries have left behind is removed.
@@ -117,18 +121,17 @@ impl Recoverer {
         let Some(webhook) = self.store.webhook(&recovery.tenant, recovery.webhook).await? else {
             return self.finish(turn, RecoveryState::Failed, Some("the webhook was deleted")).await;
         };
-        if recovery.total.is_none() {
-            self.store.count_recovery(turn).await?;
+        if recovery.total.is_none() && !recovery.has_begun() {
+            // A history that is too large to be counted is recovered all the same.
+            let _ = tokio::time::timeout(LONGEST_COUNT, self.store.count_recovery(turn)).await;
         }
         // What a turn that did not end has left.
         let mut planned = self.store.planned_items(turn).await?;
         if !planned.is_empty() && self.send(turn, &webhook, &mut planned, resent).await? == Step::Over {
             return Ok(Step::Over);
         }
-        let page = self.store.recovery_page(turn, PAGE).await?;
-        let Some(last) = page.last().map(|delivery| delivery.id.clone()) else {
-            return self.finish(turn, RecoveryState::Completed, None).await;
-        };
+        let RecoveryPage { deliveries: page, end } = self.store.recovery_page(turn, PAGE).await?;
+        let Some(end) = end else { return self.finish(turn, RecoveryState::Completed, None).await };
         let names = page.iter().map(|delivery| turn.item_of(delivery)).collect();
         let mut items = self.store.recovery_items(turn, names).await?;
         let mut planned = plan(turn, &page, &items)?;
@@ -142,7 +145,7 @@ impl Recoverer {
             items.extend(planned.into_iter().map(|(item, _)| (item.item.clone(), item)));
         }
         let (outcomes, unavailable) = carried(turn, &webhook, &page, &items)?;
-        let passed = self.store.pass_recovery(turn, &last, &outcomes, unavailable, OffsetDateTime::now_utc()).await?;
+        let passed = self.store.pass_recovery(turn, &end, &outcomes, unavailable, OffsetDateTime::now_utc()).await?;
         Ok(if passed { Step::More } else { Step::Over })
     }
 

@@ -33,6 +33,8 @@ pub enum FeedStart {
 #[derive(Debug)]
 pub struct Feed {
     pub events: Vec<StoredEvent>,
+    /// When the first that was looked at was stored.
+    pub first_at: Option<OffsetDateTime>,
     /// The place behind what was looked at; `None` if there was nothing.
     pub next: Option<u64>,
     /// Nothing is left behind it now.
@@ -104,13 +106,14 @@ impl Queue {
         let subject = format!("$JS.API.DIRECT.GET.{}", topology::EVENTS);
         let request = Bytes::from(serde_json::to_vec(wanted)?);
         self.client.publish_with_reply(subject, inbox, request).await.context("cannot ask EVENTS")?;
-        let mut feed = Feed { events: Vec::new(), next: None, is_end: false };
+        let mut feed = Feed { events: Vec::new(), first_at: None, next: None, is_end: false };
         while let Some(answer) = answers.next().await {
             if let Some(is_end) = end(&answer)? {
                 feed.is_end = is_end;
                 return Ok(feed);
             }
             let (sequence, stored_at, event) = read(&answer, tenant)?;
+            feed.first_at.get_or_insert(stored_at);
             feed.next = Some(sequence + 1);
             feed.events.extend(event.map(|event| StoredEvent { sequence, stored_at, event }));
         }
@@ -119,8 +122,7 @@ impl Queue {
 
     /// When EVENTS stored the oldest event that it holds of this tenant.
     pub async fn oldest_event(&self, tenant: &TenantId) -> anyhow::Result<Option<OffsetDateTime>> {
-        let feed = self.feed(tenant, None, FeedStart::At(1), 1, 1).await?;
-        Ok(feed.events.first().map(|event| event.stored_at))
+        Ok(self.feed(tenant, None, FeedStart::At(1), 1, 1).await?.first_at)
     }
 
     pub async fn held(&self) -> anyhow::Result<Held> {

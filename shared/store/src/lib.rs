@@ -16,7 +16,7 @@ pub use connect::{Store, StoreError};
 pub use history::{AttemptRecord, DeliveryFilter, DeliveryRecord};
 pub use page::{Cursor, Page};
 pub use recoveries::{RecoveryRecord, RecoveryState};
-pub use recovery_turns::{ItemState, RecoveryItem, RecoveryTurn};
+pub use recovery_turns::{ItemState, RecoveryItem, RecoveryPage, RecoveryTurn};
 pub use webhooks::{WebhookChange, WebhookFilter, WebhookRecord, WebhookState};
 
 use time::OffsetDateTime;

@@ -64,6 +64,11 @@ impl RecoveryState {
 }
 
 impl RecoveryRecord {
+    /// Whether it has gone beyond its first page.
+    pub fn has_begun(&self) -> bool {
+        self.place.is_some()
+    }
+
     /// One that is about to begin.
     pub fn new(tenant: TenantId, webhook: WebhookId, since: OffsetDateTime, until: OffsetDateTime) -> Self {
         let now = OffsetDateTime::now_utc();

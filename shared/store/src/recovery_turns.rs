@@ -10,7 +10,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use sea_orm::sea_query::{Expr, ExprTrait, OnConflict};
+use sea_orm::sea_query::{Expr, ExprTrait, OnConflict, Order};
 use sea_orm::{
     ActiveValue::Set, ColumnTrait, Condition, DatabaseTransaction, DbErr, EntityTrait, PaginatorTrait, QueryFilter,
     QueryOrder, QuerySelect, TransactionTrait, UpdateMany,
@@ -26,11 +26,22 @@ use crate::{DeliveryRecord, RecoveryRecord, RecoveryState, Store, StoreError, to
 /// Whoever has a recovery is given up on after so long. Above the longest turn.
 const LEASE: Duration = Duration::from_secs(20);
 
+/// Deliveries of the webhook that are gone through for a page, whatever their states.
+const SCANNED: u64 = 5000;
+
 /// A recovery, and the right to work on it.
 #[derive(Debug)]
 pub struct RecoveryTurn {
     pub recovery: RecoveryRecord,
     owner: String,
+}
+
+/// What a turn looks at.
+#[derive(Debug)]
+pub struct RecoveryPage {
+    pub deliveries: Vec<DeliveryRecord>,
+    /// The next page begins behind it; `None` if there is none.
+    pub end: Option<String>,
 }
 
 /// One message that a recovery sends.
@@ -123,7 +134,10 @@ impl Store {
 
     /// Counts what there is to do.
     pub async fn count_recovery(&self, turn: &RecoveryTurn) -> Result<(), StoreError> {
-        let total = delivery::Entity::find().filter(to_recover(&turn.recovery)).count(&self.db).await?;
+        let total = delivery::Entity::find()
+            .filter(in_window(&turn.recovery).add(in_statuses(&turn.recovery)))
+            .count(&self.db)
+            .await?;
         let counted = recovery::Entity::update_many()
             .col_expr(recovery::Column::Total, Expr::value(i64::try_from(total).unwrap_or(i64::MAX)))
             .filter(turn.mine());
@@ -133,22 +147,25 @@ impl Store {
 
     /// The next deliveries to be looked at. Where one is sent for each resource, the newest come first, so that it is
     /// met before those that it carries; else in the order of their events.
-    pub async fn recovery_page(&self, turn: &RecoveryTurn, limit: u64) -> Result<Vec<DeliveryRecord>, StoreError> {
+    pub async fn recovery_page(&self, turn: &RecoveryTurn, limit: u64) -> Result<RecoveryPage, StoreError> {
         use delivery::Column;
         let RecoveryRecord { place, mode, .. } = &turn.recovery;
-        let rest = delivery::Entity::find().filter(to_recover(&turn.recovery));
-        let rest = match mode {
-            PayloadMode::Latest => {
-                let rest = rest.order_by_desc(Column::Id);
-                rest.filter(Condition::all().add_option(place.as_ref().map(|place| Column::Id.lt(place.as_str()))))
-            }
-            PayloadMode::Original => {
-                let rest = rest.order_by_asc(Column::Id);
-                rest.filter(Condition::all().add_option(place.as_ref().map(|place| Column::Id.gt(place.as_str()))))
-            }
-        };
-        let rows = rest.limit(limit).all(&self.db).await?;
-        rows.into_iter().map(|row| read_delivery(row).map(|(delivery, _)| delivery)).collect()
+        let order = if *mode == PayloadMode::Latest { Order::Desc } else { Order::Asc };
+        let is_newest_first = order == Order::Desc;
+        let behind = |place: &str| if is_newest_first { Column::Id.lt(place) } else { Column::Id.gt(place) };
+        let rest = delivery::Entity::find()
+            .filter(in_window(&turn.recovery).add_option(place.as_deref().map(behind)))
+            .order_by(Column::Id, order);
+        // However few of them are to be recovered, a page takes a bounded time.
+        let end = rest.clone().select_only().column(Column::Id).offset(SCANNED).limit(1);
+        let end = end.into_tuple::<String>().one(&self.db).await?;
+        let within = |end: &String| if is_newest_first { Column::Id.gte(&**end) } else { Column::Id.lte(&**end) };
+        let page = rest.filter(in_statuses(&turn.recovery).add_option(end.as_ref().map(within)));
+        let rows = page.limit(limit).all(&self.db).await?;
+        let is_full = u64::try_from(rows.len()).is_ok_and(|count| count >= limit);
+        let end = if is_full || end.is_none() { rows.last().map(|row| row.id.clone()) } else { end };
+        let deliveries = rows.into_iter().map(|row| read_delivery(row).map(|(delivery, _)| delivery));
+        Ok(RecoveryPage { deliveries: deliveries.collect::<Result<_, _>>()?, end })
     }
 
     /// The items that are known of these.
@@ -306,15 +323,19 @@ impl Store {
     }
 }
 
-/// What a recovery is about.
-fn to_recover(recovery: &RecoveryRecord) -> Condition {
+/// The deliveries that a recovery looks at.
+fn in_window(recovery: &RecoveryRecord) -> Condition {
     use delivery::Column;
     Condition::all()
         .add(Column::Tenant.eq(recovery.tenant.as_str()))
         .add(Column::WebhookId.eq(recovery.webhook.to_string()))
         .add(Column::Id.gte(DeliveryId::first_at(recovery.since).to_string()))
         .add(Column::Id.lte(DeliveryId::last_at(recovery.until).to_string()))
-        .add(Column::State.is_in(recovery.statuses.iter().map(|state| state.name())))
+}
+
+/// Of those, the ones that it is about.
+fn in_statuses(recovery: &RecoveryRecord) -> Condition {
+    Condition::all().add(delivery::Column::State.is_in(recovery.statuses.iter().map(|state| state.name())))
 }
 
 fn of(turn: &RecoveryTurn) -> sea_orm::Select<recovery_item::Entity> {
