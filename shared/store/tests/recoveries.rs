@@ -47,6 +47,7 @@ fn ended(webhook: WebhookId, number: i64, state: DeliveryState) -> Outcome {
             triggered_at: at,
             event_sequence: 7,
             changed: Vec::new(),
+            deferred: false,
             attempt: 1,
             resend: None,
         },
@@ -125,22 +126,24 @@ async fn a_recovery_is_worked_on_by_one_at_a_time() {
         round: 1,
         state: ItemState::Planned,
     };
-    let sent = RecoveryItem { state: ItemState::Sent, ..planned.clone() };
-    assert!(!store.plan_items(&late, &[planned.clone()], now).await.unwrap());
-    assert!(!store.settle_items(&late, &[sent.clone()], &[], now).await.unwrap());
+    let planned = [planned];
+    let sent = [RecoveryItem { state: ItemState::Sent, ..planned[0].clone() }];
+    assert!(!store.plan_items(&late, &planned, now).await.unwrap());
+    assert!(!store.settle_items(&late, &sent, &[], now).await.unwrap());
     assert!(!store.pass_recovery(&late, &delivery.id, &[], 5, now).await.unwrap());
 
     // What is planned is found by the next turn, and counted once.
-    assert!(store.plan_items(&turn, &[planned.clone(), planned], now).await.unwrap());
+    assert!(store.plan_items(&turn, &planned, now).await.unwrap());
+    assert!(store.plan_items(&turn, &planned, now).await.unwrap());
     let now = now + Duration::minutes(1);
     let turn = claim(&store, now).await.unwrap();
     let found = store.planned_items(&turn).await.unwrap();
-    assert_eq!((found.len(), found[0].0.delivery, found[0].1.round), (1, sent.delivery, 0));
+    assert_eq!((found.len(), found[0].0.delivery, found[0].1.round), (1, sent[0].delivery, 0));
     // Cancelled meanwhile: what was sent counts all the same, and nothing more is sent.
     assert!(store.cancel_recovery(&tenant(), record.id, now).await.unwrap());
     let mut asked = ended(webhook, 1, DeliveryState::Pending);
     asked.job.resend = Some(Resend { round: 1, attempts_before: 0, payload: None });
-    assert!(store.settle_items(&turn, &[sent], &[asked], now).await.unwrap());
+    assert!(store.settle_items(&turn, &sent, &[asked], now).await.unwrap());
     assert!(!store.pass_recovery(&turn, &delivery.id, &[], 0, now).await.unwrap());
     let found = store.recovery(&tenant(), record.id).await.unwrap().unwrap();
     assert_eq!((found.state, found.resent, found.unavailable), (RecoveryState::Cancelled, 1, 0));
