@@ -13,7 +13,7 @@ use anyhow::Context;
 use tokio::sync::Semaphore;
 
 use crate::measure::Percentiles;
-use crate::payload;
+use crate::payload::{self, Kind};
 
 const SHEETS: usize = 64;
 
@@ -28,6 +28,7 @@ pub struct Ledger {
 /// Instants are nanoseconds since the ledger was begun; 0 is "not yet".
 pub struct Sheet {
     pub id: usize,
+    pub kind: Kind,
     pub fan_out: usize,
     start: Instant,
     next: AtomicUsize,
@@ -65,11 +66,22 @@ impl Default for Ledger {
 impl Ledger {
     /// A sheet for up to `events` events that `fan_out` webhooks want, with at most `backlog` deliveries on their way.
     pub fn open(&self, events: usize, fan_out: usize, backlog: Option<usize>) -> anyhow::Result<Arc<Sheet>> {
+        self.open_of(Kind::Order, events, fan_out, backlog)
+    }
+
+    pub fn open_of(
+        &self,
+        kind: Kind,
+        events: usize,
+        fan_out: usize,
+        backlog: Option<usize>,
+    ) -> anyhow::Result<Arc<Sheet>> {
         let id = self.opened.fetch_add(1, Ordering::Relaxed);
         let place = self.sheets.get(id).context("the ledger has no sheet left")?;
         let instants = |count: usize| (0..count).map(|_| AtomicU64::new(0)).collect();
         let sheet = Arc::new(Sheet {
             id,
+            kind,
             fan_out,
             start: self.start,
             next: AtomicUsize::new(0),
@@ -148,6 +160,11 @@ impl Sheet {
     /// Deliveries so far, without repeats.
     pub fn arrivals(&self) -> usize {
         self.arrived.load(Ordering::Acquire)
+    }
+
+    /// How many events it has place for.
+    pub fn size(&self) -> usize {
+        self.published.len()
     }
 
     /// Deliveries that are to be expected of the events taken so far.

@@ -1,5 +1,6 @@
 //! What is published: an order of about 500 bytes, as an online shop would write it. Every order has the same number
-//! of bytes, so the sink can tell a body that was cut.
+//! of bytes, so the sink can tell a body that was cut. A product that is imported has the body of an order too: what is
+//! in it makes no difference to anybody here.
 
 use std::fmt::Write;
 
@@ -21,12 +22,30 @@ pub fn order(sheet: usize, number: usize) -> String {
     json
 }
 
+/// The resource of an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Order,
+    Product,
+}
+
+impl Kind {
+    /// The kind as events name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Order => "order",
+            Self::Product => "product",
+        }
+    }
+}
+
 /// One event in CloudEvents 1.0 JSON.
-pub fn push_event(json: &mut String, sheet: usize, number: usize) {
+pub fn push_event(json: &mut String, kind: Kind, sheet: usize, number: usize) {
+    let kind = kind.name();
     // Writing to a String cannot fail.
     let _ = write!(
         json,
-        r#"{{"specversion":"1.0","id":"load-{sheet:02}-{number:08}","source":"orders","type":"order-created","subject":"order/ord_{sheet:02}{number:08}","time":"2026-11-24T10:00:00Z","data":"#
+        r#"{{"specversion":"1.0","id":"load-{sheet:02}-{number:08}","source":"load","type":"{kind}-created","subject":"{kind}/{sheet:02}{number:08}","time":"2026-11-24T10:00:00Z","data":"#
     );
     push_order(json, sheet, number);
     json.push('}');
@@ -51,9 +70,9 @@ mod tests {
     #[test]
     fn an_event_is_one_that_ingest_takes() {
         let mut json = String::new();
-        push_event(&mut json, 3, 41);
+        push_event(&mut json, Kind::Product, 3, 41);
         let event: serde_json::Value = serde_json::from_str(&json).unwrap();
-        assert_eq!(event["id"], event_id(3, 41));
+        assert_eq!((&event["id"], &event["type"]), (&event_id(3, 41).into(), &"product-created".into()));
         assert_eq!(event["data"], serde_json::from_str::<serde_json::Value>(&order(3, 41)).unwrap());
     }
 

@@ -55,7 +55,7 @@ impl Lane {
 
     /// Returns when ingest has accepted all of them.
     async fn send(&mut self, sheet: &Sheet, events: Range<usize>) -> anyhow::Result<()> {
-        let body = body(sheet.id, events);
+        let body = body(sheet, events);
         let deadline = Instant::now() + PATIENCE;
         while Instant::now() < deadline {
             match self.send_once(&body).await? {
@@ -104,10 +104,11 @@ struct Body {
     content_type: &'static str,
 }
 
-fn body(sheet: usize, events: Range<usize>) -> Body {
+fn body(sheet: &Sheet, events: Range<usize>) -> Body {
+    let (kind, sheet) = (sheet.kind, sheet.id);
     let mut json = String::with_capacity(800 * events.len());
     if events.len() == 1 {
-        payload::push_event(&mut json, sheet, events.start);
+        payload::push_event(&mut json, kind, sheet, events.start);
         return Body { json: json.into(), content_type: "application/cloudevents+json" };
     }
     json.push('[');
@@ -115,7 +116,7 @@ fn body(sheet: usize, events: Range<usize>) -> Body {
         if number > events.start {
             json.push(',');
         }
-        payload::push_event(&mut json, sheet, number);
+        payload::push_event(&mut json, kind, sheet, number);
     }
     json.push(']');
     Body { json: json.into(), content_type: "application/cloudevents-batch+json" }
@@ -143,22 +144,24 @@ pub async fn until(end: Instant, lanes: Vec<Lane>, batch: usize, sheet: &Arc<She
     try_join_all(publishers).await.map(drop)
 }
 
-/// Publishes `events` events, `rate` a second, whatever the system does: an event is due at its time in the schedule,
-/// and its latency counts from then, so a system that stalls is charged for everything that came due meanwhile.
+/// Publishes `rate` events a second for as long as `goes_on`, given how many there were, and the sheet is not full. The
+/// rate is kept whatever the system does: an event is due at its time in the schedule, and its latency counts from then,
+/// so a system that stalls is charged for everything that came due meanwhile.
 ///
 /// Returns how late events were sent, which is the part of their latency that the loader itself may have caused.
 pub async fn at_rate(
     rate: u32,
-    events: usize,
+    goes_on: impl Fn(usize) -> bool + Send + 'static,
     lanes: Vec<Lane>,
     sheet: &Arc<Sheet>,
 ) -> anyhow::Result<Option<Percentiles>> {
-    let (queue, due) = mpsc::channel(events.max(1));
+    let (queue, due) = mpsc::channel(sheet.size().max(1));
+    let size = sheet.size();
     let due = Arc::new(Mutex::new(due));
     // The runtime's timer counts whole milliseconds; a thread wakes up within some ten microseconds.
     let schedule = std::thread::spawn(move || {
         let start = Instant::now();
-        for number in 0..events {
+        for number in (0..size).take_while(|number| goes_on(*number)) {
             let at = start + Duration::from_secs(1) * u32::try_from(number).unwrap_or(u32::MAX) / rate;
             #[expect(clippy::disallowed_methods, reason = "a thread of its own, no worker of the runtime")]
             std::thread::sleep(at.saturating_duration_since(Instant::now()));
@@ -185,7 +188,7 @@ pub async fn at_rate(
     });
     let late = try_join_all(publishers).await?.concat();
     if schedule.join().is_err() {
-        bail!("the schedule of row d broke off");
+        bail!("the schedule broke off");
     }
     Ok(Percentiles::of(late))
 }
@@ -200,9 +203,10 @@ mod tests {
 
     #[test]
     fn a_batch_is_an_array_of_events() {
-        let body = body(1, 5..8);
+        let ledger = crate::ledger::Ledger::default();
+        let body = body(&ledger.open(8, 1, None).unwrap(), 5..8);
         let events: Vec<serde_json::Value> = serde_json::from_slice(&body.json).unwrap();
         let ids: Vec<_> = events.iter().map(|event| event["id"].as_str().unwrap().to_owned()).collect();
-        assert_eq!(ids, [5, 6, 7].map(|number| payload::event_id(1, number)));
+        assert_eq!(ids, [5, 6, 7].map(|number| payload::event_id(0, number)));
     }
 }

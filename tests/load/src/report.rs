@@ -86,11 +86,14 @@ pub fn targets(findings: &Findings) -> Vec<Target> {
             judge(what, format!("{} ms", millis(measured)), measured <= limit);
         }
     }
-    let mut beside = findings.lines.iter().filter(|line| line.row == Row::E);
-    if let Some(alone) = beside.next().and_then(|line| line.tally.latency) {
-        for (line, latency) in beside.filter_map(|line| Some((line, line.tally.latency?))) {
+    // Of each of these rows the first line is the tenant alone.
+    for row in [Row::E, Row::H] {
+        let mut lines = findings.lines.iter().filter(|line| line.row == row && !line.is_load);
+        let Some(alone) = lines.next().and_then(|line| line.tally.latency) else { continue };
+        for (line, latency) in lines.filter_map(|line| Some((line, line.tally.latency?))) {
             let ratio = latency.p99.as_secs_f64() / alone.p99.as_secs_f64();
-            judge(format!("e: {}: p99 <= 2x alone", line.name), format!("{ratio:.2}x"), ratio <= BESIDE_FACTOR);
+            let what = format!("{}: {}: p99 <= 2x alone", row.letter(), line.name);
+            judge(what, format!("{ratio:.2}x"), ratio <= BESIDE_FACTOR);
         }
     }
     judge("lost 0".to_owned(), lost(findings).to_string(), lost(findings) == 0);

@@ -10,10 +10,11 @@ use shopery_local::tls::Authority;
 use crate::ledger::{Ledger, Sheet, Tally};
 use crate::measure::{self, Percentiles};
 use crate::options::{Options, Row};
+use crate::payload::Kind;
 use crate::publish::{self, Lane};
 use crate::raw;
 use crate::sink::Sink;
-use crate::stack::{Stack, Tenant};
+use crate::stack::{self, Stack, Tenant};
 
 /// No row publishes faster than this, per second and webhook: it bounds the sheets.
 const MAX_RATE: usize = 100_000;
@@ -29,6 +30,13 @@ const BATCH: usize = 100;
 const BESIDE_RATE: u32 = 100;
 /// Events that each silent endpoint of row e has queued before.
 const SILENT_EVENTS: usize = 5000;
+/// The tenant beside the import of row h, in events a second.
+const QUIET_RATE: u32 = 10;
+/// Products in one request of the import, and its requests at a time.
+const IMPORT_BATCH: usize = 1000;
+const IMPORT_LANES: usize = 4;
+/// How long the import may take at most.
+const IMPORT_PATIENCE: Duration = Duration::from_secs(300);
 /// This process, in which publishers and sink run.
 pub const LOADER: &str = "load";
 
@@ -36,6 +44,8 @@ pub const LOADER: &str = "load";
 pub struct Line {
     pub row: Row,
     pub name: String,
+    /// What others are measured beside; no target is about its latency.
+    pub is_load: bool,
     pub sheet: Arc<Sheet>,
     pub tally: Tally,
     /// By process, the loader last.
@@ -74,6 +84,8 @@ pub async fn run(options: &Options) -> anyhow::Result<Findings> {
         stack.complaints().iter().for_each(|complaint| eprintln!("{complaint}"));
         measured?;
     }
+    // Row e runs last and is shown in its place.
+    bench.lines.sort_by_key(|line| line.row.letter());
     // A repeat may come long after its row.
     bench.lines.iter_mut().for_each(|line| line.tally.repeats = line.sheet.tally().repeats);
     if bench.ledger.strays() > 0 {
@@ -127,6 +139,9 @@ impl Bench<'_> {
         }
         if self.options.wants(Row::D) {
             self.latency(stack).await?;
+        }
+        if self.options.wants(Row::H) {
+            self.import(stack).await?;
         }
         // The last one: what it leaves behind is never delivered.
         if self.options.wants(Row::E) {
@@ -188,13 +203,13 @@ impl Bench<'_> {
         let events = |seconds| usize::try_from(u64::from(rate) * seconds);
         let warm = self.ledger.open(events(RATE_WARM_UP_SECONDS.into())?, 1, None)?;
         let lanes = self.lanes(stack, Way::Http { batch: 1 }, 1, RATE_LANES).await?;
-        publish::at_rate(rate, events(RATE_WARM_UP_SECONDS.into())?, lanes, &warm).await?;
+        publish::at_rate(rate, |_| true, lanes, &warm).await?;
         arrived(&warm, SILENCE).await;
 
         let sheet = self.ledger.open(events(self.options.rate_seconds)?, 1, None)?;
         let lanes = self.lanes(stack, Way::Http { batch: 1 }, 1, RATE_LANES).await?;
         let meter = Meter::start(stack.processes(), &self.sink)?;
-        let late = publish::at_rate(rate, events(self.options.rate_seconds)?, lanes, &sheet).await?;
+        let late = publish::at_rate(rate, |_| true, lanes, &sheet).await?;
         self.finish(stack, meter, Row::D, format!("HTTP, fan-out 1, at {rate}/s"), sheet, late).await
     }
 
@@ -208,15 +223,51 @@ impl Bench<'_> {
             let sheet = self.ledger.open(SILENT_EVENTS, fan_out, None)?;
             publish::until(Instant::now() + SILENCE, vec![lane], BATCH, &sheet).await?;
         }
-        let events = usize::try_from(u64::from(BESIDE_RATE) * self.options.rate_seconds)?;
+        self.for_a_while(stack, Row::E, BESIDE_RATE, how).await
+    }
+
+    /// A quiet tenant, alone and then for as long as another imports its products, until the last is delivered.
+    async fn import(&mut self, stack: &mut Stack) -> anyhow::Result<()> {
+        eprintln!("row h: {QUIET_RATE}/s alone");
+        self.for_a_while(stack, Row::H, QUIET_RATE, "alone").await?;
+        let count = usize::try_from(self.options.import)?;
+        eprintln!("row h: {QUIET_RATE}/s beside an import of {count} products");
+        let tenant = stack.tenant_named(stack::IMPORT)?;
+        let ingest = stack.service("shopery-ingest")?.address;
+        let mut importers = Vec::with_capacity(IMPORT_LANES);
+        for _ in 0..IMPORT_LANES {
+            importers.push(Lane::http(ingest, &tenant.headers).await?);
+        }
+        let products = self.ledger.open_of(Kind::Product, count, tenant.fan_out, None)?;
+        let seconds = usize::try_from(IMPORT_PATIENCE.as_secs())?;
+        let sheet = self.ledger.open(seconds * usize::try_from(QUIET_RATE)?, 1, None)?;
+        let lanes = self.lanes(stack, Way::Http { batch: 1 }, 1, RATE_LANES).await?;
+        let (meter, beside) = (Meter::start(stack.processes(), &self.sink)?, products.clone());
+        let (late, ()) = tokio::try_join!(
+            publish::at_rate(QUIET_RATE, move |_| beside.arrivals() < count, lanes, &sheet),
+            publish::until(Instant::now() + IMPORT_PATIENCE, importers, IMPORT_BATCH, &products),
+        )?;
+        let name = format!("{QUIET_RATE}/s beside an import");
+        let (quiet, import) = (arrived(&sheet, SILENCE).await, arrived(&products, SILENCE).await);
+        self.lines.push(meter.line(Row::H, name, sheet, late, &self.sink)?);
+        self.lines.push(meter.line(Row::H, format!("the import of {count} products"), products, None, &self.sink)?);
+        if let Some(line) = self.lines.last_mut() {
+            line.is_load = true;
+        }
+        if quiet && import { stack.settled().await } else { stack.check_alive() }
+    }
+
+    /// A tenant at a fixed rate, beside whatever goes on.
+    async fn for_a_while(&mut self, stack: &mut Stack, row: Row, rate: u32, how: &str) -> anyhow::Result<()> {
+        let events = usize::try_from(u64::from(rate) * self.options.rate_seconds)?;
         let sheet = self.ledger.open(events, 1, None)?;
         let lanes = self.lanes(stack, Way::Http { batch: 1 }, 1, RATE_LANES).await?;
         let meter = Meter::start(stack.processes(), &self.sink)?;
-        let late = publish::at_rate(BESIDE_RATE, events, lanes, &sheet).await?;
+        let late = publish::at_rate(rate, |_| true, lanes, &sheet).await?;
         if !arrived(&sheet, SILENCE).await {
             stack.check_alive()?;
         }
-        self.lines.push(meter.line(Row::E, format!("{BESIDE_RATE}/s {how}"), sheet, late, &self.sink)?);
+        self.lines.push(meter.line(row, format!("{rate}/s {how}"), sheet, late, &self.sink)?);
         Ok(())
     }
 
@@ -301,19 +352,19 @@ impl Meter {
     }
 
     fn line(
-        self,
+        &self,
         row: Row,
         name: String,
         sheet: Arc<Sheet>,
         late: Option<Percentiles>,
         sink: &Sink,
     ) -> anyhow::Result<Line> {
-        let share = |((process, pid), before): (&(&'static str, u32), Duration)| {
-            let cpu = measure::cpu(*pid)?.saturating_sub(before);
+        let share = |((process, pid), before): (&(&'static str, u32), &Duration)| {
+            let cpu = measure::cpu(*pid)?.saturating_sub(*before);
             anyhow::Ok(Share { process, cpu, peak_memory: measure::peak_memory(*pid)? })
         };
-        let shares = self.processes.iter().zip(self.cpu).map(share).collect::<Result<_, _>>()?;
+        let shares = self.processes.iter().zip(&self.cpu).map(share).collect::<Result<_, _>>()?;
         let connections = sink.connections() - self.connections;
-        Ok(Line { row, name, tally: sheet.tally(), sheet, shares, connections, late })
+        Ok(Line { row, name, is_load: false, tally: sheet.tally(), sheet, shares, connections, late })
     }
 }

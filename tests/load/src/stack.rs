@@ -16,9 +16,16 @@ use shopery_model::EndpointSecret;
 use crate::service::{self, Service};
 use crate::sink::Sink;
 
-/// Tenants, how many webhooks each has for the event that we publish, and whether their endpoints answer.
-const TENANTS: [(&str, usize, bool); 4] =
-    [("tnt_load_1", 1, true), ("tnt_load_5", 5, true), ("tnt_silent_1", 1, false), ("tnt_silent_20", 20, false)];
+/// Tenants, how many webhooks each has for the events that we publish, and whether their endpoints answer.
+const TENANTS: [(&str, usize, bool); 5] = [
+    ("tnt_load_1", 1, true),
+    ("tnt_load_5", 5, true),
+    (IMPORT, 1, true),
+    ("tnt_silent_1", 1, false),
+    ("tnt_silent_20", 20, false),
+];
+/// The tenant that imports its products.
+pub const IMPORT: &str = "tnt_import";
 
 /// How long the history may take to catch up.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -108,7 +115,7 @@ impl Stack {
         let url = format!("http://{}/company/webhooks", self.service("shopery-api")?.address);
         for (number, endpoint) in endpoints.enumerate() {
             let webhook = serde_json::json!({
-                "name": format!("load {number}"), "url": endpoint, "events": ["order-created"], "isEnabled": true,
+                "name": format!("load {number}"), "url": endpoint, "events": ["order-created", "product-created"], "isEnabled": true,
             });
             let answer = client.post(&url).headers(headers.clone()).json(&webhook).send().await?;
             let (status, text) = (answer.status(), answer.text().await?);
@@ -124,6 +131,10 @@ impl Stack {
     pub fn tenant(&self, fan_out: usize, answers: bool) -> anyhow::Result<&Tenant> {
         let tenant = self.tenants.iter().find(|tenant| tenant.fan_out == fan_out && tenant.answers == answers);
         tenant.with_context(|| format!("no tenant has {fan_out} webhooks"))
+    }
+
+    pub fn tenant_named(&self, id: &str) -> anyhow::Result<&Tenant> {
+        self.tenants.iter().find(|tenant| tenant.id == id).with_context(|| format!("no tenant {id}"))
     }
 
     /// Every process whose CPU time a delivery is charged with.
