@@ -28,6 +28,7 @@ mod database;
 mod documents;
 mod endpoints;
 mod input;
+mod isolation;
 mod launcher;
 mod operations;
 mod recovery;
