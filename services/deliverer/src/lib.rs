@@ -4,6 +4,7 @@
 //! - [`endpoints`]: how much each endpoint gets of this deliverer, so that none delays the others.
 //! - [`breaker`], [`drain`], [`sweep`]: endpoints that do not keep up. Their jobs are parked; one timer for each sees
 //!   to them.
+//! - [`overdue`]: retries and timers that have not fired when they should have.
 //!
 //! Invariant: a job is acknowledged only after its retry, if one is due, is in RETRY and its outcome is in OUTCOMES.
 
@@ -12,6 +13,7 @@ mod breaker;
 mod deliver;
 mod drain;
 mod endpoints;
+mod overdue;
 mod sweep;
 
 use std::net::SocketAddr;
@@ -31,6 +33,7 @@ use crate::breaker::Breaker;
 use crate::deliver::Deliverer;
 use crate::drain::Drainer;
 use crate::endpoints::Endpoints;
+use crate::overdue::Overdue;
 use crate::sweep::Sweeper;
 
 /// Jobs that are held for each attempt that may be under way: most of those wait for their turn.
@@ -54,6 +57,7 @@ pub struct Config {
     schedule: RetrySchedule,
     breaker: breaker::Config,
     sweep: Duration,
+    overdue: overdue::Config,
     slots: usize,
 }
 
@@ -70,6 +74,7 @@ impl Config {
         let breaker = breaker::Config::read(env);
         let sweep =
             env.duration("SHOPERY_SWEEP_INTERVAL", "1m", "How often parked jobs without a timer are looked for");
+        let overdue = overdue::Config::read(env);
         let slots = env.number(
             "SHOPERY_SLOTS",
             "512",
@@ -84,6 +89,7 @@ impl Config {
             schedule: schedule?,
             breaker: breaker?,
             sweep: sweep?,
+            overdue: overdue?,
             slots: usize::try_from(slots?).ok()?,
         })
     }
@@ -124,6 +130,7 @@ pub async fn run(config: Config, runtime: Runtime) -> anyhow::Result<()> {
     };
     let workers = Arc::new(workers);
     let sweeper = Sweeper { queue: queue.clone(), circuits, breaker, interval: config.sweep };
+    let overdue = Overdue::new(queue.clone(), config.overdue, config.sweep, &runtime);
     // Each has places of its own: neither fresh jobs nor retries can take the other's.
     let fresh = Intake::open(&queue, topology::DELIVERER_FAST, held).await?;
     let bulk = Intake::open(&queue, topology::DELIVERER_BULK, BULK_HELD).await?;
@@ -132,7 +139,8 @@ pub async fn run(config: Config, runtime: Runtime) -> anyhow::Result<()> {
         work(fresh, workers.clone(), Lane::Fast),
         work(bulk, workers.clone(), Lane::Bulk),
         work(due, workers.clone(), Lane::Fast),
-        sweeper.run(&runtime.shutdown)
+        sweeper.run(&runtime.shutdown),
+        overdue.run(&runtime.shutdown),
     );
     // The last outcomes are published when nobody can add one any more.
     drop(workers);

@@ -32,4 +32,5 @@ pub use outcomes::{Outcomes, store_outcomes};
 pub use pacer::Pacer;
 pub use parked::{Parked, ParkedJob};
 pub use publish::{Dead, Outgoing, PublishError, Sent};
+pub use schedules::Schedule;
 pub use states::{RESTATED, State};

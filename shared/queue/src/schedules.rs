@@ -1,10 +1,35 @@
-//! A look at RETRY: what is scheduled on a subject.
+//! A look at RETRY: what is scheduled on a subject, and what is scheduled at all.
+//!
+//! The second is a batched direct get (ADR-31), which any replica of the stream answers. One that lags behind the leader
+//! may still show what has fired, so whoever acts on an answer lets the leader check it ([`Outgoing::only_after`]).
 
-use anyhow::Context as _;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
 use async_nats::jetstream::stream::LastRawMessageErrorKind;
+use async_nats::{HeaderMap, Message, StatusCode};
 use bytes::Bytes;
+use futures_util::StreamExt;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
-use crate::{Queue, topology};
+use crate::{Outgoing, PublishError, Queue, topology, trace};
+
+/// Schedules, and about so many bytes, that are read at a time.
+const PAGE: usize = 256;
+const PAGE_BYTES: usize = 4 * 1024 * 1024;
+const NEVER: OffsetDateTime = time::macros::datetime!(9999-12-31 0:00 UTC);
+/// What a broken connection has swallowed never comes.
+const READ_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A scheduled message that has not fired.
+#[derive(Debug)]
+pub struct Schedule {
+    pub sequence: u64,
+    pub stored_at: OffsetDateTime,
+    pub due_at: OffsetDateTime,
+    message: Outgoing,
+}
 
 impl Queue {
     /// The body of the schedule on this subject of RETRY, or `None` if it has fired. The leader answers, so what was
@@ -17,4 +42,59 @@ impl Queue {
             Err(error) => Err(error).context("cannot read RETRY"),
         }
     }
+
+    /// Some schedules from this place of RETRY on, in the order in which they were stored; none if there are no more.
+    pub async fn schedules(&self, from: u64) -> anyhow::Result<Vec<Schedule>> {
+        tokio::time::timeout(READ_TIMEOUT, self.read_schedules(from)).await.context("RETRY does not answer")?
+    }
+
+    async fn read_schedules(&self, from: u64) -> anyhow::Result<Vec<Schedule>> {
+        let inbox = self.client.new_inbox();
+        let mut answers = self.client.subscribe(inbox.clone()).await.context("cannot read RETRY")?;
+        let wanted = serde_json::json!({
+            "seq": from.max(1), "next_by_subj": "retry.>", "batch": PAGE, "max_bytes": PAGE_BYTES,
+        });
+        let subject = format!("$JS.API.DIRECT.GET.{}", topology::RETRY);
+        self.client.publish_with_reply(subject, inbox, wanted.to_string().into()).await.context("cannot read RETRY")?;
+        let mut schedules = Vec::new();
+        while let Some(answer) = answers.next().await {
+            match answer.status {
+                None => schedules.push(read(answer)?),
+                // 204 ends a page.
+                Some(StatusCode::NOT_FOUND) => return Ok(schedules),
+                Some(status) if status.as_u16() == 204 => return Ok(schedules),
+                Some(status) => bail!("RETRY answers {status}: {}", answer.description.unwrap_or_default()),
+            }
+        }
+        bail!("the connection was closed")
+    }
+
+    /// Publishes a schedule again, for the time that it had; one that is overdue fires at once. False if it has fired,
+    /// or was replaced, in the meantime.
+    pub async fn reschedule(&self, schedule: Schedule) -> Result<bool, PublishError> {
+        match self.publish(&schedule.message.only_after(schedule.sequence)).await {
+            Ok(_) => Ok(true),
+            Err(PublishError::Overtaken(_)) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+fn read(answer: Message) -> anyhow::Result<Schedule> {
+    let headers = answer.headers.unwrap_or_default();
+    let sequence = header(&headers, "Nats-Sequence")?.parse().context("RETRY gave no sequence")?;
+    let stored_at = OffsetDateTime::parse(header(&headers, "Nats-Time-Stamp")?, &Rfc3339)?;
+    let due = headers.get("Nats-Schedule").and_then(|due| due.as_str().strip_prefix("@at "));
+    // We write no other form; what has another is never overdue.
+    let due_at = due.and_then(|due| OffsetDateTime::parse(due, &Rfc3339).ok()).unwrap_or(NEVER);
+    let target = headers.get("Nats-Schedule-Target").map(|target| target.as_str().to_owned()).unwrap_or_default();
+    let mut message =
+        Outgoing::new(header(&headers, "Nats-Subject")?.to_owned(), answer.payload).scheduled(due_at, target);
+    let traceparent = headers.get(trace::TRACEPARENT).map(|value| (trace::TRACEPARENT, value.as_str().to_owned()));
+    message.headers.extend(traceparent);
+    Ok(Schedule { sequence, stored_at, due_at, message })
+}
+
+fn header<'a>(headers: &'a HeaderMap, name: &'static str) -> anyhow::Result<&'a str> {
+    Ok(headers.get(name).with_context(|| format!("a message of RETRY has no {name}"))?.as_str())
 }

@@ -140,6 +140,8 @@ fn streams(limits: &Limits) -> [Config; 8] {
             retention: RetentionPolicy::WorkQueue,
             discard: DiscardPolicy::Old,
             allow_message_schedules: true,
+            // For a look at schedules that have not fired.
+            allow_direct: true,
             allow_rollup: true,
             ..base(RETRY, &["retry.>", "due.>"])
         },
@@ -269,6 +271,7 @@ async fn ensure_stream(jetstream: &Context, wanted: Config) -> anyhow::Result<()
             config.max_consumers,
             config.duplicate_window,
             config.no_ack,
+            config.allow_direct,
         )
     };
     if limits(&found) != limits(&wanted) {

@@ -35,5 +35,6 @@ mod recovery;
 mod repeats;
 mod rules;
 mod stop;
+mod stuck;
 mod tenants;
 mod traces;
