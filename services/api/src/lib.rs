@@ -23,7 +23,7 @@ use anyhow::Context;
 use axum::Router;
 use secrecy::{ExposeSecret, SecretString};
 use shopery_http::{Access, Problem};
-use shopery_queue::{Directory, Queue};
+use shopery_queue::{Age, Directory, Queue, Waiting, topology, watch_ages};
 use shopery_runtime::service::About;
 use shopery_runtime::{Env, Runtime, Shutdown};
 use shopery_sender::Sender;
@@ -120,11 +120,21 @@ pub async fn run(config: Config, listener: TcpListener, runtime: Runtime) -> any
         .with_state(app)
         .merge(shopery_http::operations(&runtime));
     let routes = shopery_http::with_limits(routes, "api", &runtime);
+    let age = runtime.metrics.register(
+        "oldest_unrecorded_seconds",
+        "Age of the oldest outcomes that are not in the history yet; 0 if there are none",
+        Age::default(),
+    );
+    let ages = [(Waiting::At(topology::RECORDER), age)];
     tokio::try_join!(
         shopery_http::serve(listener, routes, &runtime.shutdown),
         recorder::run(&queue, store, publicist.clone(), &runtime),
         publicist.reconcile(&runtime.shutdown),
         recoverer.run(&runtime),
+        async {
+            watch_ages(&queue, &ages, &runtime.shutdown).await;
+            Ok(())
+        },
     )?;
     Ok(())
 }

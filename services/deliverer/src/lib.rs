@@ -20,8 +20,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use prometheus_client::metrics::family::Family;
 use shopery_model::{Lane, RetrySchedule};
-use shopery_queue::{Circuits, Directory, Intake, Outcomes, Pacer, Queue, subject, topology};
+use shopery_queue::{Age, Circuits, Directory, Intake, Outcomes, Pacer, Queue, Waiting, subject, topology, watch_ages};
 use shopery_runtime::service::About;
 use shopery_runtime::{Env, Runtime, Shutdown};
 use shopery_sender::Sender;
@@ -131,6 +132,7 @@ pub async fn run(config: Config, runtime: Runtime) -> anyhow::Result<()> {
     let workers = Arc::new(workers);
     let sweeper = Sweeper { queue: queue.clone(), circuits, breaker, interval: config.sweep };
     let overdue = Overdue::new(queue.clone(), config.overdue, config.sweep, &runtime);
+    let ages = ages(&runtime);
     // Each has places of its own: neither fresh jobs nor retries can take the other's.
     let fresh = Intake::open(&queue, topology::DELIVERER_FAST, held).await?;
     let bulk = Intake::open(&queue, topology::DELIVERER_BULK, BULK_HELD).await?;
@@ -141,12 +143,29 @@ pub async fn run(config: Config, runtime: Runtime) -> anyhow::Result<()> {
         work(due, workers.clone(), Lane::Fast),
         sweeper.run(&runtime.shutdown),
         overdue.run(&runtime.shutdown),
+        watch_ages(&queue, &ages, &runtime.shutdown),
     );
     // The last outcomes are published when nobody can add one any more.
     drop(workers);
     recording.await?;
     queue.client.flush().await.ok();
     Ok(())
+}
+
+/// How long the oldest job of each way here has waited.
+fn ages(runtime: &Runtime) -> [(Waiting, Age); 4] {
+    let undelivered = runtime.metrics.register(
+        "oldest_undelivered_seconds",
+        "Age of the oldest job by where it waits: a lane, due or parked; 0 if none does",
+        Family::<[(&'static str, &'static str); 1], Age>::default(),
+    );
+    [
+        ("fast", Waiting::At(topology::DELIVERER_FAST)),
+        ("bulk", Waiting::At(topology::DELIVERER_BULK)),
+        ("due", Waiting::At(topology::DELIVERER_DUE)),
+        ("parked", Waiting::Parked),
+    ]
+    .map(|(lane, waiting)| (waiting, undelivered.get_or_create(&[("lane", lane)]).clone()))
 }
 
 /// Whoever takes a message on.

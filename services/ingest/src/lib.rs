@@ -10,7 +10,7 @@ mod inbound;
 use std::net::SocketAddr;
 
 use shopery_http::Access;
-use shopery_queue::Queue;
+use shopery_queue::{Age, Queue, Waiting, topology, watch_ages};
 use shopery_runtime::service::About;
 use shopery_runtime::{Env, Runtime};
 use tokio::net::TcpListener;
@@ -45,10 +45,20 @@ pub async fn run(config: Config, listener: TcpListener, runtime: Runtime) -> any
     let acceptor = Acceptor::new(queue.clone(), &runtime);
     let routes = http::routes(acceptor.clone(), config.access).merge(shopery_http::operations(&runtime));
     let routes = shopery_http::with_limits(routes, "ingest", &runtime);
+    let age = runtime.metrics.register(
+        "oldest_unaccepted_seconds",
+        "Age of the oldest event in INBOUND that is not accepted yet; 0 if there is none",
+        Age::default(),
+    );
+    let ages = [(Waiting::At(topology::INGEST), age)];
     tokio::try_join!(
         shopery_http::serve(listener, routes, &runtime.shutdown),
         inbound::answer(queue.clone(), acceptor.clone(), &runtime.shutdown),
         inbound::forward(&queue, acceptor, &runtime.shutdown),
+        async {
+            watch_ages(&queue, &ages, &runtime.shutdown).await;
+            Ok(())
+        },
     )?;
     Ok(())
 }

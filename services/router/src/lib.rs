@@ -17,8 +17,9 @@ mod route;
 use std::sync::Arc;
 use std::time::Duration;
 
+use prometheus_client::metrics::family::Family;
 use shopery_model::Allowance;
-use shopery_queue::{Directory, Intake, Outcomes, Pacer, Queue, topology};
+use shopery_queue::{Age, Directory, Intake, Outcomes, Pacer, Queue, Waiting, topology, watch_ages};
 use shopery_runtime::service::About;
 use shopery_runtime::{Env, Runtime, Shutdown};
 use tokio_util::task::TaskTracker;
@@ -87,12 +88,28 @@ pub async fn run(config: Config, runtime: Runtime) -> anyhow::Result<()> {
     let router = Arc::new(router);
     let fresh = Intake::open(&queue, topology::ROUTER, SLOTS).await?;
     let deferred = Intake::open(&queue, topology::ROUTER_DEFERRED, DEFERRED_SLOTS).await?;
-    tokio::join!(route(fresh, &router, &runtime.shutdown), route(deferred, &router, &runtime.shutdown),);
+    let ages = ages(&runtime);
+    tokio::join!(
+        route(fresh, &router, &runtime.shutdown),
+        route(deferred, &router, &runtime.shutdown),
+        watch_ages(&queue, &ages, &runtime.shutdown),
+    );
     // The last outcomes are published when nobody can add one any more.
     drop(router);
     recording.await?;
     queue.client.flush().await.ok();
     Ok(())
+}
+
+/// How long the oldest event has waited, as it came and put off.
+fn ages(runtime: &Runtime) -> [(Waiting, Age); 2] {
+    let unrouted = runtime.metrics.register(
+        "oldest_unrouted_seconds",
+        "Age of the oldest event that is not routed, by whether it was put off; 0 if there is none",
+        Family::<[(&'static str, &'static str); 1], Age>::default(),
+    );
+    [("fast", Waiting::At(topology::ROUTER)), ("bulk", Waiting::At(topology::ROUTER_DEFERRED))]
+        .map(|(lane, waiting)| (waiting, unrouted.get_or_create(&[("lane", lane)]).clone()))
 }
 
 /// Publishing is begun in the order of the events; its end is awaited elsewhere.

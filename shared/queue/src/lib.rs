@@ -6,6 +6,7 @@
 //!
 //! Invariant: an input is acknowledged only after its output was. A crash repeats work and loses none.
 
+mod ages;
 mod circuits;
 mod config;
 mod directory;
@@ -22,6 +23,7 @@ pub mod subject;
 pub mod topology;
 pub mod trace;
 
+pub use ages::{Age, Waiting, watch_ages};
 pub use circuits::Circuits;
 pub use config::{Config, Queue};
 pub use directory::Directory;

@@ -172,7 +172,7 @@ fn streams(limits: &Limits) -> [Config; 8] {
 pub struct Consumer {
     pub stream: &'static str,
     pub name: &'static str,
-    filter: &'static str,
+    pub(crate) filter: &'static str,
     /// Messages pulled and not yet acknowledged, over all replicas.
     max_ack_pending: i64,
 }

@@ -3,9 +3,61 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use shopery_e2e::{Behaviour, Event, Service, Stack, token};
+use shopery_e2e::{Behaviour, Event, Service, Stack, token, wait};
 
 const SOON: Duration = Duration::from_secs(30);
+
+/// Waits until a metric of a service is as it should be.
+async fn metric(stack: &Stack, service: Service, name: &str, is_right: impl Fn(f64) -> bool) -> f64 {
+    let metrics = format!("{}/metrics", stack.url(service));
+    wait::until(&format!("the right {name}"), SOON, async || {
+        let text = reqwest::get(&metrics).await.map_err(|error| error.to_string())?.text().await.unwrap();
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+        match value {
+            Some(value) if is_right(value) => Ok(value),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_age_of_the_oldest_work_grows_while_it_waits_and_is_zero_when_there_is_none() {
+    // One attempt at a time, so that a job which waits for its turn stays where it is.
+    let mut stack = Stack::plan().env("SHOPERY_SLOTS", "1").env("SHOPERY_CIRCUIT_FAILURES", "1").start().await;
+    let client = stack.client("tnt_a");
+    let fast = "shopery_oldest_undelivered_seconds{lane=\"fast\"}";
+    let parked = "shopery_oldest_undelivered_seconds{lane=\"parked\"}";
+    let (unrouted, unrecorded) = ("shopery_oldest_unrouted_seconds{lane=\"fast\"}", "shopery_oldest_unrecorded_seconds");
+    for lane in ["fast", "bulk", "due", "parked"] {
+        let name = format!("shopery_oldest_undelivered_seconds{{lane=\"{lane}\"}}");
+        metric(&stack, Service::Deliverer, &name, |age| age == 0.0).await;
+    }
+    metric(&stack, Service::Ingest, "shopery_oldest_unaccepted_seconds", |age| age == 0.0).await;
+    metric(&stack, Service::Api, unrecorded, |age| age == 0.0).await;
+
+    // Nobody routes, then nobody takes what is routed; who comes back sees how long it has waited.
+    stack.merchant.behave("/a", Behaviour::Hang);
+    let webhook = client.create_webhook(&stack.merchant.url("/a"), &["*"]).await;
+    assert!(stack.stop(Service::Deliverer).await.success());
+    client.publish(&Event::order("1")).await.expect(202);
+    metric(&stack, Service::Router, unrouted, |age| age == 0.0).await;
+    let published = std::time::Instant::now();
+    stack.run(Service::Deliverer).await;
+    stack.merchant.wait_at("/a", 1, SOON).await;
+    let first = metric(&stack, Service::Deliverer, fast, |age| age > 0.0).await;
+    assert!(first < published.elapsed().as_secs_f64() + 2.0, "{first}");
+    // The endpoint never answers: the job is retried, and what comes behind it is parked.
+    client.publish(&Event::order("2")).await.expect(202);
+    let young = metric(&stack, Service::Deliverer, parked, |age| age > 0.0).await;
+    metric(&stack, Service::Deliverer, parked, |age| age > young + 4.0).await;
+    metric(&stack, Service::Deliverer, fast, |age| age == 0.0).await;
+
+    stack.merchant.behave("/a", Behaviour::Answer(200));
+    client.settled(&webhook, 2, SOON).await;
+    metric(&stack, Service::Deliverer, parked, |age| age == 0.0).await;
+    metric(&stack, Service::Api, unrecorded, |age| age == 0.0).await;
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_service_has_health_and_metrics() {

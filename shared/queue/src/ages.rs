@@ -1,0 +1,87 @@
+//! How long the oldest message of a queue has waited: the figure that grows when something stands still.
+
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use async_nats::jetstream::stream::LastRawMessageErrorKind;
+use prometheus_client::metrics::gauge::Gauge;
+use shopery_runtime::Shutdown;
+use time::OffsetDateTime;
+
+use crate::topology::{self, Consumer};
+use crate::{Parked, Queue};
+
+/// How often ages are looked at: two small requests for each.
+const INTERVAL: Duration = Duration::from_secs(5);
+
+/// In seconds.
+pub type Age = Gauge<f64, AtomicU64>;
+
+/// What may wait.
+#[derive(Debug, Clone, Copy)]
+pub enum Waiting {
+    /// Messages that a consumer has not acknowledged.
+    At(Consumer),
+    Parked,
+}
+
+/// Keeps gauges true until the drain begins. While NATS does not answer they stay as they are.
+pub async fn watch_ages(queue: &Queue, gauges: &[(Waiting, Age)], shutdown: &Shutdown) {
+    tokio::select! {
+        () = watch(queue, gauges) => {}
+        () = shutdown.draining() => {}
+    }
+}
+
+async fn watch(queue: &Queue, gauges: &[(Waiting, Age)]) {
+    loop {
+        for (waiting, gauge) in gauges {
+            match waiting.age(queue).await {
+                Ok(age) => drop(gauge.set(age.as_secs_f64())),
+                Err(error) => tracing::debug!(?waiting, "the age of the oldest message is not known: {error:#}"),
+            };
+        }
+        tokio::time::sleep(INTERVAL).await;
+    }
+}
+
+impl Waiting {
+    /// Zero if nothing waits.
+    async fn age(self, queue: &Queue) -> anyhow::Result<Duration> {
+        let since = match self {
+            Self::At(consumer) => consumer.oldest(queue).await?,
+            Self::Parked => Parked::oldest(queue).await?,
+        };
+        let age = since.map(|since| OffsetDateTime::now_utc() - since);
+        // The clocks of two machines may differ.
+        Ok(age.and_then(|age| Duration::try_from(age).ok()).unwrap_or_default())
+    }
+}
+
+impl Consumer {
+    /// Since when the oldest message that is not acknowledged is in the stream.
+    async fn oldest(&self, queue: &Queue) -> anyhow::Result<Option<OffsetDateTime>> {
+        let stream = queue.jetstream.get_stream_no_info(self.stream).await?;
+        let info = stream.consumer_info(self.name).await.with_context(|| format!("cannot look at {}", self.name))?;
+        if info.num_pending == 0 && info.num_ack_pending == 0 {
+            return Ok(None);
+        }
+        // All up to the floor are acknowledged.
+        let from = info.ack_floor.stream_sequence + 1;
+        match stream.get_first_raw_message_by_subject(self.filter, from).await {
+            Ok(message) => Ok(Some(message.time)),
+            Err(error) if matches!(error.kind(), LastRawMessageErrorKind::NoMessageFound) => Ok(None),
+            Err(error) => Err(error).with_context(|| format!("cannot read {}", self.stream)),
+        }
+    }
+}
+
+impl Parked {
+    /// Since when the oldest job is parked.
+    async fn oldest(queue: &Queue) -> anyhow::Result<Option<OffsetDateTime>> {
+        let parked = queue.jetstream.get_stream(topology::PARKED).await.context("cannot look at PARKED")?;
+        let state = &parked.cached_info().state;
+        Ok((state.messages > 0).then_some(state.first_timestamp))
+    }
+}
