@@ -12,7 +12,9 @@ use tokio::process::Command;
 
 use crate::process::tail;
 use crate::publisher::Credentials;
-use crate::{Client, Folder, Merchant, Process, Publisher, Signal, parts, ports, postgres::Postgres, token, wait};
+use crate::{
+    Client, Folder, Merchant, Metrics, Process, Publisher, Signal, parts, ports, postgres::Postgres, token, wait,
+};
 
 const START: Duration = Duration::from_secs(60);
 const STOP: Duration = Duration::from_secs(40);
@@ -264,6 +266,40 @@ impl Stack {
         let status = self.process(service).exit(STOP).await;
         self.services.remove(&service);
         status
+    }
+
+    pub async fn metrics(&self, service: Service) -> Metrics {
+        Metrics::of(&self.url(service)).await.unwrap()
+    }
+
+    /// Waits until all work has come to its end: no stream holds any, and nothing has moved between two looks.
+    pub async fn at_rest(&self, deadline: Duration) {
+        let jetstream = async_nats::jetstream::new(self.operator().await);
+        let look = async || -> Result<(u64, u64, String), async_nats::Error> {
+            let (mut waiting, mut last) = (0, 0);
+            let mut seen = String::new();
+            for name in ["INBOUND", "EVENTS", "JOBS", "RETRY", "PARKED", "OUTCOMES"] {
+                let stream = jetstream.get_stream(name).await?;
+                let state = &stream.cached_info().state;
+                let waits = if name == "EVENTS" {
+                    let router = stream.consumer_info("router").await?;
+                    router.num_pending + router.num_ack_pending as u64
+                } else {
+                    state.messages
+                };
+                waiting += waits;
+                last += state.last_sequence;
+                seen += &format!("{name} {waits} ");
+            }
+            Ok((waiting, last, seen))
+        };
+        let mut before = None;
+        wait::until("all work to come to its end", deadline, async || {
+            let (waiting, last, seen) = look().await.map_err(|error| error.to_string())?;
+            let is_still = before.replace(last) == Some(last);
+            if waiting == 0 && is_still { Ok(()) } else { Err(seen) }
+        })
+        .await;
     }
 
     pub async fn start_nats(&mut self) {

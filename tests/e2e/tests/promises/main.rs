@@ -20,6 +20,7 @@ macro_rules! on_both_databases {
     };
 }
 
+mod accounting;
 mod back_pressure;
 mod broken;
 mod control_plane;
@@ -27,6 +28,8 @@ mod crashes;
 mod database;
 mod documents;
 mod endpoints;
+mod faults;
+mod flapping;
 mod input;
 mod isolation;
 mod launcher;

@@ -3,17 +3,14 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use shopery_e2e::{Behaviour, Event, Service, Stack, token, wait};
+use shopery_e2e::{Behaviour, Event, Metrics, Service, Stack, token, wait};
 
 const SOON: Duration = Duration::from_secs(30);
 
 /// Waits until a metric of a service is as it should be.
 async fn metric(stack: &Stack, service: Service, name: &str, is_right: impl Fn(f64) -> bool) -> f64 {
-    let metrics = format!("{}/metrics", stack.url(service));
     wait::until(&format!("the right {name}"), SOON, async || {
-        let text = reqwest::get(&metrics).await.map_err(|error| error.to_string())?.text().await.unwrap();
-        let value = text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
-        match value {
+        match Metrics::of(&stack.url(service)).await?.value(name) {
             Some(value) if is_right(value) => Ok(value),
             other => Err(format!("{other:?}")),
         }

@@ -46,7 +46,6 @@ async fn a_retry_that_the_server_could_not_fire_is_published_again_and_fires_at_
     let history = client.settled(&webhook, 1, SOON).await;
     assert_eq!((&history[0]["state"], history[0]["attemptCount"].as_i64()), (&"delivered".into(), Some(2)));
     wait::until_true("RETRY to be empty", SOON, async || waiting().await == 0).await;
-    let metrics =
-        reqwest::get(format!("{}/metrics", stack.url(Service::Deliverer))).await.unwrap().text().await.unwrap();
-    assert!(metrics.contains("shopery_overdue_schedules_total 1"), "{metrics}");
+    let found = stack.metrics(Service::Deliverer).await.value("shopery_overdue_schedules_total");
+    assert_eq!(found, Some(1.0));
 }
