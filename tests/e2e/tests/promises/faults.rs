@@ -56,11 +56,11 @@ impl Fault {
                 stack.kill_nats().await;
             }
         }
-        // How long it is away, in what publishers do meanwhile.
-        if self.spares_ingest() {
-            burst.progress(1 + random.below(200)).await;
-        } else {
-            burst.setbacks(1 + random.below(40)).await;
+        // How long it is away, in what publishers do meanwhile. Without NATS they are told only after five seconds.
+        match self {
+            Self::Nats | Self::NatsAnd(_) => burst.setbacks(1 + random.below(6)).await,
+            _ if self.spares_ingest() => burst.progress(1 + random.below(200)).await,
+            _ => burst.setbacks(1 + random.below(40)).await,
         }
         match self {
             Self::One(service) => stack.run(service).await,
