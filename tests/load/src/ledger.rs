@@ -162,6 +162,16 @@ impl Sheet {
         self.arrived.load(Ordering::Acquire)
     }
 
+    /// The numbers of the events in the order in which they arrived at the first endpoint.
+    pub fn order(&self) -> Vec<usize> {
+        let mut arrived: Vec<_> = (self.arrivals.iter().step_by(self.fan_out).enumerate())
+            .map(|(number, arrival)| (arrival.at.load(Ordering::Relaxed), number))
+            .filter(|(at, _)| *at > 0)
+            .collect();
+        arrived.sort_unstable();
+        arrived.into_iter().map(|(_, number)| number).collect()
+    }
+
     /// How many events it has place for.
     pub fn size(&self) -> usize {
         self.published.len()

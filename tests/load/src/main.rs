@@ -5,16 +5,19 @@
 //! - [`sink`]: the endpoint that webhooks point at; [`publish`]: the services that publish events; both in this process.
 //! - [`ledger`]: when each event was published and each delivery arrived; [`payload`]: what is in them.
 //! - [`measure`]: CPU, memory, percentiles; [`raw`]: the POSTs of row (a).
+//! - [`retries`] and [`parked`]: what waits in rows (f) and (g).
 //! - [`rows`]: the rows, one by one; [`report`] and [`table`]: what they say.
 
 mod ledger;
 mod machine;
 mod measure;
 mod options;
+mod parked;
 mod payload;
 mod publish;
 mod raw;
 mod report;
+mod retries;
 mod rows;
 mod service;
 mod sink;

@@ -20,7 +20,7 @@ pub struct Options {
     /// Events a second in row d.
     #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub rate: u32,
-    /// How long row d, each line of row e and the first of row h are measured, row d after 3 seconds of warm-up.
+    /// How long row d, each line of row e and the others' lines without an end of their own are measured, row d after 3 seconds of warm-up.
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=600))]
     pub rate_seconds: u64,
     /// Requests in flight at a time: to the sink in row a, to ingest in row b; an eighth of it in batches, four times
@@ -30,6 +30,12 @@ pub struct Options {
     /// Deliveries on their way at a time in a throughput row; publishers wait for arrivals beyond. 0 is no bound.
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(0..=10_000_000))]
     pub backlog: u32,
+    /// Retries that wait in row f.
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(100..=2_000_000))]
+    pub pending: u32,
+    /// Jobs that are parked in row g.
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(100..=2_000_000))]
+    pub parked: u32,
     /// Products that are imported in one go in row h.
     #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1000..=1_000_000))]
     pub import: u32,
@@ -53,6 +59,10 @@ pub enum Row {
     D,
     /// A healthy tenant alone, and beside tenants whose endpoints never answer
     E,
+    /// A healthy tenant alone, and beside many pending retries, which then fire after a restart of NATS
+    F,
+    /// A healthy tenant alone, and while another's parked jobs drain
+    G,
     /// A quiet tenant alone, and beside one that imports its products
     H,
 }
@@ -65,6 +75,8 @@ impl Row {
             Self::C => 'c',
             Self::D => 'd',
             Self::E => 'e',
+            Self::F => 'f',
+            Self::G => 'g',
             Self::H => 'h',
         }
     }
@@ -77,7 +89,7 @@ impl Options {
 
     /// Whether a row needs the services.
     pub fn wants_services(&self) -> bool {
-        [Row::B, Row::C, Row::D, Row::E, Row::H].into_iter().any(|row| self.wants(row))
+        [Row::B, Row::C, Row::D, Row::E, Row::F, Row::G, Row::H].into_iter().any(|row| self.wants(row))
     }
 }
 

@@ -87,7 +87,7 @@ pub fn targets(findings: &Findings) -> Vec<Target> {
         }
     }
     // Of each of these rows the first line is the tenant alone.
-    for row in [Row::E, Row::H] {
+    for row in [Row::E, Row::F, Row::G, Row::H] {
         let mut lines = findings.lines.iter().filter(|line| line.row == row && !line.is_load);
         let Some(alone) = lines.next().and_then(|line| line.tally.latency) else { continue };
         for (line, latency) in lines.filter_map(|line| Some((line, line.tally.latency?))) {
@@ -95,6 +95,10 @@ pub fn targets(findings: &Findings) -> Vec<Target> {
             let what = format!("{}: {}: p99 <= 2x alone", row.letter(), line.name);
             judge(what, format!("{ratio:.2}x"), ratio <= BESIDE_FACTOR);
         }
+    }
+    for line in &findings.lines {
+        let Some(displaced) = line.displaced else { continue };
+        judge(format!("{}: {}: 0 out of order", line.row.letter(), line.name), displaced.to_string(), displaced == 0);
     }
     judge("lost 0".to_owned(), lost(findings).to_string(), lost(findings) == 0);
     targets
@@ -222,6 +226,7 @@ pub fn json(options: &Options, findings: &Findings) -> Value {
             "duplicated": line.tally.repeats,
             "cpuMicrosPerDelivery": cpu * 1e6,
             "peakRssBytes": line.peak_memory(),
+            "outOfOrder": line.displaced,
             "sinkConnections": line.connections,
             "rateToRaw": raw.map(|raw| rate / raw.deliveries_per_second()),
             "cpuToRaw": raw.map(|raw| cpu / raw.cpu_per_delivery().as_secs_f64()),

@@ -10,9 +10,11 @@ use shopery_local::tls::Authority;
 use crate::ledger::{Ledger, Sheet, Tally};
 use crate::measure::{self, Percentiles};
 use crate::options::{Options, Row};
+use crate::parked;
 use crate::payload::Kind;
 use crate::publish::{self, Lane};
 use crate::raw;
+use crate::retries::{self, Window};
 use crate::sink::Sink;
 use crate::stack::{self, Stack, Tenant};
 
@@ -22,7 +24,7 @@ const MAX_RATE: usize = 100_000;
 /// unfinished work is repeated.
 const SILENCE: Duration = Duration::from_secs(45);
 const WARM_UP: Duration = Duration::from_secs(1);
-const RATE_WARM_UP_SECONDS: u32 = 3;
+const RATE_WARM_UP: Duration = Duration::from_secs(3);
 /// Connections of the publishers of row d: more than are ever busy at its rate.
 const RATE_LANES: usize = 32;
 const BATCH: usize = 100;
@@ -35,8 +37,12 @@ const QUIET_RATE: u32 = 10;
 /// Products in one request of the import, and its requests at a time.
 const IMPORT_BATCH: usize = 1000;
 const IMPORT_LANES: usize = 4;
-/// How long the import may take at most.
-const IMPORT_PATIENCE: Duration = Duration::from_secs(300);
+/// How long the import, or the draining of what was parked, may take at most.
+const LONG: Duration = Duration::from_secs(1200);
+/// A drain may send so many at once, after a probe that takes one of the eight oldest.
+const UNORDERED: usize = 64 + 8;
+/// How long an endpoint that is back may wait for a probe; the pause between two grows to five minutes and a fifth.
+const PROBE: Duration = Duration::from_secs(6 * 60);
 /// This process, in which publishers and sink run.
 pub const LOADER: &str = "load";
 
@@ -46,6 +52,8 @@ pub struct Line {
     pub name: String,
     /// What others are measured beside; no target is about its latency.
     pub is_load: bool,
+    /// Arrivals that came out of order, where an order is promised.
+    pub displaced: Option<usize>,
     pub sheet: Arc<Sheet>,
     pub tally: Tally,
     /// By process, the loader last.
@@ -140,6 +148,12 @@ impl Bench<'_> {
         if self.options.wants(Row::D) {
             self.latency(stack).await?;
         }
+        if self.options.wants(Row::F) {
+            self.retries(stack).await?;
+        }
+        if self.options.wants(Row::G) {
+            self.parked(stack).await?;
+        }
         if self.options.wants(Row::H) {
             self.import(stack).await?;
         }
@@ -200,13 +214,12 @@ impl Bench<'_> {
     async fn latency(&mut self, stack: &mut Stack) -> anyhow::Result<()> {
         let rate = self.options.rate;
         eprintln!("row d: latency at {rate} events/s");
-        let events = |seconds| usize::try_from(u64::from(rate) * seconds);
-        let warm = self.ledger.open(events(RATE_WARM_UP_SECONDS.into())?, 1, None)?;
+        let warm = self.ledger.open(events(rate, RATE_WARM_UP)?, 1, None)?;
         let lanes = self.lanes(stack, Way::Http { batch: 1 }, 1, RATE_LANES).await?;
         publish::at_rate(rate, |_| true, lanes, &warm).await?;
         arrived(&warm, SILENCE).await;
 
-        let sheet = self.ledger.open(events(self.options.rate_seconds)?, 1, None)?;
+        let sheet = self.ledger.open(events(rate, Duration::from_secs(self.options.rate_seconds))?, 1, None)?;
         let lanes = self.lanes(stack, Way::Http { batch: 1 }, 1, RATE_LANES).await?;
         let meter = Meter::start(stack.processes(), &self.sink)?;
         let late = publish::at_rate(rate, |_| true, lanes, &sheet).await?;
@@ -226,6 +239,69 @@ impl Bench<'_> {
         self.for_a_while(stack, Row::E, BESIDE_RATE, how).await
     }
 
+    /// A healthy tenant, alone and beside retries that wait; then NATS is started anew, and all of them have to come.
+    async fn retries(&mut self, stack: &mut Stack) -> anyhow::Result<()> {
+        eprintln!("row f: {BESIDE_RATE}/s alone");
+        self.for_a_while(stack, Row::F, BESIDE_RATE, "alone").await?;
+        let count = usize::try_from(self.options.pending)?;
+        let window = Window::of(count, Duration::from_secs(self.options.rate_seconds));
+        eprintln!("row f: {BESIDE_RATE}/s beside {count} pending retries");
+        let sheet = self.ledger.open(count, 1, None)?;
+        retries::publish(stack, stack.tenant_named(stack::RETRIES)?, &sheet, window).await?;
+        self.for_a_while(stack, Row::F, BESIDE_RATE, &format!("beside {count} pending retries")).await?;
+        if let Some(early) = Some(sheet.arrivals()).filter(|early| *early > 0) {
+            bail!("{early} retries came before they were to: publishing or measuring took longer than was planned");
+        }
+        let took = stack.restart_nats().await?;
+        eprintln!("row f: NATS was started anew in {:.1} s; the retries are due now and then", took.as_secs_f64());
+        let meter = Meter::start(stack.processes(), &self.sink)?;
+        tokio::time::sleep_until(window.start.into()).await;
+        let name = format!("{count} retries over {} s, after a restart", window.length.as_secs());
+        self.finish(stack, meter, Row::F, name, sheet, None).await?;
+        self.mark_load(None);
+        Ok(())
+    }
+
+    /// A healthy tenant, alone and while what another's endpoint has missed is sent to it.
+    async fn parked(&mut self, stack: &mut Stack) -> anyhow::Result<()> {
+        eprintln!("row g: {BESIDE_RATE}/s alone");
+        self.for_a_while(stack, Row::G, BESIDE_RATE, "alone").await?;
+        let count = usize::try_from(self.options.parked)?;
+        eprintln!("row g: {count} events for an endpoint that is away");
+        let tenant = stack.tenant_named(stack::PARKED)?;
+        let ingest = stack.service("shopery-ingest")?.address;
+        // First a few, so that all of the others find the circuit open.
+        let few = self.ledger.open(BATCH, 1, None)?;
+        let missed = self.ledger.open(count, 1, None)?;
+        let lane = Lane::http(ingest, &tenant.headers).await?;
+        let importer = Lane::http(ingest, &tenant.headers).await?;
+        publish::until(Instant::now() + LONG, vec![lane], 1, &few).await?;
+        parked::hold(stack, BATCH).await?;
+        publish::until(Instant::now() + LONG, vec![importer], IMPORT_BATCH, &missed).await?;
+        parked::hold(stack, BATCH + count).await?;
+        let lay = parked::order(stack, &missed).await?;
+
+        eprintln!("row g: the endpoint is back");
+        self.sink.open_gate();
+        if !began(&missed, PROBE).await {
+            bail!("no deliverer has looked at the endpoint for {} s", PROBE.as_secs());
+        }
+        // What counts is how long it takes from here.
+        let now = Instant::now();
+        (0..count).for_each(|number| missed.publish(number, now));
+        let sheet = self.ledger.open(events(BESIDE_RATE, LONG)?, 1, None)?;
+        let lanes = self.lanes(stack, Way::Http { batch: 1 }, 1, RATE_LANES).await?;
+        let (meter, beside) = (Meter::start(stack.processes(), &self.sink)?, missed.clone());
+        let late = publish::at_rate(BESIDE_RATE, move |_| beside.arrivals() < count, lanes, &sheet).await?;
+        let all = arrived(&sheet, SILENCE).await && arrived(&missed, SILENCE).await;
+        let name = format!("{BESIDE_RATE}/s while {count} parked jobs are sent");
+        self.lines.push(meter.line(Row::G, name, sheet, late, &self.sink)?);
+        let displaced = parked::displaced(&lay, &missed.order(), UNORDERED);
+        self.lines.push(meter.line(Row::G, format!("the {count} parked jobs"), missed, None, &self.sink)?);
+        self.mark_load(Some(displaced));
+        if all { stack.settled().await } else { stack.check_alive() }
+    }
+
     /// A quiet tenant, alone and then for as long as another imports its products, until the last is delivered.
     async fn import(&mut self, stack: &mut Stack) -> anyhow::Result<()> {
         eprintln!("row h: {QUIET_RATE}/s alone");
@@ -239,28 +315,31 @@ impl Bench<'_> {
             importers.push(Lane::http(ingest, &tenant.headers).await?);
         }
         let products = self.ledger.open_of(Kind::Product, count, tenant.fan_out, None)?;
-        let seconds = usize::try_from(IMPORT_PATIENCE.as_secs())?;
-        let sheet = self.ledger.open(seconds * usize::try_from(QUIET_RATE)?, 1, None)?;
+        let sheet = self.ledger.open(events(QUIET_RATE, LONG)?, 1, None)?;
         let lanes = self.lanes(stack, Way::Http { batch: 1 }, 1, RATE_LANES).await?;
         let (meter, beside) = (Meter::start(stack.processes(), &self.sink)?, products.clone());
         let (late, ()) = tokio::try_join!(
             publish::at_rate(QUIET_RATE, move |_| beside.arrivals() < count, lanes, &sheet),
-            publish::until(Instant::now() + IMPORT_PATIENCE, importers, IMPORT_BATCH, &products),
+            publish::until(Instant::now() + LONG, importers, IMPORT_BATCH, &products),
         )?;
         let name = format!("{QUIET_RATE}/s beside an import");
         let (quiet, import) = (arrived(&sheet, SILENCE).await, arrived(&products, SILENCE).await);
         self.lines.push(meter.line(Row::H, name, sheet, late, &self.sink)?);
         self.lines.push(meter.line(Row::H, format!("the import of {count} products"), products, None, &self.sink)?);
-        if let Some(line) = self.lines.last_mut() {
-            line.is_load = true;
-        }
+        self.mark_load(None);
         if quiet && import { stack.settled().await } else { stack.check_alive() }
+    }
+
+    /// The last line is what others are measured beside.
+    fn mark_load(&mut self, displaced: Option<usize>) {
+        if let Some(line) = self.lines.last_mut() {
+            (line.is_load, line.displaced) = (true, displaced);
+        }
     }
 
     /// A tenant at a fixed rate, beside whatever goes on.
     async fn for_a_while(&mut self, stack: &mut Stack, row: Row, rate: u32, how: &str) -> anyhow::Result<()> {
-        let events = usize::try_from(u64::from(rate) * self.options.rate_seconds)?;
-        let sheet = self.ledger.open(events, 1, None)?;
+        let sheet = self.ledger.open(events(rate, Duration::from_secs(self.options.rate_seconds))?, 1, None)?;
         let lanes = self.lanes(stack, Way::Http { batch: 1 }, 1, RATE_LANES).await?;
         let meter = Meter::start(stack.processes(), &self.sink)?;
         let late = publish::at_rate(rate, |_| true, lanes, &sheet).await?;
@@ -322,6 +401,10 @@ impl Bench<'_> {
     }
 }
 
+fn events(rate: u32, time: Duration) -> anyhow::Result<usize> {
+    Ok(usize::try_from(u64::from(rate) * time.as_secs())?)
+}
+
 /// Waits until all that was published has arrived; false when nothing has for `silence`.
 async fn arrived(sheet: &Sheet, silence: Duration) -> bool {
     let (mut seen, mut since) = (0, Instant::now());
@@ -334,6 +417,15 @@ async fn arrived(sheet: &Sheet, silence: Duration) -> bool {
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
     true
+}
+
+/// Waits until something of a sheet has arrived.
+async fn began(sheet: &Sheet, patience: Duration) -> bool {
+    let deadline = Instant::now() + patience;
+    while sheet.arrivals() == 0 && Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    sheet.arrivals() > 0
 }
 
 /// Measures processes, this one too, from its start until a line is made of it.
@@ -365,6 +457,6 @@ impl Meter {
         };
         let shares = self.processes.iter().zip(&self.cpu).map(share).collect::<Result<_, _>>()?;
         let connections = sink.connections() - self.connections;
-        Ok(Line { row, name, is_load: false, tally: sheet.tally(), sheet, shares, connections, late })
+        Ok(Line { row, name, is_load: false, displaced: None, tally: sheet.tally(), sheet, shares, connections, late })
     }
 }

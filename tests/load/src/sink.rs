@@ -4,7 +4,7 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use anyhow::Context;
 use bytes::Bytes;
@@ -12,7 +12,7 @@ use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Request, Response};
+use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use shopery_local::tls::Authority;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -28,6 +28,7 @@ pub struct Sink {
     /// The same without TLS, for comparison.
     pub plain: SocketAddr,
     connections: Arc<AtomicU64>,
+    gate: Arc<AtomicBool>,
     /// Stops with the sink.
     _listeners: JoinSet<()>,
 }
@@ -36,15 +37,21 @@ impl Sink {
     pub async fn start(authority: &Authority, ledger: Arc<Ledger>) -> anyhow::Result<Self> {
         let tls = TlsAcceptor::from(authority.server_config(&["127.0.0.1"], &[b"http/1.1"])?);
         let connections = Arc::new(AtomicU64::new(0));
+        let gate = Arc::new(AtomicBool::new(false));
         let mut listeners = JoinSet::new();
         let mut listen = async |tls: Option<TlsAcceptor>| {
             let listener = TcpListener::bind("127.0.0.1:0").await.context("cannot listen on loopback")?;
             let address = listener.local_addr()?;
-            listeners.spawn(accept(listener, tls, ledger.clone(), connections.clone()));
+            listeners.spawn(accept(
+                listener,
+                tls,
+                Endpoint { ledger: ledger.clone(), gate: gate.clone() },
+                connections.clone(),
+            ));
             anyhow::Ok(address)
         };
         let (secure, plain) = (listen(Some(tls)).await?, listen(None).await?);
-        Ok(Self { secure, plain, connections, _listeners: listeners })
+        Ok(Self { secure, plain, connections, gate, _listeners: listeners })
     }
 
     /// The endpoint with this number; each of a tenant's webhooks has one.
@@ -57,6 +64,15 @@ impl Sink {
         format!("https://{}/silent/{webhook}", self.secure)
     }
 
+    /// An endpoint that answers 503 and notes nothing until [`open_gate`](Self::open_gate).
+    pub fn gated_url(&self, webhook: usize) -> String {
+        format!("https://{}/gate/{webhook}", self.secure)
+    }
+
+    pub fn open_gate(&self) {
+        self.gate.store(true, Ordering::Relaxed);
+    }
+
     pub fn plain_url(&self, webhook: usize) -> String {
         format!("http://{}/hook/{webhook}", self.plain)
     }
@@ -67,7 +83,15 @@ impl Sink {
     }
 }
 
-async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, ledger: Arc<Ledger>, connections: Arc<AtomicU64>) {
+/// What the paths have in common.
+#[derive(Clone)]
+struct Endpoint {
+    ledger: Arc<Ledger>,
+    /// Whether what is behind it works.
+    gate: Arc<AtomicBool>,
+}
+
+async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, endpoint: Endpoint, connections: Arc<AtomicU64>) {
     let mut open = JoinSet::new();
     loop {
         tokio::select! {
@@ -75,33 +99,33 @@ async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, ledger: Arc<Led
                 // A connection that was gone before it was accepted is not ours to judge.
                 let Ok((stream, _)) = accepted else { continue };
                 connections.fetch_add(1, Ordering::Relaxed);
-                open.spawn(greet(stream, tls.clone(), ledger.clone()));
+                open.spawn(greet(stream, tls.clone(), endpoint.clone()));
             }
             Some(_) = open.join_next() => {}
         }
     }
 }
 
-async fn greet(stream: TcpStream, tls: Option<TlsAcceptor>, ledger: Arc<Ledger>) {
+async fn greet(stream: TcpStream, tls: Option<TlsAcceptor>, endpoint: Endpoint) {
     let _ = stream.set_nodelay(true);
     match tls {
-        None => serve(stream, ledger).await,
+        None => serve(stream, endpoint).await,
         // A failed handshake shows at the sender, as a delivery that does not arrive.
         Some(tls) => {
             if let Ok(stream) = tls.accept(stream).await {
-                serve(stream, ledger).await;
+                serve(stream, endpoint).await;
             }
         }
     }
 }
 
-async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin + Send, ledger: Arc<Ledger>) {
-    let service = service_fn(|request| receive(request, &ledger));
+async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin + Send, endpoint: Endpoint) {
+    let service = service_fn(|request| receive(request, &endpoint));
     // The sender may close whenever it likes.
     let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
 }
 
-async fn receive(mut request: Request<Incoming>, ledger: &Ledger) -> Result<Response<Empty<Bytes>>, Infallible> {
+async fn receive(mut request: Request<Incoming>, endpoint: &Endpoint) -> Result<Response<Empty<Bytes>>, Infallible> {
     let mut bytes = 0;
     while let Some(Ok(frame)) = request.body_mut().frame().await {
         bytes += frame.data_ref().map_or(0, Bytes::len);
@@ -109,8 +133,13 @@ async fn receive(mut request: Request<Incoming>, ledger: &Ledger) -> Result<Resp
     if request.uri().path().starts_with("/silent/") {
         std::future::pending::<()>().await;
     }
+    if request.uri().path().starts_with("/gate/") && !endpoint.gate.load(Ordering::Relaxed) {
+        let mut answer = Response::new(Empty::new());
+        *answer.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+        return Ok(answer);
+    }
     let header = |name| request.headers().get(name).map(hyper::header::HeaderValue::as_bytes).unwrap_or_default();
     let webhook = request.uri().path().rsplit('/').next().and_then(|number| number.parse().ok()).unwrap_or(usize::MAX);
-    ledger.arrived(header("x-shopery-event-id"), webhook, header("webhook-id"), bytes);
+    endpoint.ledger.arrived(header("x-shopery-event-id"), webhook, header("webhook-id"), bytes);
     Ok(Response::new(Empty::new()))
 }

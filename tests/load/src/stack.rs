@@ -11,21 +11,27 @@ use hyper::HeaderMap;
 use hyper::header::HeaderValue;
 use shopery_local::nats_server::{self, NatsServer, Publisher};
 use shopery_local::tls::Authority;
-use shopery_model::EndpointSecret;
+use shopery_model::{EndpointSecret, WebhookId};
 
 use crate::service::{self, Service};
 use crate::sink::Sink;
 
 /// Tenants, how many webhooks each has for the events that we publish, and whether their endpoints answer.
-const TENANTS: [(&str, usize, bool); 5] = [
+const TENANTS: [(&str, usize, bool); 7] = [
     ("tnt_load_1", 1, true),
     ("tnt_load_5", 5, true),
     (IMPORT, 1, true),
+    (RETRIES, 1, true),
+    (PARKED, 1, true),
     ("tnt_silent_1", 1, false),
     ("tnt_silent_20", 20, false),
 ];
 /// The tenant that imports its products.
 pub const IMPORT: &str = "tnt_import";
+/// The tenant whose retries wait.
+pub const RETRIES: &str = "tnt_retries";
+/// The tenant whose endpoint is away until the sink opens its gate.
+pub const PARKED: &str = "tnt_parked";
 
 /// How long the history may take to catch up.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -34,9 +40,10 @@ pub struct Stack {
     // In the order in which they are dropped.
     services: Vec<Service>,
     nats_server: NatsServer,
+    nats_options: nats_server::Options,
     _directory: Directory,
     pub tenants: Vec<Tenant>,
-    admin: async_nats::jetstream::Context,
+    pub admin: async_nats::jetstream::Context,
     nats_version: String,
 }
 
@@ -49,6 +56,7 @@ pub struct Tenant {
     /// `Authorization` and `X-tenant-ID`.
     pub headers: HeaderMap,
     pub nats: async_nats::Client,
+    pub webhooks: Vec<WebhookId>,
 }
 
 impl Stack {
@@ -58,7 +66,7 @@ impl Stack {
         let secret = random()?;
         let (user, password) = ("shopery".to_owned(), random()?);
         let publishers = TENANTS.map(|(tenant, ..)| (tenant, random()));
-        let nats_options = nats_server::Options {
+        let mut nats_options = nats_server::Options {
             binary: nats_binary().await?,
             store: directory.path.join("nats"),
             port: None,
@@ -67,6 +75,9 @@ impl Stack {
         };
         let nats_server = NatsServer::start(&nats_options).await?;
         let nats_url = nats_server.url();
+        // Should it be started again, it has to be found again.
+        nats_options.port = Some(nats_server.port());
+        let publishers = nats_options.publishers.clone();
         let connect = ConnectOptions::with_user_and_password(user.clone(), password.clone());
         let admin = connect.name("load").connect(&nats_url).await.context("cannot connect to NATS")?;
 
@@ -89,19 +100,24 @@ impl Stack {
         let services = service::NAMES.into_iter().map(start).collect::<Result<_, _>>()?;
         let nats_version = admin.server_info().version;
         let admin = async_nats::jetstream::new(admin);
-        let mut stack = Self { services, nats_server, _directory: directory, tenants: vec![], admin, nats_version };
+        let (tenants, _directory) = (vec![], directory);
+        let mut stack = Self { services, nats_server, nats_options, _directory, tenants, admin, nats_version };
         for service in &mut stack.services {
             service.ready(client).await?;
         }
-        for ((id, fan_out, answers), publisher) in TENANTS.into_iter().zip(nats_options.publishers) {
+        for ((id, fan_out, answers), publisher) in TENANTS.into_iter().zip(publishers) {
             let headers = credentials(id, &secret)?;
-            let url = |number| if answers { sink.url(number) } else { sink.silent_url(number) };
-            stack.create_webhooks(client, &headers, (0..fan_out).map(url)).await?;
+            let url = |number| match (id, answers) {
+                (PARKED, _) => sink.gated_url(number),
+                (_, true) => sink.url(number),
+                (_, false) => sink.silent_url(number),
+            };
+            let webhooks = stack.create_webhooks(client, &headers, (0..fan_out).map(url)).await?;
             let connect = ConnectOptions::with_user_and_password(publisher.user, publisher.password)
                 .custom_inbox_prefix(publisher.inbox_prefix)
                 .request_timeout(Some(PATIENCE));
             let nats = connect.connect(&nats_url).await.context("a publisher cannot connect to NATS")?;
-            stack.tenants.push(Tenant { id, fan_out, answers, headers, nats });
+            stack.tenants.push(Tenant { id, fan_out, answers, headers, nats, webhooks });
         }
         Ok(stack)
     }
@@ -111,7 +127,8 @@ impl Stack {
         client: &reqwest::Client,
         headers: &HeaderMap,
         endpoints: impl Iterator<Item = String>,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<Vec<WebhookId>> {
+        let mut created = vec![];
         let url = format!("http://{}/company/webhooks", self.service("shopery-api")?.address);
         for (number, endpoint) in endpoints.enumerate() {
             let webhook = serde_json::json!({
@@ -120,8 +137,11 @@ impl Stack {
             let answer = client.post(&url).headers(headers.clone()).json(&webhook).send().await?;
             let (status, text) = (answer.status(), answer.text().await?);
             ensure!(status == reqwest::StatusCode::CREATED, "cannot create a webhook: {status} {text}");
+            let answer: serde_json::Value = serde_json::from_str(&text)?;
+            let id = answer["id"].as_str().and_then(|id| id.parse().ok());
+            created.push(id.with_context(|| format!("a webhook has no id: {text}"))?);
         }
-        Ok(())
+        Ok(created)
     }
 
     pub fn service(&self, name: &str) -> anyhow::Result<&Service> {
@@ -143,6 +163,19 @@ impl Stack {
         services.chain([("nats-server", self.nats_server.pid())]).collect()
     }
 
+    /// SIGTERM, and a start on the same store; returns how long both took. The services and the loader reconnect.
+    pub async fn restart_nats(&mut self) -> anyhow::Result<Duration> {
+        let began = Instant::now();
+        self.nats_server.stop().await?;
+        self.nats_server = NatsServer::start(&self.nats_options).await?;
+        Ok(began.elapsed())
+    }
+
+    /// How many messages a stream holds.
+    pub async fn held(&self, stream: &str) -> anyhow::Result<u64> {
+        Ok(self.admin.get_stream(stream).await?.cached_info().state.messages)
+    }
+
     pub fn check_alive(&mut self) -> anyhow::Result<()> {
         self.services.iter_mut().try_for_each(Service::check_alive)
     }
@@ -154,7 +187,7 @@ impl Stack {
         for stream in ["INBOUND", "JOBS", "RETRY", "OUTCOMES"] {
             loop {
                 self.check_alive()?;
-                let waiting = self.admin.get_stream(stream).await?.cached_info().state.messages;
+                let waiting = self.held(stream).await?;
                 if waiting == 0 {
                     break;
                 }
