@@ -4,13 +4,14 @@
 //! - [`stack`] and [`service`]: NATS, the four services and their tenants, as processes of their own.
 //! - [`sink`]: the endpoint that webhooks point at; [`publish`]: the services that publish events; both in this process.
 //! - [`ledger`]: when each event was published and each delivery arrived; [`payload`]: what is in them.
-//! - [`measure`]: CPU, memory, percentiles; [`raw`]: the POSTs of row (a).
+//! - [`measure`] and [`meter`]: CPU, memory, percentiles, by process; [`raw`]: the POSTs of row (a).
 //! - [`retries`] and [`parked`]: what waits in rows (f) and (g).
 //! - [`rows`]: the rows, one by one; [`report`] and [`table`]: what they say.
 
 mod ledger;
 mod machine;
 mod measure;
+mod meter;
 mod options;
 mod parked;
 mod payload;

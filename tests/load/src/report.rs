@@ -6,8 +6,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::measure::Percentiles;
+use crate::meter::{LOADER, Line, Share};
 use crate::options::{Options, Row};
-use crate::rows::{Findings, LOADER, Line, Share};
+use crate::rows::Findings;
 use crate::table::Table;
 
 const MIB: u64 = 1024 * 1024;

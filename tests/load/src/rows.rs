@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 use anyhow::{bail, ensure};
 use shopery_local::tls::Authority;
 
-use crate::ledger::{Ledger, Sheet, Tally};
-use crate::measure::{self, Percentiles};
+use crate::ledger::{Ledger, Sheet};
+use crate::measure::Percentiles;
+use crate::meter::{Line, Meter};
 use crate::options::{Options, Row};
 use crate::parked;
 use crate::payload::Kind;
@@ -43,33 +44,6 @@ const LONG: Duration = Duration::from_secs(1200);
 const UNORDERED: usize = 64 + 8;
 /// How long an endpoint that is back may wait for a probe; the pause between two grows to five minutes and a fifth.
 const PROBE: Duration = Duration::from_secs(6 * 60);
-/// This process, in which publishers and sink run.
-pub const LOADER: &str = "load";
-
-/// What a row has measured.
-pub struct Line {
-    pub row: Row,
-    pub name: String,
-    /// What others are measured beside; no target is about its latency.
-    pub is_load: bool,
-    /// Arrivals that came out of order, where an order is promised.
-    pub displaced: Option<usize>,
-    pub sheet: Arc<Sheet>,
-    pub tally: Tally,
-    /// By process, the loader last.
-    pub shares: Vec<Share>,
-    /// Connections that the sink accepted during the row.
-    pub connections: u64,
-    /// How late the loader sent what was due, if there was a schedule.
-    pub late: Option<Percentiles>,
-}
-
-pub struct Share {
-    pub process: &'static str,
-    pub cpu: Duration,
-    pub peak_memory: u64,
-}
-
 pub struct Findings {
     pub lines: Vec<Line>,
     pub facts: Vec<String>,
@@ -426,37 +400,4 @@ async fn began(sheet: &Sheet, patience: Duration) -> bool {
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
     sheet.arrivals() > 0
-}
-
-/// Measures processes, this one too, from its start until a line is made of it.
-struct Meter {
-    processes: Vec<(&'static str, u32)>,
-    cpu: Vec<Duration>,
-    connections: u64,
-}
-
-impl Meter {
-    fn start(mut processes: Vec<(&'static str, u32)>, sink: &Sink) -> anyhow::Result<Self> {
-        processes.push((LOADER, std::process::id()));
-        processes.iter().for_each(|(_, pid)| measure::forget_peak(*pid));
-        let cpu = processes.iter().map(|(_, pid)| measure::cpu(*pid)).collect::<Result<_, _>>()?;
-        Ok(Self { processes, cpu, connections: sink.connections() })
-    }
-
-    fn line(
-        &self,
-        row: Row,
-        name: String,
-        sheet: Arc<Sheet>,
-        late: Option<Percentiles>,
-        sink: &Sink,
-    ) -> anyhow::Result<Line> {
-        let share = |((process, pid), before): (&(&'static str, u32), &Duration)| {
-            let cpu = measure::cpu(*pid)?.saturating_sub(*before);
-            anyhow::Ok(Share { process, cpu, peak_memory: measure::peak_memory(*pid)? })
-        };
-        let shares = self.processes.iter().zip(&self.cpu).map(share).collect::<Result<_, _>>()?;
-        let connections = sink.connections() - self.connections;
-        Ok(Line { row, name, is_load: false, displaced: None, tally: sheet.tally(), sheet, shares, connections, late })
-    }
 }
