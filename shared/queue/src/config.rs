@@ -7,7 +7,7 @@ use async_nats::connection::State;
 use async_nats::jetstream;
 use async_nats::{ConnectOptions, Event};
 use secrecy::{ExposeSecret, SecretString};
-use shopery_runtime::{Env, Runtime, Shutdown};
+use shopery_runtime::{Counts, Env, Runtime, Shutdown};
 use tokio::sync::watch;
 
 use crate::topology;
@@ -55,6 +55,8 @@ pub struct Connection {
     pub limits: topology::Limits,
     /// Changes with every new connection: what the server kept for the old one (outstanding pulls) is gone.
     pub(crate) connections: watch::Receiver<u64>,
+    /// Messages put on DEAD, by reason.
+    pub(crate) dead: Counts,
 }
 
 impl Deref for Queue {
@@ -125,7 +127,8 @@ impl Queue {
             .timeout(Duration::from_secs(5))
             .max_ack_inflight(8 * 1024)
             .build(client.clone());
-        let queue = Self(Arc::new(Connection { client, jetstream, limits: config.limits.clone(), connections }));
+        let dead = runtime.metrics.shared("dead_messages", "Messages that nobody can use, put on DEAD, by reason");
+        let queue = Self(Arc::new(Connection { client, jetstream, limits: config.limits.clone(), connections, dead }));
         topology::ensure_streams(&queue.jetstream, &queue.limits).await?;
         tokio::spawn(queue.clone().keep_streams(runtime.shutdown.clone()));
         Ok(queue)

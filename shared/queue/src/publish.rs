@@ -129,7 +129,11 @@ impl Queue {
     ) -> Result<(), PublishError> {
         let body = serde_json::to_vec(dead).unwrap_or_else(|error| error.to_string().into_bytes());
         tracing::warn!(reason, tenant = tenant.map(TenantId::as_str), subject = dead.subject, "a message went to DEAD");
-        self.publish(&Outgoing::new(subject::dead(reason, tenant), body.into()).with_id(id)).await.map(drop)
+        let ack = self.publish(&Outgoing::new(subject::dead(reason, tenant), body.into()).with_id(id)).await?;
+        if !ack.duplicate {
+            self.dead.get_or_create(&[("reason", reason.to_owned())]).inc();
+        }
+        Ok(())
     }
 }
 

@@ -10,7 +10,7 @@ pub mod telemetry;
 
 pub use env::Env;
 pub use health::Health;
-pub use metrics::{Metrics, latency_buckets};
+pub use metrics::{Counts, Metrics, latency_buckets};
 pub use shutdown::Shutdown;
 
 /// What a service is handed when it starts. Clones are the same one: services that share a process share it.
