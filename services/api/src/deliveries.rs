@@ -138,16 +138,22 @@ async fn of_webhook(
     RawQuery(query): RawQuery,
 ) -> Result<Json<List<Resource>>, Problem> {
     let tenant = app.access.tenant(&headers, Permission::WebhooksRead)?;
+    let id = with_history(&app, &tenant, &id).await?;
+    list(&app, &tenant, Some(id), query.as_deref()).await
+}
+
+/// A webhook of the tenant that there is, or was: one that was deleted is known by its history.
+pub(crate) async fn with_history(app: &App, tenant: &TenantId, id: &str) -> Result<WebhookId, Problem> {
     let id: WebhookId = id.parse().map_err(|_| no_such_webhook())?;
-    let is_known = app.store.webhook(&tenant, id).await.map_err(database_problem)?.is_some();
+    let is_known = app.store.webhook(tenant, id).await.map_err(database_problem)?.is_some();
     if !is_known {
         let of_deleted = DeliveryFilter { webhook: Some(id), ..DeliveryFilter::default() };
-        let history = app.store.deliveries(&tenant, &of_deleted, None, 1).await.map_err(database_problem)?;
+        let history = app.store.deliveries(tenant, &of_deleted, None, 1).await.map_err(database_problem)?;
         if history.items.is_empty() {
             return Err(no_such_webhook());
         }
     }
-    list(&app, &tenant, Some(id), query.as_deref()).await
+    Ok(id)
 }
 
 async fn list(

@@ -3,6 +3,7 @@
 
 mod body;
 mod deliveries;
+mod digest;
 mod events;
 mod publicist;
 mod query;
@@ -47,6 +48,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const PING: Duration = Duration::from_secs(2);
 /// Test calls under way at a time.
 const TEST_CALLS: usize = 32;
+/// Digests that are worked out at a time: each reads many rows.
+const DIGESTS: usize = 4;
 
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -87,6 +90,7 @@ struct App {
     sender: Sender,
     allow_http: bool,
     test_calls: Arc<Semaphore>,
+    digests: Arc<Semaphore>,
     /// Wakes whoever works on recoveries.
     recoveries: Arc<Notify>,
 }
@@ -108,12 +112,14 @@ pub async fn run(config: Config, listener: TcpListener, runtime: Runtime) -> any
         allow_http: config.sender.egress.insecure,
         sender: Sender::new(&config.sender)?,
         test_calls: Arc::new(Semaphore::new(TEST_CALLS)),
+        digests: Arc::new(Semaphore::new(DIGESTS)),
         recoveries,
     };
     let routes = Router::new()
         .merge(webhooks::routes())
         .merge(test_call::routes())
         .merge(deliveries::routes())
+        .merge(digest::routes())
         .merge(resend::routes())
         .merge(recoveries::routes())
         .merge(events::routes())

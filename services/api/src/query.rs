@@ -53,6 +53,14 @@ impl Query {
         }
     }
 
+    /// The value, noting that it is missing if nothing else was wrong with it.
+    pub(crate) fn require<T>(&mut self, name: &'static str, value: Option<T>) -> Option<T> {
+        if value.is_none() && !self.wrong.iter().any(|invalid| invalid.field == name) {
+            self.wrong.push(Invalid::new(name, "is missing"));
+        }
+        value
+    }
+
     pub(crate) fn time(&mut self, name: &'static str) -> Option<OffsetDateTime> {
         self.take(name, |text| {
             OffsetDateTime::parse(text, &Rfc3339)

@@ -16,6 +16,7 @@
 
 mod answer;
 mod circuit;
+mod digest;
 mod event;
 mod event_type;
 mod fields;
@@ -33,6 +34,7 @@ mod webhook;
 
 pub use answer::{Answer, Fault, Verdict};
 pub use circuit::{Admission, Circuit, CircuitState, Gate, probe_delay};
+pub use digest::Digest;
 pub use event::{Event, MAX_EVENT_BYTES, Resource};
 pub use event_type::{EventPattern, EventType, catalogue};
 pub use fields::{Changed, Fields};

@@ -46,6 +46,11 @@ pub enum DeliveryState {
 }
 
 impl DeliveryState {
+    /// Whether it may still change by itself.
+    pub fn is_open(self) -> bool {
+        matches!(self, Self::Pending | Self::Parked)
+    }
+
     pub const ALL: [Self; 8] = [
         Self::Pending,
         Self::Delivered,

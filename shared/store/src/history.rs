@@ -107,6 +107,35 @@ impl Store {
         page.try_map(|row| read_delivery(row).map(|(delivery, _)| delivery))
     }
 
+    /// Where the deliveries of a webhook stand, by id: those above `after` and up to `last`, at most `limit`.
+    pub async fn states(
+        &self,
+        tenant: &TenantId,
+        webhook: WebhookId,
+        (after, last): (DeliveryId, DeliveryId),
+        limit: u64,
+    ) -> Result<Vec<(DeliveryId, DeliveryState)>, StoreError> {
+        use delivery::Column;
+        let rows: Vec<(String, String)> = delivery::Entity::find()
+            .select_only()
+            .columns([Column::Id, Column::State])
+            .filter(Column::Tenant.eq(tenant.as_str()))
+            .filter(Column::WebhookId.eq(webhook.to_string()))
+            .filter(Column::Id.gt(after.to_string()))
+            .filter(Column::Id.lte(last.to_string()))
+            .order_by_asc(Column::Id)
+            .limit(limit)
+            .into_tuple()
+            .all(&self.db)
+            .await?;
+        let read = |(id, state): (String, String)| {
+            let known = DeliveryState::ALL.into_iter().find(|known| known.name() == state);
+            let corrupt = || StoreError::Corrupt(format!("delivery {id}: {state}"));
+            Ok((id.parse().map_err(|_| corrupt())?, known.ok_or_else(corrupt)?))
+        };
+        rows.into_iter().map(read).collect()
+    }
+
     /// One delivery and its attempts, oldest first.
     pub async fn delivery(
         &self,
