@@ -4,6 +4,7 @@
 mod body;
 mod deliveries;
 mod digest;
+mod disabled;
 mod events;
 mod publicist;
 mod query;
@@ -14,6 +15,7 @@ mod resend;
 mod rules;
 mod test_call;
 mod timestamp;
+mod waiting;
 mod webhooks;
 
 use std::net::SocketAddr;
@@ -58,6 +60,7 @@ pub struct Config {
     sender: shopery_sender::Config,
     access: Access,
     database: SecretString,
+    disable_after: Duration,
 }
 
 impl Config {
@@ -70,7 +73,13 @@ impl Config {
             "SHOPERY_DATABASE_URL",
             "postgres://user:password@host/database, or sqlite:///path/of/the.db?mode=rwc",
         );
+        let disable_after = env.duration(
+            "SHOPERY_DISABLE_AFTER",
+            "3d",
+            "A webhook whose every attempt has failed for so long is disabled; 0s: never",
+        );
         Some(Self {
+            disable_after: disable_after?,
             listen: listen?,
             queue: queue?,
             sender: sender?,
@@ -132,9 +141,10 @@ pub async fn run(config: Config, listener: TcpListener, runtime: Runtime) -> any
         Age::default(),
     );
     let ages = [(Waiting::At(topology::RECORDER), age)];
+    let patience = Some(config.disable_after).filter(|patience| !patience.is_zero());
     tokio::try_join!(
         shopery_http::serve(listener, routes, &runtime.shutdown),
-        recorder::run(&queue, store, publicist.clone(), &runtime),
+        recorder::run(&queue, store, publicist.clone(), patience, &runtime),
         publicist.reconcile(&runtime.shutdown),
         recoverer.run(&runtime),
         async {

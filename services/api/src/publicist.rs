@@ -1,8 +1,9 @@
-//! Keeps CONFIG true to the database.
+//! Keeps CONFIG true to the database, and tells of what has become of a webhook.
 //!
 //! The database is the truth. A change is written there first, then [`Publicist::publish`] brings the one entry in line
 //! by reading the truth and writing it with compare-and-set, so whoever comes last, replicas included, leaves the
-//! newest state. What a crash or an outage left undone is found by [`Publicist::reconcile`].
+//! newest state. What a crash or an outage left undone is found by [`Publicist::reconcile`]. That a webhook was disabled
+//! is in the database too, until EVENTS has the event that tells of it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,10 +12,13 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use async_nats::jetstream::kv::{Operation, Store as Bucket};
 use shopery_model::{TenantId, Webhook, WebhookId};
-use shopery_queue::{Directory, Queue, subject, topology};
+use shopery_queue::{Directory, Outgoing, Parked, Queue, subject, topology};
 use shopery_runtime::Shutdown;
-use shopery_store::Store;
+use shopery_store::{Store, WebhookRecord};
+use time::OffsetDateTime;
 use tokio::sync::Notify;
+
+use crate::disabled;
 
 /// How often everything is compared.
 const INTERVAL: Duration = Duration::from_secs(30);
@@ -25,8 +29,12 @@ const PAGE: u64 = 1000;
 /// Times that a compare-and-set may lose against others.
 const TRIES: usize = 10;
 
+/// By then every deliverer knows of a change.
+const NEWS_SPREADS: Duration = Duration::from_millis(500);
+
 #[derive(Debug, Clone)]
 pub(crate) struct Publicist {
+    queue: Queue,
     store: Store,
     bucket: Bucket,
     directory: Directory,
@@ -36,7 +44,7 @@ pub(crate) struct Publicist {
 impl Publicist {
     pub(crate) async fn open(queue: &Queue, store: Store, directory: Directory) -> anyhow::Result<Self> {
         let bucket = queue.jetstream.get_key_value(topology::CONFIG).await.context("cannot open CONFIG")?;
-        Ok(Self { store, bucket, directory, unpublished: Arc::new(Notify::new()) })
+        Ok(Self { queue: queue.clone(), store, bucket, directory, unpublished: Arc::new(Notify::new()) })
     }
 
     /// Makes a change of a webhook known. If that fails now it is made up for soon; the change itself is safe.
@@ -45,6 +53,41 @@ impl Publicist {
             tracing::warn!(%tenant, webhook = %id, "a webhook's change is published later: {error:#}");
             self.unpublished.notify_one();
         }
+    }
+
+    /// What waits is sent to a webhook that works again, or ends with one that was deleted. If this fails the deliverers
+    /// find out by themselves, later.
+    pub(crate) async fn see_to_waiting(&self, tenant: &TenantId, id: WebhookId) {
+        if let Err(error) = Parked::set_timer(&self.queue, tenant, id, OffsetDateTime::now_utc() + NEWS_SPREADS).await {
+            tracing::warn!(%tenant, webhook = %id, %error, "what waits is seen to later");
+        }
+    }
+
+    /// Makes known that a webhook was disabled: to the data plane, and to the tenant's other webhooks.
+    pub(crate) async fn publish_disabled(&self, tenant: &TenantId, id: WebhookId) {
+        self.publish(tenant, id).await;
+        let told = async {
+            match self.store.webhook(tenant, id).await? {
+                Some(record) => self.tell(&record).await,
+                None => Ok(()),
+            }
+        };
+        if let Err(error) = told.await {
+            tracing::warn!(%tenant, webhook = %id, "that a webhook was disabled is told later: {error:#}");
+            self.unpublished.notify_one();
+        }
+    }
+
+    /// Publishes the event that is still to be told of a webhook, then notes that it was.
+    async fn tell(&self, record: &WebhookRecord) -> anyhow::Result<()> {
+        let Some(event) = disabled::untold(record)? else { return Ok(()) };
+        let (tenant, resource) = (&record.tenant, event.resource.to_string());
+        // EVENTS knows a repeat for minutes only.
+        let last = self.queue.latest_state(tenant, &resource).await?;
+        if last.is_none_or(|last| last.event.id != event.id) {
+            self.queue.publish(&Outgoing::event(tenant, &event)).await.context("cannot publish webhook-disabled")?;
+        }
+        Ok(self.store.told(tenant, record.id, event.time, OffsetDateTime::now_utc()).await?)
     }
 
     /// Compares all webhooks with CONFIG, at the start and then periodically.
@@ -79,8 +122,9 @@ impl Publicist {
             for record in &page {
                 let published = known.remove(&record.id);
                 if published.as_deref() != Some(&record.config()) {
-                    mended += usize::from(self.bring_in_line(&record.tenant, record.id).await?);
+                    mended += usize::from(self.mend(&record.tenant, record.id).await?);
                 }
+                self.tell(record).await?;
             }
             after = page.last().map(|record| record.id);
             if page.len() < usize::try_from(PAGE).unwrap_or(usize::MAX) {
@@ -88,9 +132,18 @@ impl Publicist {
             }
         }
         for (id, deleted) in known {
-            mended += usize::from(self.bring_in_line(&deleted.tenant, id).await?);
+            mended += usize::from(self.mend(&deleted.tenant, id).await?);
         }
         Ok(mended)
+    }
+
+    /// Makes up for what whoever changed the webhook could not do. True if the entry had to be changed.
+    async fn mend(&self, tenant: &TenantId, id: WebhookId) -> anyhow::Result<bool> {
+        let is_mended = self.bring_in_line(tenant, id).await?;
+        if is_mended {
+            self.see_to_waiting(tenant, id).await;
+        }
+        Ok(is_mended)
     }
 
     /// True if the entry had to be changed.

@@ -6,10 +6,11 @@
 use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
-use shopery_model::{Fault, Outcome};
+use shopery_model::{Outcome, TenantId, WebhookId};
 use shopery_queue::{Dead, Intake, Queue, Taken, topology};
 use shopery_runtime::{Runtime, Shutdown};
-use shopery_store::{Store, WebhookChange, WebhookState};
+use shopery_store::{DisabledReason, Store, StoreError};
+use time::OffsetDateTime;
 use tokio::time::Instant;
 
 use crate::publicist::Publicist;
@@ -28,6 +29,8 @@ struct Recorder {
     store: Store,
     publicist: Publicist,
     recorded: Counter,
+    /// How long every attempt of a webhook may fail until it is disabled; `None`: for ever.
+    patience: Option<Duration>,
 }
 
 struct Arrived {
@@ -36,9 +39,15 @@ struct Arrived {
 }
 
 /// Runs until the drain begins; what is not recorded by then is kept by OUTCOMES.
-pub(crate) async fn run(queue: &Queue, store: Store, publicist: Publicist, runtime: &Runtime) -> anyhow::Result<()> {
+pub(crate) async fn run(
+    queue: &Queue,
+    store: Store,
+    publicist: Publicist,
+    patience: Option<Duration>,
+    runtime: &Runtime,
+) -> anyhow::Result<()> {
     let recorded = runtime.metrics.register("outcomes_recorded", "Outcomes written to the history", Counter::default());
-    let recorder = Recorder { queue: queue.clone(), store, publicist, recorded };
+    let recorder = Recorder { queue: queue.clone(), store, publicist, recorded, patience };
     let mut intake = Intake::open(queue, topology::RECORDER, SLOTS).await?;
     while let Some(first) = intake.next(&runtime.shutdown).await {
         let mut arrived = Vec::new();
@@ -85,7 +94,11 @@ impl Recorder {
     /// but refuses the rows.
     async fn write(&self, outcomes: &[Outcome], arrived: &[Arrived], shutdown: &Shutdown) -> Result<(), String> {
         let (mut refusals, mut pause) = (0, Duration::from_millis(100));
-        while let Err(error) = self.store.record(outcomes).await {
+        let disabled = loop {
+            let error = match self.keep(outcomes).await {
+                Ok(disabled) => break disabled,
+                Err(error) => error,
+            };
             if self.store.ping().await.is_ok() {
                 refusals += 1;
                 if refusals == TRIES {
@@ -102,34 +115,22 @@ impl Recorder {
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(Duration::from_secs(2));
-        }
+        };
         self.recorded.inc_by(outcomes.len() as u64);
-        self.disable_gone(outcomes).await;
+        for (tenant, id, reason) in disabled {
+            tracing::info!(%tenant, webhook = %id, reason = reason.name(), "a webhook is disabled");
+            self.publicist.publish_disabled(&tenant, id).await;
+        }
         for part in arrived {
             part.message.message.ack().await;
         }
         Ok(())
     }
 
-    /// An endpoint that answered 410 gets nothing more, unless its webhook was changed since.
-    async fn disable_gone(&self, outcomes: &[Outcome]) {
-        let gone = |outcome: &&Outcome| matches!(outcome.fault, Some((Fault::Gone, _)));
-        for Outcome { job, at, .. } in outcomes.iter().filter(gone) {
-            let (tenant, id) = (&job.tenant, job.webhook);
-            let disabled = async {
-                let record = self.store.webhook(tenant, id).await?;
-                if record.is_some_and(|record| record.state == WebhookState::Active && record.updated_at < *at) {
-                    let change = WebhookChange { state: Some(WebhookState::Disabled), ..WebhookChange::default() };
-                    self.store.update_webhook(tenant, id, change, *at).await?;
-                    self.publicist.publish(tenant, id).await;
-                    tracing::info!(%tenant, webhook = %id, "the endpoint answered 410; the webhook is disabled");
-                }
-                anyhow::Ok(())
-            };
-            if let Err(error) = disabled.await {
-                tracing::warn!(%tenant, webhook = %id, "cannot disable a webhook whose endpoint is gone: {error:#}");
-            }
-        }
+    /// The history, and what it says of the webhooks.
+    async fn keep(&self, outcomes: &[Outcome]) -> Result<Vec<(TenantId, WebhookId, DisabledReason)>, StoreError> {
+        self.store.record(outcomes).await?;
+        self.store.note_attempts(outcomes, self.patience, OffsetDateTime::now_utc()).await
     }
 
     async fn bury(&self, reason: &str, message: &Taken, why: &str) {

@@ -1,7 +1,5 @@
 //! `/company/webhooks`: create, list, get, change, delete, and the secret.
 
-use std::time::Duration;
-
 use axum::body::Body;
 use axum::extract::{Path, RawQuery, State};
 use axum::http::{HeaderMap, StatusCode, header};
@@ -12,7 +10,6 @@ use serde::Serialize;
 use serde_json::json;
 use shopery_http::{Permission, Problem};
 use shopery_model::{EndpointSecret, EventPattern, Invalid, Rules, TenantId, WebhookId, endpoint_url, validate_name};
-use shopery_queue::Parked;
 use shopery_store::{WebhookChange, WebhookFilter, WebhookRecord, WebhookState};
 use time::OffsetDateTime;
 use url::Url;
@@ -20,11 +17,10 @@ use url::Url;
 use crate::body::Fields;
 use crate::query::{List, Query};
 use crate::rules::RulesChange;
+use crate::waiting::{self, Waiting};
 use crate::{App, database_problem};
 
 const MAX_EVENTS: usize = 50;
-/// By then every deliverer knows of a change.
-const NEWS_SPREADS: Duration = Duration::from_millis(500);
 
 pub(crate) fn routes() -> Router<App> {
     Router::new()
@@ -36,7 +32,7 @@ pub(crate) fn routes() -> Router<App> {
 /// A webhook, as the API shows it.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Resource {
+pub(crate) struct Resource {
     id: WebhookId,
     name: String,
     url: Url,
@@ -49,6 +45,16 @@ struct Resource {
     created_at: OffsetDateTime,
     #[serde(with = "crate::timestamp")]
     updated_at: OffsetDateTime,
+    /// The first attempt that failed after the last one that did not.
+    #[serde(with = "crate::timestamp::option", skip_serializing_if = "Option::is_none")]
+    failing_since: Option<OffsetDateTime>,
+    #[serde(with = "crate::timestamp::option", skip_serializing_if = "Option::is_none")]
+    disabled_at: Option<OffsetDateTime>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    disabled_reason: Option<&'static str>,
+    /// Of one webhook; absent while nobody can tell.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    waiting: Option<Waiting>,
 }
 
 impl From<WebhookRecord> for Resource {
@@ -63,6 +69,10 @@ impl From<WebhookRecord> for Resource {
             state: record.state.name(),
             created_at: record.created_at,
             updated_at: record.updated_at,
+            failing_since: record.failing_since,
+            disabled_at: record.disabled.map(|(at, _)| at),
+            disabled_reason: record.disabled.map(|(_, reason)| reason.name()),
+            waiting: None,
         }
     }
 }
@@ -101,6 +111,10 @@ async fn create(State(app): State<App>, headers: HeaderMap, body: Body) -> Resul
         rules: rules.unwrap_or_default(),
         created_at: now,
         updated_at: now,
+        failing_since: None,
+        disabled: None,
+        is_told: false,
+        discard_before: None,
     };
     app.store.create_webhook(&record).await.map_err(database_problem)?;
     app.publicist.publish(&tenant, id).await;
@@ -126,7 +140,8 @@ async fn list(
 async fn one(State(app): State<App>, headers: HeaderMap, Path(id): Path<String>) -> Result<Json<Resource>, Problem> {
     let tenant = app.access.tenant(&headers, Permission::WebhooksRead)?;
     let record = find(&app, &tenant, &id).await?;
-    Ok(Json(Resource::from(record)))
+    let waiting = waiting::look(&app.queue, &tenant, record.id).await;
+    Ok(Json(Resource { waiting, ..Resource::from(record) }))
 }
 
 async fn change(
@@ -141,17 +156,21 @@ async fn change(
     let mut change = read_change(&mut fields, app.allow_http);
     // Of two changes of the rules at once, the later one decides about all of them.
     change.rules = RulesChange::read(&mut fields).apply(rules, &mut fields);
+    let is_enabled = change.state == Some(WebhookState::Active);
+    let wish = waiting::Wish::read(&mut fields, is_enabled);
     fields.finish()?;
-    let is_new_chance = change.state == Some(WebhookState::Active) || change.url.is_some();
-    if !app.store.update_webhook(&tenant, id, change, now()).await.map_err(database_problem)? {
+    let (now, is_new_chance) = (now(), is_enabled || change.url.is_some());
+    change.discard_before = (wish == waiting::Wish::Discard).then_some(now);
+    if !app.store.update_webhook(&tenant, id, change, now).await.map_err(database_problem)? {
         return Err(no_such_webhook());
     }
+    let waiting = if is_enabled { waiting::look(&app.queue, &tenant, id).await } else { None };
     app.publicist.publish(&tenant, id).await;
     if is_new_chance {
-        see_to_parked(&app, &tenant, id).await;
+        app.publicist.see_to_waiting(&tenant, id).await;
     }
     let record = app.store.webhook(&tenant, id).await.map_err(database_problem)?.ok_or_else(no_such_webhook)?;
-    Ok(Json(Resource::from(record)))
+    Ok(Json(Resource { waiting, ..Resource::from(record) }))
 }
 
 async fn delete(State(app): State<App>, headers: HeaderMap, Path(id): Path<String>) -> Result<Response, Problem> {
@@ -161,16 +180,8 @@ async fn delete(State(app): State<App>, headers: HeaderMap, Path(id): Path<Strin
         return Err(no_such_webhook());
     }
     app.publicist.publish(&tenant, id).await;
-    see_to_parked(&app, &tenant, id).await;
+    app.publicist.see_to_waiting(&tenant, id).await;
     Ok(StatusCode::NO_CONTENT.into_response())
-}
-
-/// What is parked is sent to a webhook that works again, or purged with one that was deleted. If this fails the
-/// deliverers find out by themselves, later.
-async fn see_to_parked(app: &App, tenant: &TenantId, id: WebhookId) {
-    if let Err(error) = Parked::set_timer(&app.queue, tenant, id, OffsetDateTime::now_utc() + NEWS_SPREADS).await {
-        tracing::warn!(%tenant, webhook = %id, %error, "parked jobs are seen to later");
-    }
 }
 
 async fn secret(State(app): State<App>, headers: HeaderMap, Path(id): Path<String>) -> Result<Response, Problem> {
@@ -212,6 +223,7 @@ fn read_change(fields: &mut Fields, allow_http: bool) -> WebhookChange {
         }),
         state: fields.bool("isEnabled").map(WebhookState::of),
         rules: None,
+        discard_before: None,
         secret: secret.and_then(|secret| fields.check(EndpointSecret::parse(&secret))),
     }
 }

@@ -166,8 +166,9 @@ impl Attempter {
         span: &Span,
         parent: Option<&str>,
     ) -> anyhow::Result<OffsetDateTime> {
-        let meta = JobMeta { attempt: job.meta.attempt + 1, ..job.meta.clone() };
-        let due_at = OffsetDateTime::now_utc() + delay;
+        let now = OffsetDateTime::now_utc();
+        let meta = JobMeta { attempt: job.meta.attempt + 1, failed_at: Some(now), ..job.meta.clone() };
+        let due_at = now + delay;
         let (subject, due) =
             (subject::retry(&meta.tenant, meta.webhook, meta.delivery), subject::due(&meta.tenant, meta.webhook));
         let mut message =

@@ -2,11 +2,14 @@
 
 use std::sync::Arc;
 
-use shopery_model::{CircuitState, DeliveryState, Fault, Job, MalformedJob, Outcome};
-use shopery_queue::{Circuits, Dead, Directory, Message, Outcomes, Parked, Queue, Sent, Taken, trace};
+use shopery_model::{CircuitState, DeliveryState, Fault, Job, MalformedJob, Outcome, Webhook};
+use shopery_queue::{
+    Circuits, Dead, Directory, Message, Outcomes, Parked, PublishError, Queue, Sent, Taken, subject, trace,
+};
 
 use crate::attempt::{Attempter, without_attempt};
 use crate::breaker::Breaker;
+use crate::ended::End;
 use crate::endpoints::Endpoints;
 
 #[derive(Debug)]
@@ -34,7 +37,7 @@ impl Deliverer {
     /// Begins with a job. What is to be parked is parked here, so that it lies there in the order in which it came.
     pub(crate) async fn begin(&self, taken: Taken) -> Begun {
         match Job::decode(taken.message.payload()) {
-            Ok(job) if self.is_held_back(&job) => {
+            Ok(job) if self.is_held_back(&job, &taken.message) => {
                 let sent = Parked::park(&self.queue, &job).await;
                 Begun::Parking(job, sent, taken)
             }
@@ -61,10 +64,12 @@ impl Deliverer {
         drop(slot);
     }
 
-    fn is_held_back(&self, job: &Job) -> bool {
+    fn is_held_back(&self, job: &Job, message: &Message) -> bool {
         let webhook = self.directory.known(&job.meta.tenant, job.meta.webhook);
         webhook.is_some_and(|webhook| {
-            !webhook.is_enabled || webhook.rules.rate_limit.is_some() || self.circuits.is_broken(webhook.id)
+            let is_paced = webhook.rules.rate_limit.is_some();
+            let is_closed = !webhook.is_enabled || is_paced || self.circuits.is_broken(webhook.id);
+            is_closed && end_of(Some(&webhook), job, message).is_none()
         })
     }
 
@@ -81,9 +86,13 @@ impl Deliverer {
     /// Attempts a job, or parks it where its endpoint does not keep up.
     async fn work_off(&self, job: Job, message: &Message) -> anyhow::Result<Outcome> {
         let (id, delivery) = (job.meta.webhook, job.meta.delivery);
-        let Some(webhook) = self.directory.get(&job.meta.tenant, id).await? else {
-            let why = "the webhook was deleted before the attempt";
-            return Ok(without_attempt(job.meta, DeliveryState::Failed, Some((Fault::WebhookDeleted, why))));
+        let known = self.directory.get(&job.meta.tenant, id).await?;
+        if let Some(end) = end_of(known.as_deref(), &job, message) {
+            return Ok(end.outcome(job.meta));
+        }
+        let Some(webhook) = known.filter(|webhook| webhook.is_enabled) else {
+            let sent = Parked::park(&self.queue, &job).await;
+            return self.parked(job, sent).await;
         };
         let Some(pass) = self.endpoints.enter(&job.meta.tenant, id).await else {
             let sent = Parked::park(&self.queue, &job).await;
@@ -104,8 +113,15 @@ impl Deliverer {
 
     async fn parked(&self, job: Job, sent: Sent) -> anyhow::Result<Outcome> {
         // Without patience: where PARKED is full, the job comes again later and holds no place until then.
-        sent.acked().await?;
-        Ok(without_attempt(job.meta, DeliveryState::Parked, None))
+        match sent.acked().await {
+            Ok(_) => Ok(without_attempt(job.meta, DeliveryState::Parked, None)),
+            // One webhook alone has filled its part: there will be no room soon, and others need theirs.
+            Err(PublishError::SubjectFull(_)) => {
+                let why = "the webhook has as many deliveries parked as it may have";
+                Ok(without_attempt(job.meta, DeliveryState::Expired, Some((Fault::ParkingFull, why))))
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     async fn bury(&self, message: &Message, error: &MalformedJob) -> anyhow::Result<()> {
@@ -114,4 +130,10 @@ impl Deliverer {
         let dead = Dead::new(message.subject(), error.to_string(), message.payload());
         Ok(self.queue.bury("undecodable-job", None, id, &dead).await?)
     }
+}
+
+/// Why a job is not to be attempted any more. What comes from JOBS has not waited, so it cannot be unwanted by now.
+fn end_of(webhook: Option<&Webhook>, job: &Job, message: &Message) -> Option<End> {
+    let is_due = subject::is_due(message.subject());
+    End::of_scheduled(webhook, &job.meta).filter(|end| is_due || *end == End::Deleted)
 }

@@ -22,8 +22,9 @@ use time::OffsetDateTime;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use crate::attempt::{Attempted, Attempter, outcome, without_attempt};
+use crate::attempt::{Attempted, Attempter, outcome};
 use crate::breaker::Breaker;
+use crate::ended::End;
 
 /// A drainer says so often that it is at it, and is given up on after so long.
 const HEARTBEAT: Duration = Duration::from_secs(3);
@@ -32,10 +33,10 @@ const LEASE: Duration = Duration::from_secs(12);
 const CHOICE: usize = 8;
 /// Attempts under way at a time while a backlog is sent.
 const MAX_PACE: usize = 64;
-/// Jobs of a deleted webhook that end at a time.
-const PURGED: usize = 256;
-/// Failed probes that the history of a delivery shows; later ones are too many to.
+/// Failed probes that the history shows: the first ones, and then one in so many, so that it can be seen that the
+/// endpoint still fails.
 const SHOWN_PROBES: u32 = 5;
+const SHOWN_LATER: u32 = 12;
 /// Others may park a job just as the circuit closes: somebody looks once more.
 const LAST_LOOK: Duration = Duration::from_secs(2);
 
@@ -98,7 +99,7 @@ impl Drainer {
             Some(webhook) if webhook.is_enabled => webhook,
             gone => {
                 // What a disabled webhook has parked waits for it to be enabled, or expires.
-                self.end(&tenant, id, gone.is_some()).await?;
+                self.end_waiting(&tenant, id, gone.as_deref(), &message).await?;
                 if circuit.is_some() {
                     self.circuits.close(&tenant, id, revision).await?;
                 }
@@ -106,6 +107,9 @@ impl Drainer {
                 return Ok(());
             }
         };
+        if webhook.discard_before.is_some() {
+            self.end_waiting(&tenant, id, Some(&webhook), &message).await?;
+        }
         let now = OffsetDateTime::now_utc();
         if circuit.is_none() && Parked::count(&self.queue, &tenant, id).await? == 0 {
             message.ack().await;
@@ -142,34 +146,10 @@ impl Drainer {
         };
         drain.run(shutdown).await
     }
-
-    /// The end of what a deleted webhook has parked, or of what a disabled one has parked too long.
-    async fn end(&self, tenant: &TenantId, id: WebhookId, only_expired: bool) -> anyhow::Result<()> {
-        let oldest = OffsetDateTime::now_utc() - self.queue.limits.parked_max_age;
-        let parked = Parked::open(&self.queue, tenant, id).await?;
-        loop {
-            let mut jobs = parked.next(PURGED).await?;
-            jobs.retain(|job| !only_expired || job.at < oldest);
-            let Some(last) = jobs.last().map(|job| job.sequence) else { return Ok(()) };
-            let mut outcomes = Vec::with_capacity(jobs.len());
-            for ParkedJob { sequence, frame, .. } in jobs {
-                match Job::decode(&frame) {
-                    Ok(job) if only_expired => outcomes.push(without_attempt(job.meta, DeliveryState::Expired, None)),
-                    Ok(job) => {
-                        let why = (Fault::WebhookDeleted, "the webhook was deleted before the attempt");
-                        outcomes.push(without_attempt(job.meta, DeliveryState::Failed, Some(why)));
-                    }
-                    Err(error) => self.bury(tenant, id, sequence, &frame, &error).await?,
-                }
-            }
-            store_outcomes(&self.queue, "deliverer", &outcomes).await?;
-            parked.remove_through(last).await?;
-        }
-    }
 }
 
 impl Drainer {
-    async fn bury(
+    pub(crate) async fn bury(
         &self,
         tenant: &TenantId,
         id: WebhookId,
@@ -230,7 +210,7 @@ impl Drain<'_> {
             if jobs.is_empty() {
                 return Ok(Round::Empty);
             }
-            oldest = self.without_expired(parked, jobs).await?;
+            oldest = self.without_ended(parked, jobs).await?;
         }
         let choice = usize::try_from(self.circuit.probes)? % oldest.len().max(1);
         let Some((sequence, job)) = oldest.into_iter().nth(choice) else { return Ok(Round::Empty) };
@@ -243,7 +223,7 @@ impl Drain<'_> {
             self.removed = true;
             return Ok(if is_gone { Round::Empty } else { Round::More });
         }
-        if self.circuit.probes < SHOWN_PROBES {
+        if self.circuit.probes < SHOWN_PROBES || self.circuit.probes.is_multiple_of(SHOWN_LATER) {
             self.store(&[outcome(job.meta, attempted, DeliveryState::Parked, None)]).await?;
         }
         self.circuit.probes += 1;
@@ -256,7 +236,7 @@ impl Drain<'_> {
         let Some(count) = self.turn().await else { return Ok(Round::More) };
         let jobs = parked.next(count).await?;
         let Some(last) = jobs.last().map(|job| job.sequence) else { return Ok(Round::Empty) };
-        let (sequences, jobs): (Vec<_>, Vec<_>) = self.without_expired(parked, jobs).await?.into_iter().unzip();
+        let (sequences, jobs): (Vec<_>, Vec<_>) = self.without_ended(parked, jobs).await?.into_iter().unzip();
         self.drainer.pacer.turns(jobs.len()).await;
         let slots = self.drainer.slots.acquire_many(u32::try_from(jobs.len())?).await?;
         let attempts = jobs.iter().map(|job| self.drainer.attempter.attempt(job, &self.webhook, None));
@@ -304,24 +284,28 @@ impl Drain<'_> {
         Some(count)
     }
 
-    /// The jobs that are young enough. The others end as expired; what does not decode goes to DEAD.
-    async fn without_expired(&self, parked: &Parked, jobs: Vec<ParkedJob>) -> anyhow::Result<Vec<(u64, Job)>> {
-        let queue = &self.drainer.queue;
-        let mut young = Vec::with_capacity(jobs.len());
+    /// The jobs that are still to be sent. The others end; what does not decode goes to DEAD.
+    async fn without_ended(&self, parked: &Parked, jobs: Vec<ParkedJob>) -> anyhow::Result<Vec<(u64, Job)>> {
+        let (now, max_age) = (OffsetDateTime::now_utc(), self.drainer.queue.limits.parked_max_age);
+        let (mut waiting, mut outcomes, mut ended) = (Vec::with_capacity(jobs.len()), Vec::new(), Vec::new());
         for ParkedJob { sequence, at, frame } in jobs {
-            match Job::decode(&frame) {
-                Ok(job) if OffsetDateTime::now_utc() - at <= queue.limits.parked_max_age => young.push((sequence, job)),
-                Ok(job) => {
-                    self.store(&[without_attempt(job.meta, DeliveryState::Expired, None)]).await?;
-                    parked.remove(sequence).await?;
+            match (Job::decode(&frame), End::of_parked(Some(&self.webhook), at, now, max_age)) {
+                (Ok(job), None) => waiting.push((sequence, job)),
+                (Ok(job), Some(end)) => {
+                    outcomes.push(end.outcome(job.meta));
+                    ended.push(sequence);
                 }
-                Err(error) => {
+                (Err(error), _) => {
                     self.drainer.bury(&self.tenant, self.webhook.id, sequence, &frame, &error).await?;
-                    parked.remove(sequence).await?;
+                    ended.push(sequence);
                 }
             }
         }
-        Ok(young)
+        self.store(&outcomes).await?;
+        for sequence in ended {
+            parked.remove(sequence).await?;
+        }
+        Ok(waiting)
     }
 
     async fn store(&self, outcomes: &[Outcome]) -> anyhow::Result<()> {

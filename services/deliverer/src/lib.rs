@@ -12,9 +12,11 @@ mod attempt;
 mod breaker;
 mod deliver;
 mod drain;
+mod ended;
 mod endpoints;
 mod overdue;
 mod sweep;
+mod waiting;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -69,7 +69,7 @@ impl Overdue {
         let mut next = 1;
         loop {
             let now = OffsetDateTime::now_utc();
-            let page = self.queue.schedules(next).await?;
+            let page = self.queue.schedules("retry.>", next).await?;
             let Some(last) = page.last() else { return Ok(()) };
             next = last.sequence + 1;
             // What was stored since cannot be so late.

@@ -79,8 +79,7 @@ impl Acceptor {
             event.r#type = %event.event_type,
         );
         trace::adopt(&span, parent);
-        let mut message = Outgoing::new(subject::event(tenant, &event.resource), event.encode())
-            .with_id(subject::event_id(tenant, &event.id));
+        let mut message = Outgoing::event(tenant, event);
         trace::inject(&span, parent, &mut message.headers);
         self.queue.send(message).instrument(span).await
     }

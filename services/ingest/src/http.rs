@@ -116,7 +116,9 @@ impl Door {
 
 pub(crate) fn unavailable(error: &PublishError) -> Problem {
     let detail = match error {
-        PublishError::Full(_) => "events cannot be stored now because the stream is full",
+        PublishError::Full(_) | PublishError::SubjectFull(_) => {
+            "events cannot be stored now because the stream is full"
+        }
         PublishError::Unavailable(_) | PublishError::Overtaken(_) => {
             "events cannot be stored now because the stream cannot be reached"
         }

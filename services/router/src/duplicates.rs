@@ -112,6 +112,7 @@ mod tests {
             deferred: false,
             attempt: 1,
             resend: None,
+            failed_at: None,
         };
         (Job { meta, payload: Bytes::from_static(payload.as_bytes()) }, at)
     }

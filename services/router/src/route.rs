@@ -223,7 +223,8 @@ impl Router {
         // Nothing happens after it was stored: a clock that runs ahead must not make all that follows late.
         let state = Place { time: event.time.min(place.at), sequence: place.sequence };
         let newer = self.newest.note(&place.subject, state);
-        let webhooks = self.directory.wanting(&tenant, event.event_type);
+        let mut webhooks = self.directory.wanting(&tenant, event.event_type);
+        webhooks.retain(|webhook| !event.is_about(webhook.id));
         self.metrics.routed.inc();
         let span = tracing::info_span!(
             target: telemetry::TRACE,
@@ -314,7 +315,9 @@ impl Router {
     }
 
     fn duplicate_of(&self, webhook: &Webhook, job: &Job, at: OffsetDateTime) -> Option<DeliveryId> {
-        self.duplicates.as_ref().filter(|_| webhook.rules.drop_duplicates)?.carrier(job, at)
+        let carrier = self.duplicates.as_ref().filter(|_| webhook.rules.drop_duplicates)?.carrier(job, at)?;
+        // One that may have been discarded carries nothing.
+        (!webhook.discards(carrier.created_at())).then_some(carrier)
     }
 
     /// The outcome of a delivery that ends here.
@@ -366,6 +369,7 @@ impl Arrived {
             deferred: self.place.lane == Lane::Bulk,
             attempt: 1,
             resend: None,
+            failed_at: None,
         }
     }
 }

@@ -33,6 +33,10 @@ pub enum Fault {
     Gone,
     /// The webhook was deleted before the attempt.
     WebhookDeleted,
+    /// Whoever enabled the webhook wanted nothing of what had waited.
+    Discarded,
+    /// The webhook has as many jobs parked as it may have.
+    ParkingFull,
 }
 
 impl Fault {
@@ -51,6 +55,8 @@ impl Fault {
             Self::ResponseTooLarge => "response_too_large",
             Self::Gone => "gone",
             Self::WebhookDeleted => "webhook_deleted",
+            Self::Discarded => "discarded",
+            Self::ParkingFull => "parking_full",
         }
     }
 }
@@ -86,7 +92,7 @@ impl Verdict {
         match &answer.fault {
             None => Self::Delivered,
             Some((Fault::Gone, _)) => Self::Disable,
-            Some((Fault::WebhookDeleted, _)) => Self::GiveUp,
+            Some((Fault::WebhookDeleted | Fault::Discarded | Fault::ParkingFull, _)) => Self::GiveUp,
             Some(_) => schedule.delay_after(attempt, id, answer.retry_after).map_or(Self::GiveUp, Self::RetryAfter),
         }
     }
@@ -122,7 +128,7 @@ mod tests {
 
     #[test]
     fn a_fault_has_one_name() {
-        for fault in [Fault::DnsFailed, Fault::HttpStatus, Fault::ResponseTooLarge, Fault::WebhookDeleted] {
+        for fault in [Fault::DnsFailed, Fault::ResponseTooLarge, Fault::WebhookDeleted, Fault::ParkingFull] {
             assert_eq!(serde_json::to_value(fault).unwrap(), fault.name());
         }
     }

@@ -10,7 +10,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::event_type::resource_name;
-use crate::{EventType, Invalid};
+use crate::{EventType, Invalid, WebhookId};
 
 /// The largest event we take, envelope included.
 pub const MAX_EVENT_BYTES: usize = 256 * 1024;
@@ -77,7 +77,12 @@ impl Event {
                 format!("the event has {} bytes; the limit is {MAX_EVENT_BYTES}", json.len()),
             )]);
         }
-        Self::parse_stored(json, now)
+        let event = Self::parse_stored(json, now)?;
+        if event.event_type.is_operational() {
+            let detail = format!("{} is told by Shopery Webhooks itself, to those who subscribe", event.event_type);
+            return Err(vec![Invalid::new("type", detail)]);
+        }
+        Ok(event)
     }
 
     /// Reads an event of ours, which was within the limit when it came in; [`encode`](Self::encode) may have added to it.
@@ -145,6 +150,11 @@ impl Event {
             }
             _ => Err(wrong),
         }
+    }
+
+    /// Whether it tells of this webhook, which is not told of itself.
+    pub fn is_about(&self, webhook: WebhookId) -> bool {
+        self.event_type.is_operational() && self.resource.id == webhook.to_string()
     }
 
     /// The event as CloudEvents JSON: canonical names, `data` untouched. [`Event::parse_stored`] reads it back.

@@ -8,12 +8,16 @@ use serde::{Deserialize, Deserializer, Serialize};
 use crate::Invalid;
 
 /// Each resource: its name, the plural that is accepted for it, and what may happen to it.
-const RESOURCES: [(&str, &str, &[&str]); 4] = [
+const RESOURCES: [(&str, &str, &[&str]); 5] = [
     ("order", "orders", &["created", "updated", "paid", "fulfilled", "refunded", "cancelled", "deleted"]),
     ("product", "products", &["created", "updated", "deleted"]),
     ("customer", "customers", &["created", "updated", "deleted"]),
     ("inventory", "inventories", &["created", "updated", "deleted"]),
+    (OPERATIONAL, "webhooks", &["disabled"]),
 ];
+
+/// The resource whose events are our own: what becomes of a webhook.
+const OPERATIONAL: &str = "webhook";
 
 /// Every event type, resource by resource.
 pub fn catalogue() -> impl Iterator<Item = EventType> {
@@ -37,6 +41,11 @@ impl EventType {
     pub fn resource(self) -> &'static str {
         self.resource
     }
+
+    /// Whether Shopery Webhooks alone publishes it.
+    pub fn is_operational(self) -> bool {
+        self.resource == OPERATIONAL
+    }
 }
 
 impl FromStr for EventType {
@@ -48,7 +57,10 @@ impl FromStr for EventType {
                 let (resource, _, actions) = RESOURCES.iter().find(|(one, many, _)| *one == name || *many == name)?;
                 Some(Self { resource, action: actions.iter().find(|known| **known == action)? })
             })
-            .ok_or_else(|| Invalid::new("type", unknown(text, catalogue().map(|known| known.to_string()))))
+            .ok_or_else(|| {
+                let published = catalogue().filter(|known| !known.is_operational());
+                Invalid::new("type", unknown(text, published.map(|known| known.to_string())))
+            })
     }
 }
 
@@ -166,6 +178,9 @@ mod tests {
             ("order-*", "order-paid", true),
             ("order-*", "product-created", false),
             ("*", "inventory-deleted", true),
+            ("*", "webhook-disabled", true),
+            ("webhook-*", "webhook-disabled", true),
+            ("order-*", "webhook-disabled", false),
         ] {
             let pattern: EventPattern = pattern.parse().unwrap();
             assert_eq!(pattern.matches(event_type.parse().unwrap()), matches, "{pattern} {event_type}");

@@ -42,6 +42,9 @@ pub struct JobMeta {
     /// `None` for what an event has caused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resend: Option<Resend>,
+    /// When the attempt before it failed, if there was one.
+    #[serde(with = "time::serde::rfc3339::option", default, skip_serializing_if = "Option::is_none")]
+    pub failed_at: Option<OffsetDateTime>,
 }
 
 /// A delivery that is sent again because somebody asked for it.
@@ -123,6 +126,7 @@ mod tests {
                 deferred: true,
                 attempt: 3,
                 resend: Some(Resend { round: 2, attempts_before: 2, payload: Some(PayloadMode::Original) }),
+                failed_at: Some(time::macros::datetime!(2026-11-24 10:00:01 UTC)),
             };
             prop_assert_eq!(meta.attempt_of_round(), 1);
             let job = Job { meta, payload: payload.into() };

@@ -19,14 +19,22 @@ pub struct Webhook {
     pub secret: EndpointSecret,
     #[serde(default)]
     pub rules: Rules,
+    /// What has waited since before this time is not to be sent.
+    #[serde(with = "time::serde::rfc3339::option", default, skip_serializing_if = "Option::is_none")]
+    pub discard_before: Option<OffsetDateTime>,
     #[serde(with = "time::serde::rfc3339")]
     pub updated_at: OffsetDateTime,
 }
 
 impl Webhook {
-    /// Whether an event of this type makes a delivery for this webhook.
+    /// Whether an event of this type makes a delivery for this webhook. That of a disabled webhook waits.
     pub fn wants(&self, event_type: EventType) -> bool {
-        self.is_enabled && self.events.iter().any(|pattern| pattern.matches(event_type))
+        self.events.iter().any(|pattern| pattern.matches(event_type))
+    }
+
+    /// Whether what has waited since then is not to be sent any more.
+    pub fn discards(&self, waiting_since: OffsetDateTime) -> bool {
+        self.discard_before.is_some_and(|before| waiting_since < before)
     }
 }
 

@@ -51,7 +51,7 @@ impl Waiting {
     async fn age(self, queue: &Queue) -> anyhow::Result<Duration> {
         let since = match self {
             Self::At(consumer) => consumer.oldest(queue).await?,
-            Self::Parked => Parked::oldest(queue).await?,
+            Self::Parked => Parked::oldest_of_all(queue).await?,
         };
         let age = since.map(|since| OffsetDateTime::now_utc() - since);
         // The clocks of two machines may differ.
@@ -79,7 +79,7 @@ impl Consumer {
 
 impl Parked {
     /// Since when the oldest job is parked.
-    async fn oldest(queue: &Queue) -> anyhow::Result<Option<OffsetDateTime>> {
+    async fn oldest_of_all(queue: &Queue) -> anyhow::Result<Option<OffsetDateTime>> {
         let parked = queue.jetstream.get_stream(topology::PARKED).await.context("cannot look at PARKED")?;
         let state = &parked.cached_info().state;
         Ok((state.messages > 0).then_some(state.first_timestamp))

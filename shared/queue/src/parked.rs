@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use async_nats::jetstream::consumer::{AckPolicy, Consumer, DeliverPolicy, pull};
-use async_nats::jetstream::stream::Stream;
+use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt};
 use shopery_model::{Job, TenantId, WebhookId};
@@ -103,6 +103,20 @@ impl Parked {
     pub async fn remove(&self, sequence: u64) -> anyhow::Result<()> {
         self.stream.delete_message(sequence).await.context("cannot delete from PARKED")?;
         Ok(())
+    }
+
+    /// Since when the webhook's oldest job is parked, if there is one.
+    pub async fn oldest(
+        queue: &Queue,
+        tenant: &TenantId,
+        webhook: WebhookId,
+    ) -> anyhow::Result<Option<OffsetDateTime>> {
+        let stream = queue.jetstream.get_stream_no_info(topology::PARKED).await.context("cannot open PARKED")?;
+        match stream.get_first_raw_message_by_subject(subject::parked(tenant, webhook), 1).await {
+            Ok(message) => Ok(Some(message.time)),
+            Err(error) if matches!(error.kind(), LastRawMessageErrorKind::NoMessageFound) => Ok(None),
+            Err(error) => Err(error).context("cannot read PARKED"),
+        }
     }
 
     /// How many jobs each webhook has parked.

@@ -7,7 +7,7 @@ use async_nats::jetstream::publish::PublishAck;
 use async_nats::jetstream::{self, ErrorCode};
 use bytes::Bytes;
 use serde::Serialize;
-use shopery_model::TenantId;
+use shopery_model::{Event, TenantId};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::time::Instant;
@@ -30,6 +30,9 @@ pub struct Outgoing {
 pub enum PublishError {
     #[error("the stream is full: {0}")]
     Full(String),
+    /// The stream has room, but takes no more of this subject.
+    #[error("the stream has all it may have of the subject: {0}")]
+    SubjectFull(String),
     #[error("the stream cannot be reached: {0}")]
     Unavailable(String),
     #[error("the message is too large for NATS: {0}")]
@@ -42,6 +45,11 @@ pub enum PublishError {
 impl Outgoing {
     pub fn new(subject: String, body: Bytes) -> Self {
         Self { subject: subject.into(), id: None, headers: Vec::new(), body }
+    }
+
+    /// An event on its way to EVENTS, which knows it by its id.
+    pub fn event(tenant: &TenantId, event: &Event) -> Self {
+        Self::new(subject::event(tenant, &event.resource), event.encode()).with_id(subject::event_id(tenant, &event.id))
     }
 
     /// Later: the server publishes the message on `target` at `due`. Its own subject holds one schedule at a time;
@@ -181,8 +189,14 @@ fn prepare(message: &Outgoing) -> PublishMessage {
     }
 }
 
+const SUBJECT_FULL: &str = "maximum messages per subject exceeded";
+
 fn classify(error: &NatsError) -> PublishError {
     let refusal = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<jetstream::Error>());
+    // The server has one code for all that it cannot store.
+    if refusal.is_some_and(|refusal| refusal.to_string().contains(SUBJECT_FULL)) {
+        return PublishError::SubjectFull(error.to_string());
+    }
     match (error.kind(), refusal.map(jetstream::Error::error_code)) {
         (
             _,

@@ -6,10 +6,11 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use async_nats::jetstream::stream::LastRawMessageErrorKind;
+use async_nats::jetstream::stream::{DeleteMessageErrorKind, LastRawMessageErrorKind};
 use async_nats::{HeaderMap, Message, StatusCode};
 use bytes::Bytes;
 use futures_util::StreamExt;
+use futures_util::future::join_all;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -19,6 +20,8 @@ use crate::{Outgoing, PublishError, Queue, topology, trace};
 const PAGE: usize = 256;
 const PAGE_BYTES: usize = 4 * 1024 * 1024;
 const NEVER: OffsetDateTime = time::macros::datetime!(9999-12-31 0:00 UTC);
+/// Schedules that are removed at a time.
+const REMOVALS: usize = 64;
 /// What a broken connection has swallowed never comes.
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -29,6 +32,13 @@ pub struct Schedule {
     pub stored_at: OffsetDateTime,
     pub due_at: OffsetDateTime,
     message: Outgoing,
+}
+
+impl Schedule {
+    /// The job that is scheduled; nothing for a timer.
+    pub fn frame(&self) -> &Bytes {
+        &self.message.body
+    }
 }
 
 impl Queue {
@@ -43,16 +53,18 @@ impl Queue {
         }
     }
 
-    /// Some schedules from this place of RETRY on, in the order in which they were stored; none if there are no more.
-    pub async fn schedules(&self, from: u64) -> anyhow::Result<Vec<Schedule>> {
-        tokio::time::timeout(READ_TIMEOUT, self.read_schedules(from)).await.context("RETRY does not answer")?
+    /// Some schedules on these subjects, which may hold wildcards, from this place of RETRY on, in the order in which they were stored; none if there are no more.
+    pub async fn schedules(&self, subjects: &str, from: u64) -> anyhow::Result<Vec<Schedule>> {
+        tokio::time::timeout(READ_TIMEOUT, self.read_schedules(subjects, from))
+            .await
+            .context("RETRY does not answer")?
     }
 
-    async fn read_schedules(&self, from: u64) -> anyhow::Result<Vec<Schedule>> {
+    async fn read_schedules(&self, subjects: &str, from: u64) -> anyhow::Result<Vec<Schedule>> {
         let inbox = self.client.new_inbox();
         let mut answers = self.client.subscribe(inbox.clone()).await.context("cannot read RETRY")?;
         let wanted = serde_json::json!({
-            "seq": from.max(1), "next_by_subj": "retry.>", "batch": PAGE, "max_bytes": PAGE_BYTES,
+            "seq": from.max(1), "next_by_subj": subjects, "batch": PAGE, "max_bytes": PAGE_BYTES,
         });
         let subject = format!("$JS.API.DIRECT.GET.{}", topology::RETRY);
         self.client.publish_with_reply(subject, inbox, wanted.to_string().into()).await.context("cannot read RETRY")?;
@@ -67,6 +79,22 @@ impl Queue {
             }
         }
         bail!("the connection was closed")
+    }
+
+    /// Removes schedules. One that has fired meanwhile is gone already.
+    pub async fn remove_schedules(&self, schedules: &[Schedule]) -> anyhow::Result<()> {
+        let stream = self.jetstream.get_stream_no_info(topology::RETRY).await.context("cannot open RETRY")?;
+        for part in schedules.chunks(REMOVALS) {
+            for removed in join_all(part.iter().map(|schedule| stream.delete_message(schedule.sequence))).await {
+                match removed {
+                    Err(error) if !matches!(error.kind(), DeleteMessageErrorKind::JetStream(_)) => {
+                        return Err(error).context("cannot delete from RETRY");
+                    }
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Publishes a schedule again, for the time that it had; one that is overdue fires at once. False if it has fired,

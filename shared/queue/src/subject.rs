@@ -60,6 +60,16 @@ pub fn due(tenant: &TenantId, webhook: WebhookId) -> String {
     format!("due.{}.{webhook}", escape(tenant.as_str()))
 }
 
+/// Whether a message has been scheduled and is due.
+pub fn is_due(subject: &str) -> bool {
+    subject.starts_with("due.")
+}
+
+/// `retry.<tenant>.<webhook>.>`: all that is scheduled for a webhook.
+pub fn scheduled(tenant: &TenantId, webhook: WebhookId) -> String {
+    format!("retry.{}.{webhook}.>", escape(tenant.as_str()))
+}
+
 /// `parked.<tenant>.<webhook>`: jobs that wait, in their order, until the endpoint works again.
 pub fn parked(tenant: &TenantId, webhook: WebhookId) -> String {
     format!("parked.{}.{webhook}", escape(tenant.as_str()))

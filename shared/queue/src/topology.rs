@@ -56,6 +56,8 @@ pub struct Limits {
     pub outcomes_max_bytes: i64,
     pub parked_max_bytes: i64,
     pub parked_max_age: Duration,
+    /// Of one webhook.
+    pub parked_max_jobs: i64,
     /// A message that was pulled and not acknowledged for so long is given to another. Above the longest attempt (5 s).
     pub ack_wait: Duration,
 }
@@ -80,6 +82,12 @@ impl Limits {
         let parked =
             mib("SHOPERY_PARKED_MAX_MIB", "8192", "Size of PARKED in MiB: jobs of endpoints that do not keep up");
         let parked_age = env.duration("SHOPERY_PARKED_MAX_AGE", "3d", "How long a job may be parked before it expires");
+        let parked_jobs = env.number(
+            "SHOPERY_PARKED_MAX_JOBS",
+            "2000000",
+            1..=1_000_000_000,
+            "Jobs that one webhook may have parked; what comes then expires at once",
+        );
         let replicas = env.number("SHOPERY_STREAM_REPLICAS", "1", 1..=5, "Copies of every stream; 3 in production");
         let age = env.duration("SHOPERY_EVENTS_MAX_AGE", "7d", "How long EVENTS keeps an event");
         let ack_wait =
@@ -94,6 +102,7 @@ impl Limits {
             outcomes_max_bytes: outcomes?,
             parked_max_bytes: parked?,
             parked_max_age: parked_age?,
+            parked_max_jobs: i64::try_from(parked_jobs?).ok()?,
             ack_wait: ack_wait?.max(Duration::from_secs(6)),
         })
     }
@@ -149,6 +158,8 @@ fn streams(limits: &Limits) -> [Config; 8] {
             retention: RetentionPolicy::Limits,
             max_age: limits.parked_max_age + PARKED_SLACK,
             max_bytes: limits.parked_max_bytes,
+            max_messages_per_subject: limits.parked_max_jobs,
+            discard_new_per_subject: true,
             max_consumers: MAX_DRAINS,
             ..base(PARKED, &["parked.>"])
         },
@@ -272,6 +283,7 @@ async fn ensure_stream(jetstream: &Context, wanted: Config) -> anyhow::Result<()
             config.duplicate_window,
             config.no_ack,
             config.allow_direct,
+            (config.max_messages_per_subject.max(0), config.discard_new_per_subject),
         )
     };
     if limits(&found) != limits(&wanted) {

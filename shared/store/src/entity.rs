@@ -19,6 +19,13 @@ pub(crate) mod webhook {
         pub rules: String,
         pub created_at: i64,
         pub updated_at: i64,
+        /// The first attempt that failed after the last one that did not.
+        pub failing_since: Option<i64>,
+        pub disabled_at: Option<i64>,
+        pub disabled_reason: Option<String>,
+        /// When the event that tells of it was stored.
+        pub told_at: Option<i64>,
+        pub discard_before: Option<i64>,
     }
 
     #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]

@@ -8,7 +8,7 @@ pub(crate) struct Migrator;
 #[async_trait::async_trait]
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(WebhooksAndHistory), Box::new(OneRowADelivery), Box::new(Recoveries)]
+        vec![Box::new(WebhooksAndHistory), Box::new(OneRowADelivery), Box::new(Recoveries), Box::new(LifeOfAWebhook)]
     }
 }
 
@@ -176,6 +176,27 @@ impl MigrationTrait for Recoveries {
                 index.col(*column);
             }
             manager.create_index(index).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Webhooks know since when they fail, why they were disabled, and what of the waiting they do not want.
+struct LifeOfAWebhook;
+
+impl MigrationName for LifeOfAWebhook {
+    fn name(&self) -> &'static str {
+        "m0004_life_of_a_webhook"
+    }
+}
+
+#[async_trait::async_trait]
+impl MigrationTrait for LifeOfAWebhook {
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        let times = ["failing_since", "disabled_at", "told_at", "discard_before"].map(big_integer_null);
+        // SQLite adds one column at a time.
+        for column in times.into_iter().chain([text_null("disabled_reason")]) {
+            manager.alter_table(Table::alter().table("webhooks").add_column(column).to_owned()).await?;
         }
         Ok(())
     }

@@ -25,6 +25,14 @@ pub struct WebhookRecord {
     pub rules: Rules,
     pub created_at: OffsetDateTime,
     pub updated_at: OffsetDateTime,
+    /// The first attempt that failed after the last one that did not.
+    pub failing_since: Option<OffsetDateTime>,
+    /// When and why we have disabled it.
+    pub disabled: Option<(OffsetDateTime, DisabledReason)>,
+    /// Whether the tenant's other webhooks have been told of that.
+    pub is_told: bool,
+    /// What has waited since before this time is not to be sent.
+    pub discard_before: Option<OffsetDateTime>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,8 +40,26 @@ pub enum WebhookState {
     Active,
     /// `isEnabled` is false because its owner said so.
     Paused,
-    /// Disabled by us: the endpoint answered 410.
+    /// Disabled by us, for a [`DisabledReason`].
     Disabled,
+}
+
+/// Why we disable a webhook. The names are part of the API: `disabledReason`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DisabledReason {
+    /// All attempts have failed for too long.
+    Failing,
+    /// The endpoint answered 410.
+    Gone,
+}
+
+impl DisabledReason {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Failing => "failing",
+            Self::Gone => "gone",
+        }
+    }
 }
 
 impl WebhookState {
@@ -61,6 +87,7 @@ impl WebhookRecord {
             is_enabled: self.state == WebhookState::Active,
             secret: self.secret.clone(),
             rules: self.rules.clone(),
+            discard_before: self.discard_before,
             updated_at: self.updated_at,
         }
     }
@@ -75,6 +102,7 @@ pub struct WebhookChange {
     pub state: Option<WebhookState>,
     pub secret: Option<EndpointSecret>,
     pub rules: Option<Rules>,
+    pub discard_before: Option<OffsetDateTime>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -101,6 +129,11 @@ impl Store {
             rules: Set(write_rules(&record.rules)),
             created_at: Set(to_millis(record.created_at)),
             updated_at: Set(to_millis(record.updated_at)),
+            failing_since: Set(None),
+            disabled_at: Set(None),
+            disabled_reason: Set(None),
+            told_at: Set(None),
+            discard_before: Set(None),
         };
         webhook::Entity::insert(row).exec_without_returning(&self.db).await?;
         Ok(())
@@ -150,6 +183,10 @@ impl Store {
         if let Some(name) = change.name {
             update = update.col_expr(Column::Name, Expr::value(name));
         }
+        let nothing = || Expr::value(None::<i64>);
+        if change.url.is_some() || change.state.is_some() {
+            update = update.col_expr(Column::FailingSince, nothing());
+        }
         if let Some(url) = change.url {
             update = update.col_expr(Column::Url, Expr::value(url.to_string()));
         }
@@ -157,7 +194,11 @@ impl Store {
             update = update.col_expr(Column::Events, Expr::value(join(&events)));
         }
         if let Some(state) = change.state {
-            update = update.col_expr(Column::State, Expr::value(state.name()));
+            update = update
+                .col_expr(Column::State, Expr::value(state.name()))
+                .col_expr(Column::DisabledAt, nothing())
+                .col_expr(Column::DisabledReason, Expr::value(None::<String>))
+                .col_expr(Column::ToldAt, nothing());
         }
         if let Some(secret) = change.secret {
             update = update.col_expr(Column::Secret, Expr::value(secret.expose()));
@@ -165,7 +206,25 @@ impl Store {
         if let Some(rules) = change.rules {
             update = update.col_expr(Column::Rules, Expr::value(write_rules(&rules)));
         }
+        if let Some(before) = change.discard_before {
+            update = update.col_expr(Column::DiscardBefore, Expr::value(to_millis(before)));
+        }
         Ok(update.filter(is(tenant, id)).exec(&self.db).await?.rows_affected > 0)
+    }
+
+    /// The tenant's other webhooks have been told that this one was disabled at that time.
+    pub async fn told(
+        &self,
+        tenant: &TenantId,
+        id: WebhookId,
+        disabled_at: OffsetDateTime,
+        now: OffsetDateTime,
+    ) -> Result<(), StoreError> {
+        use webhook::Column;
+        let told = webhook::Entity::update_many().col_expr(Column::ToldAt, Expr::value(to_millis(now)));
+        let still = is(tenant, id).add(Column::DisabledAt.eq(to_millis(disabled_at)));
+        told.filter(still).exec(&self.db).await?;
+        Ok(())
     }
 
     /// Deletes a webhook; false if the tenant has no such one. Its history stays.
@@ -174,7 +233,7 @@ impl Store {
     }
 }
 
-fn is(tenant: &TenantId, id: WebhookId) -> Condition {
+pub(crate) fn is(tenant: &TenantId, id: WebhookId) -> Condition {
     Condition::all().add(webhook::Column::Tenant.eq(tenant.as_str())).add(webhook::Column::Id.eq(id.to_string()))
 }
 
@@ -202,6 +261,16 @@ fn read(row: webhook::Model) -> Result<WebhookRecord, StoreError> {
         },
         rules: serde_json::from_str(&row.rules).map_err(|_| corrupt("rules"))?,
         secret: EndpointSecret::parse(&row.secret.0).map_err(|_| corrupt("secret"))?,
+        failing_since: row.failing_since.map(from_millis),
+        disabled: match row.disabled_reason.as_deref() {
+            None => None,
+            Some("failing") => Some(DisabledReason::Failing),
+            Some("gone") => Some(DisabledReason::Gone),
+            Some(_) => return Err(corrupt("disabled_reason")),
+        }
+        .and_then(|reason| Some((from_millis(row.disabled_at?), reason))),
+        is_told: row.told_at.is_some(),
+        discard_before: row.discard_before.map(from_millis),
         name: row.name,
         created_at: from_millis(row.created_at),
         updated_at: from_millis(row.updated_at),

@@ -50,6 +50,7 @@ fn outcome(webhook: WebhookId, event: &str, attempt: u32, state: DeliveryState) 
             deferred: false,
             attempt,
             resend: None,
+            failed_at: None,
         },
         state,
         next_attempt_at: (state == DeliveryState::Pending).then_some(at),

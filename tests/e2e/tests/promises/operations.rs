@@ -25,7 +25,8 @@ async fn the_age_of_the_oldest_work_grows_while_it_waits_and_is_zero_when_there_
     let client = stack.client("tnt_a");
     let fast = "shopery_oldest_undelivered_seconds{lane=\"fast\"}";
     let parked = "shopery_oldest_undelivered_seconds{lane=\"parked\"}";
-    let (unrouted, unrecorded) = ("shopery_oldest_unrouted_seconds{lane=\"fast\"}", "shopery_oldest_unrecorded_seconds");
+    let (unrouted, unrecorded) =
+        ("shopery_oldest_unrouted_seconds{lane=\"fast\"}", "shopery_oldest_unrecorded_seconds");
     for lane in ["fast", "bulk", "due", "parked"] {
         let name = format!("shopery_oldest_undelivered_seconds{{lane=\"{lane}\"}}");
         metric(&stack, Service::Deliverer, &name, |age| age == 0.0).await;
