@@ -50,6 +50,7 @@ fn ended(webhook: WebhookId, number: i64, state: DeliveryState) -> Outcome {
             deferred: false,
             attempt: 1,
             resend: None,
+            failed_at: None,
         },
         state,
         next_attempt_at: None,

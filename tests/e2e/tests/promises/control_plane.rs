@@ -69,14 +69,19 @@ async fn a_webhook_lives_and_dies(database: DatabaseKind) {
     let found = client.get(&path).await.expect(200).json();
     assert_eq!((&found["name"], &found["events"]), (&json!("Zoë’s webhook"), &json!(["order-created"])));
 
-    // Disabled, it gets nothing; enabled, moved and with another secret, it gets what it wants now.
+    // Disabled, it gets nothing; enabled to start anew, moved and with another secret, it gets what it wants now.
     let beside = client.create_webhook(&stack.merchant.url("/beside"), &["*"]).await;
     client.publish(&Event::order("1")).await.expect(202);
     client.settled(&beside, 1, SOON).await;
+    wait::until("what came for it to be parked", SOON, async || {
+        let found = client.get(&path).await.expect(200).json();
+        if found["waiting"]["parked"] == 1 { Ok(()) } else { Err(found.to_string()) }
+    })
+    .await;
     assert_eq!(stack.merchant.arrivals_at("/a").len(), 0);
     let other = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
     let change = json!({
-        "isEnabled": true, "url": stack.merchant.url("/b"), "events": ["product-*"], "secret": other, "name": "new"
+        "isEnabled": true, "waiting": "discard", "url": stack.merchant.url("/b"), "events": ["product-*"], "secret": other, "name": "new"
     });
     client.patch(&path, &change).await.expect(200);
     let changed = client.get(&path).await.expect(200).json();

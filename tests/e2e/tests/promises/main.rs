@@ -41,3 +41,4 @@ mod stop;
 mod stuck;
 mod tenants;
 mod traces;
+mod webhook_life;
