@@ -141,11 +141,13 @@ mod tests {
     use super::*;
     use Tried::{Delivered, Failed, Gone};
 
+    type Row<'a> = (Option<i64>, &'a [(i64, Tried)], Option<i64>, Option<(i64, DisabledReason)>);
+
     /// Each row: since when it fails, attempts, and what follows; it was changed at 10, and 100 is too long.
     #[test]
     fn a_webhook_is_disabled_when_everything_has_failed_for_too_long() {
         let failing = |at| Some((at, DisabledReason::Failing));
-        let rows: [(Option<i64>, &[(i64, Tried)], Option<i64>, _); _] = [
+        let rows: [Row<'_>; _] = [
             (None, &[(20, Delivered), (21, Delivered)], None, None),
             (None, &[(20, Failed), (30, Failed)], Some(20), None),
             (Some(15), &[(20, Failed)], Some(15), None),

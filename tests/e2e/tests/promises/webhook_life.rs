@@ -242,6 +242,30 @@ async fn the_retries_of_a_deleted_webhook_end_soon_and_nobody_elses() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_retry_that_was_scheduled_after_all_was_discarded_is_made() {
+    let stack = Stack::plan().env("SHOPERY_RETRY_SCHEDULE", "5s").start().await;
+    let client = stack.client("tnt_a");
+    stack.merchant.behave("/a", Behaviour::FailFirst { times: 1, status: 500 });
+    let webhook = client.create_webhook(&stack.merchant.url("/a"), &["*"]).await;
+    let path = format!("/company/webhooks/{webhook}");
+    client.patch(&path, &json!({ "isEnabled": true, "waiting": "discard" })).await.expect(200);
+    client.publish(&Event::order("1")).await.expect(202);
+    in_state(&client, &webhook, "pending", 1).await;
+    // What is scheduled is looked through once more, and this is found and left.
+    client.patch(&path, &json!({ "isEnabled": true })).await.expect(200);
+    let retry = jetstream::new(stack.operator().await).get_stream("RETRY").await.unwrap();
+    wait::until("the timer to be done with", SOON, async || {
+        let left = retry.get_info().await.map_err(|error| error.to_string())?.state.messages;
+        if left == 1 { Ok(()) } else { Err(format!("{left} messages in RETRY")) }
+    })
+    .await;
+    assert_eq!(stack.merchant.arrivals_at("/a").len(), 1);
+    let arrivals = stack.merchant.wait_at("/a", 2, SOON).await;
+    assert!(arrivals[1].at - arrivals[0].at > Duration::from_secs(3), "the schedule was not what it had been");
+    in_state(&client, &webhook, "delivered", 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_comes_for_a_webhook_that_has_all_parked_that_it_may_expires_and_says_why() {
     let stack = Stack::plan().env("SHOPERY_PARKED_MAX_JOBS", "10").start().await;
     let client = stack.client("tnt_a");
