@@ -130,6 +130,7 @@ pub(crate) fn meta_again(
         changed: Vec::new(),
         deferred: false,
         attempt: delivery.last_attempt + 1,
+        failed_at: None,
         resend: Some(Resend { round, attempts_before: delivery.last_attempt, payload: asked }),
     })
 }

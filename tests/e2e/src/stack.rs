@@ -278,7 +278,7 @@ impl Stack {
         let look = async || -> Result<(u64, u64, String), async_nats::Error> {
             let (mut waiting, mut last) = (0, 0);
             let mut seen = String::new();
-            for name in ["INBOUND", "EVENTS", "JOBS", "RETRY", "PARKED", "OUTCOMES"] {
+            for name in ["INBOUND", "EVENTS", "DEFERRED", "JOBS", "RETRY", "PARKED", "OUTCOMES"] {
                 let stream = jetstream.get_stream(name).await?;
                 let state = &stream.cached_info().state;
                 let waits = if name == "EVENTS" {
