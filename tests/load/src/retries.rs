@@ -66,6 +66,9 @@ pub async fn publish(stack: &Stack, tenant: &Tenant, sheet: &Arc<Sheet>, window:
                 triggered_at: now,
                 event_sequence: 0,
                 changed: vec![],
+                deferred: false,
+                failed_at: None,
+                resend: None,
                 attempt: 2,
             };
             let subject = subject::retry(&id, webhook, meta.delivery);
