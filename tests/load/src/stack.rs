@@ -184,7 +184,7 @@ impl Stack {
     /// and a message leaves a stream only after its successor is in the next, so looking at them in order misses none.
     pub async fn settled(&mut self) -> anyhow::Result<()> {
         let deadline = Instant::now() + PATIENCE;
-        for stream in ["INBOUND", "JOBS", "RETRY", "OUTCOMES"] {
+        for stream in ["INBOUND", "DEFERRED", "JOBS", "RETRY", "OUTCOMES"] {
             loop {
                 self.check_alive()?;
                 let waiting = self.held(stream).await?;
