@@ -11,8 +11,8 @@ use futures_util::future::join_all;
 use serde_json::json;
 use serde_json::value::RawValue;
 use shopery_http::{Access, Permission, Problem, read_body};
-use shopery_model::{Event, Invalid, MAX_EVENT_BYTES, TenantId};
-use shopery_queue::{PublishError, trace};
+use shopery_model::{Event, Invalid, Lane, MAX_EVENT_BYTES, TenantId};
+use shopery_queue::{Meter, Pacer, PublishError, trace};
 use std::sync::Arc;
 use time::OffsetDateTime;
 use tokio::sync::Semaphore;
@@ -23,6 +23,8 @@ const MAX_BATCH: usize = 1000;
 const MAX_BATCH_BYTES: usize = 16 * 1024 * 1024;
 /// Batches in memory at a time; others wait to be read.
 const BATCHES: usize = 8;
+/// Events of a batch that are worked on before others get their turn.
+const AT_A_TIME: usize = 32;
 /// After how many seconds a publisher should try again when a stream is full or away.
 const RETRY_AFTER: u32 = 1;
 
@@ -30,10 +32,12 @@ struct Door {
     acceptor: Acceptor,
     access: Access,
     batches: Semaphore,
+    meter: Meter,
+    pacer: Pacer,
 }
 
-pub(crate) fn routes(acceptor: Acceptor, access: Access) -> Router {
-    let door = Door { acceptor, access, batches: Semaphore::new(BATCHES) };
+pub(crate) fn routes(acceptor: Acceptor, access: Access, meter: Meter, pacer: Pacer) -> Router {
+    let door = Door { acceptor, access, batches: Semaphore::new(BATCHES), meter, pacer };
     Router::new().route("/events", post(publish)).with_state(Arc::new(door))
 }
 
@@ -74,8 +78,17 @@ impl Door {
 
     async fn one(&self, tenant: &TenantId, body: &Bytes, traceparent: Option<&str>) -> Result<Response, Problem> {
         let event = Event::parse(body, OffsetDateTime::now_utc()).map_err(Problem::invalid)?;
+        self.turn(tenant, 1).await;
         self.acceptor.store(tenant, &event, traceparent, Source::Http).await.map_err(|error| unavailable(&error))?;
         Ok((StatusCode::ACCEPTED, Json(json!({ "id": event.id }))).into_response())
+    }
+
+    /// What is beyond a tenant's rate goes at the pace that leaves others undisturbed; its publisher waits for the answer.
+    async fn turn(&self, tenant: &TenantId, events: usize) {
+        match self.meter.lane(tenant, events) {
+            Lane::Fast => self.pacer.note_fast(),
+            Lane::Bulk => self.pacer.turns(events).await,
+        }
     }
 
     /// All events of a batch are checked before the first is stored.
@@ -91,6 +104,9 @@ impl Door {
         let now = OffsetDateTime::now_utc();
         let (mut events, mut wrong) = (Vec::with_capacity(raw.len()), Vec::new());
         for (index, raw) in raw.iter().enumerate() {
+            if index % AT_A_TIME == 0 {
+                tokio::task::yield_now().await;
+            }
             match Event::parse(&body.slice_ref(raw.get().as_bytes()), now) {
                 Ok(event) => events.push(event),
                 Err(invalid) => wrong.extend(invalid.into_iter().map(|invalid| invalid.within(format!("[{index}]")))),
@@ -102,8 +118,11 @@ impl Door {
         }
         // EVENTS has them in the order of the batch.
         let mut sent = Vec::with_capacity(events.len());
-        for event in &events {
-            sent.push(self.acceptor.send(tenant, event, traceparent).await);
+        for part in events.chunks(AT_A_TIME) {
+            self.turn(tenant, part.len()).await;
+            for event in part {
+                sent.push(self.acceptor.send(tenant, event, traceparent).await);
+            }
         }
         let stored = join_all(sent.into_iter().map(|sent| self.acceptor.stored(sent, Source::Http))).await;
         if let Some(error) = stored.iter().find_map(|stored| stored.as_ref().err()) {

@@ -10,7 +10,8 @@ mod inbound;
 use std::net::SocketAddr;
 
 use shopery_http::Access;
-use shopery_queue::{Age, Queue, Waiting, topology, watch_ages};
+use shopery_model::Allowance;
+use shopery_queue::{Age, Meter, Pacer, Queue, Waiting, topology, watch_ages};
 use shopery_runtime::service::About;
 use shopery_runtime::{Env, Runtime};
 use tokio::net::TcpListener;
@@ -28,6 +29,7 @@ pub struct Config {
     pub listen: SocketAddr,
     queue: shopery_queue::Config,
     access: Access,
+    allowance: Allowance,
 }
 
 impl Config {
@@ -35,7 +37,8 @@ impl Config {
         let listen = env.or("SHOPERY_LISTEN", "0.0.0.0:8081", "Address of POST /events, /livez, /readyz and /metrics");
         let queue = shopery_queue::Config::read(env);
         let access = Access::read(env);
-        Some(Self { listen: listen?, queue: queue?, access: access? })
+        let allowance = shopery_queue::read_allowance(env);
+        Some(Self { listen: listen?, queue: queue?, access: access?, allowance: allowance? })
     }
 }
 
@@ -43,7 +46,8 @@ impl Config {
 pub async fn run(config: Config, listener: TcpListener, runtime: Runtime) -> anyhow::Result<()> {
     let queue = Queue::connect(&config.queue, ABOUT.name, &runtime).await?;
     let acceptor = Acceptor::new(queue.clone(), &runtime);
-    let routes = http::routes(acceptor.clone(), config.access).merge(shopery_http::operations(&runtime));
+    let (meter, pacer) = (Meter::new(config.allowance), Pacer::start(&queue, &runtime.shutdown));
+    let routes = http::routes(acceptor.clone(), config.access, meter, pacer).merge(shopery_http::operations(&runtime));
     let routes = shopery_http::with_limits(routes, "ingest", &runtime);
     let age = runtime.metrics.register(
         "oldest_unaccepted_seconds",

@@ -10,9 +10,8 @@ use std::time::Duration;
 
 use aws_lc_rs::digest::{Context, SHA256};
 use shopery_model::{DeliveryId, Job};
+use shopery_queue::Recent;
 use time::OffsetDateTime;
-
-use crate::recent::Recent;
 
 const MAX_KEYS: usize = 250_000;
 /// Remembered of one key: more matter only if events are routed long after those that came behind them.

@@ -9,9 +9,7 @@
 mod debounce;
 mod decide;
 mod duplicates;
-mod meter;
 mod newest;
-mod recent;
 mod route;
 
 use std::sync::Arc;
@@ -19,13 +17,12 @@ use std::time::Duration;
 
 use prometheus_client::metrics::family::Family;
 use shopery_model::Allowance;
-use shopery_queue::{Age, Directory, Intake, Outcomes, Pacer, Queue, Waiting, topology, watch_ages};
+use shopery_queue::{Age, Directory, Intake, Meter, Outcomes, Pacer, Queue, Waiting, topology, watch_ages};
 use shopery_runtime::service::About;
 use shopery_runtime::{Env, Runtime, Shutdown};
 use tokio_util::task::TaskTracker;
 
 use crate::duplicates::Duplicates;
-use crate::meter::Meter;
 use crate::route::Router;
 
 pub const ABOUT: About = About {
@@ -56,24 +53,8 @@ impl Config {
             "10m",
             "How long a payload that is the same as the one before is dropped; 0s sends it. Each router remembers its own",
         );
-        let rate = env.number(
-            "SHOPERY_TENANT_RATE",
-            "200",
-            1..=1_000_000,
-            "Jobs a second and tenant that go ahead of others' bursts; what is beyond waits while others have work",
-        );
-        let burst = env.number(
-            "SHOPERY_TENANT_BURST",
-            "400",
-            1..=1_000_000,
-            "Jobs of a tenant that may come at once within its rate",
-        );
-        Some(Self {
-            listen: listen?,
-            queue: queue?,
-            duplicate_window: duplicate_window?,
-            allowance: Allowance { rate: rate? as f64, burst: burst? as f64 },
-        })
+        let allowance = shopery_queue::read_allowance(env);
+        Some(Self { listen: listen?, queue: queue?, duplicate_window: duplicate_window?, allowance: allowance? })
     }
 }
 

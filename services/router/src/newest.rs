@@ -3,9 +3,8 @@
 //! The memory is this process's own and bounded: it knows the last [`MAX_RESOURCES`] resources that it has routed an
 //! event of. What is late beyond that, or was routed by another replica, passes for the newest state.
 
+use shopery_queue::Recent;
 use time::OffsetDateTime;
-
-use crate::recent::Recent;
 
 const MAX_RESOURCES: usize = 100_000;
 

@@ -9,8 +9,8 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use shopery_model::{DeliveryId, DeliveryState, Event, Job, JobMeta, Lane, Outcome, TenantId, Webhook};
 use shopery_queue::{
-    Dead, Directory, Message, Outcomes, Outgoing, Pacer, PublishError, Queue, RESTATED, Sent, State, Taken, subject,
-    trace,
+    Dead, Directory, Message, Meter, Outcomes, Outgoing, Pacer, PublishError, Queue, RESTATED, Sent, State, Taken,
+    subject, trace,
 };
 use shopery_runtime::{Runtime, telemetry};
 use time::OffsetDateTime;
@@ -19,7 +19,6 @@ use tracing::Span;
 use crate::debounce::{self, Gathered};
 use crate::decide::{Decision, States, decide};
 use crate::duplicates::Duplicates;
-use crate::meter::Meter;
 use crate::newest::{Newest, Place};
 
 /// Where EVENTS holds an event that was deferred, and since when, in nanoseconds.

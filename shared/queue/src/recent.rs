@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 /// there, at the price of two look-ups, and nothing has to be ordered by its age. (A cache that does that cost the
 /// router a third of its time.)
 #[derive(Debug)]
-pub(crate) struct Recent<K, V> {
+pub struct Recent<K, V> {
     generations: Mutex<Generations<K, V>>,
     /// Of one generation.
     capacity: usize,
@@ -23,13 +23,13 @@ struct Generations<K, V> {
 
 impl<K: Eq + Hash, V> Recent<K, V> {
     /// Remembers at least the last `capacity` keys, and at most twice as many.
-    pub(crate) fn new(capacity: usize) -> Self {
+    pub fn new(capacity: usize) -> Self {
         let generations = Generations { younger: HashMap::new(), elder: HashMap::new() };
         Self { generations: Mutex::new(generations), capacity }
     }
 
     /// Shows `update` what is known of a key, and remembers what it returns instead, if anything.
-    pub(crate) fn update<R>(&self, key: K, update: impl FnOnce(Option<&V>) -> (R, Option<V>)) -> R {
+    pub fn update<R>(&self, key: K, update: impl FnOnce(Option<&V>) -> (R, Option<V>)) -> R {
         let mut generations = self.generations.lock().unwrap_or_else(PoisonError::into_inner);
         let Generations { younger, elder } = &mut *generations;
         let (result, value) = update(younger.get(&key).or_else(|| elder.get(&key)));

@@ -1,18 +1,37 @@
-//! Which lane an event takes: its tenant's allowance, and whether anybody else would notice.
+//! Which lane a tenant's work takes: the tenant's allowance, and whether anybody else would notice.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use shopery_model::{Allowance, Credit, Lane, TenantId};
+use shopery_runtime::Env;
 
-use crate::recent::Recent;
+use crate::Recent;
 
 const MAX_TENANTS: usize = 100_000;
 /// A tenant is here while its last event is no older.
 const HERE: Duration = Duration::from_secs(2);
 
+/// What each tenant may have ahead of others' bursts, as an operator sets it.
+pub fn read_allowance(env: &mut Env) -> Option<Allowance> {
+    let rate = env.number(
+        "SHOPERY_TENANT_RATE",
+        "200",
+        1..=1_000_000,
+        "Events (ingest) or jobs (router) a second and tenant that go ahead of others' bursts; what is beyond waits \
+         while others have work",
+    );
+    let burst = env.number(
+        "SHOPERY_TENANT_BURST",
+        "400",
+        1..=1_000_000,
+        "So many of a tenant may come at once within its rate",
+    );
+    Some(Allowance { rate: rate? as f64, burst: burst? as f64 })
+}
+
 #[derive(Debug)]
-pub(crate) struct Meter {
+pub struct Meter {
     allowance: Allowance,
     credits: Recent<TenantId, Credit>,
     present: Mutex<Present>,
@@ -27,17 +46,17 @@ struct Present {
 }
 
 impl Meter {
-    pub(crate) fn new(allowance: Allowance) -> Self {
+    pub fn new(allowance: Allowance) -> Self {
         Self { allowance, credits: Recent::new(MAX_TENANTS), present: Mutex::default(), began: Instant::now() }
     }
 
-    /// The lane of an event that causes so many jobs. A tenant that is alone has all of the fast lane.
-    pub(crate) fn lane(&self, tenant: &TenantId, jobs: usize) -> Lane {
+    /// The lane of work that costs so much. A tenant that is alone has all of the fast lane.
+    pub fn lane(&self, tenant: &TenantId, cost: usize) -> Lane {
         let now = self.began.elapsed();
         let is_alone = self.present.lock().unwrap_or_else(PoisonError::into_inner).note(tenant, now);
         let lane = self.credits.update(tenant.clone(), |known| {
             let mut credit = known.copied().unwrap_or_else(|| Credit::new(self.allowance, now));
-            (credit.spend(jobs, self.allowance, now), Some(credit))
+            (credit.spend(cost, self.allowance, now), Some(credit))
         });
         if is_alone { Lane::Fast } else { lane }
     }
