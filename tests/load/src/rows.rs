@@ -24,6 +24,8 @@ const MAX_RATE: usize = 100_000;
 /// A delivery is lost when none has arrived for so long: longer than `ack_wait` (30 s), after which a service's
 /// unfinished work is repeated.
 const SILENCE: Duration = Duration::from_secs(45);
+/// A tenant is alone once all others have been silent for two seconds: so long a row of one tenant waits.
+const ALONE: Duration = Duration::from_secs(3);
 const WARM_UP: Duration = Duration::from_secs(1);
 const RATE_WARM_UP: Duration = Duration::from_secs(3);
 /// Connections of the publishers of row d: more than are ever busy at its rate.
@@ -179,6 +181,7 @@ impl Bench<'_> {
             Way::Nats => (1, concurrency * 4),
         };
         let lanes = self.lanes(stack, way, fan_out, concurrency).await?;
+        tokio::time::sleep(ALONE).await;
         let sheet = self.sheet(fan_out, self.backlog())?;
         let meter = Meter::start(stack.processes(), &self.sink)?;
         publish::until(self.end(), lanes, batch, &sheet).await?;
