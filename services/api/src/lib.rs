@@ -110,7 +110,7 @@ pub async fn run(config: Config, listener: TcpListener, runtime: Runtime) -> any
     watch_health(store.clone(), &runtime);
     let queue = Queue::connect(&config.queue, ABOUT.name, &runtime).await?;
     let directory = Directory::follow(&queue, &runtime).await?;
-    let publicist = Publicist::open(&queue, store.clone(), directory).await?;
+    let publicist = Publicist::open(&queue, store.clone(), directory, &runtime.shutdown).await?;
     let recoveries = Arc::new(Notify::new());
     let recoverer = Recoverer { queue: queue.clone(), store: store.clone(), news: recoveries.clone() };
     let app = App {

@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use async_nats::jetstream::kv::{Operation, Store as Bucket};
 use shopery_model::{TenantId, Webhook, WebhookId};
-use shopery_queue::{Directory, Outgoing, Parked, Queue, subject, topology};
+use shopery_queue::{Directory, Followers, Outgoing, Parked, Queue, subject, topology};
 use shopery_runtime::Shutdown;
 use shopery_store::{Store, WebhookRecord};
 use time::OffsetDateTime;
@@ -38,20 +38,37 @@ pub(crate) struct Publicist {
     store: Store,
     bucket: Bucket,
     directory: Directory,
+    followers: Followers,
     unpublished: Arc<Notify>,
 }
 
+/// An entry that says what the database does.
+struct Line {
+    revision: u64,
+    was_changed: bool,
+}
+
 impl Publicist {
-    pub(crate) async fn open(queue: &Queue, store: Store, directory: Directory) -> anyhow::Result<Self> {
+    pub(crate) async fn open(
+        queue: &Queue,
+        store: Store,
+        directory: Directory,
+        shutdown: &Shutdown,
+    ) -> anyhow::Result<Self> {
         let bucket = queue.jetstream.get_key_value(topology::CONFIG).await.context("cannot open CONFIG")?;
-        Ok(Self { queue: queue.clone(), store, bucket, directory, unpublished: Arc::new(Notify::new()) })
+        let (queue, followers) = (queue.clone(), Followers::start(queue, shutdown));
+        Ok(Self { queue, store, bucket, directory, followers, unpublished: Arc::new(Notify::new()) })
     }
 
-    /// Makes a change of a webhook known. If that fails now it is made up for soon; the change itself is safe.
+    /// Makes a change of a webhook known, and waits until routers and deliverers have it: what is published from then on
+    /// finds it. If that fails now it is made up for soon; the change itself is safe.
     pub(crate) async fn publish(&self, tenant: &TenantId, id: WebhookId) {
-        if let Err(error) = self.bring_in_line(tenant, id).await {
-            tracing::warn!(%tenant, webhook = %id, "a webhook's change is published later: {error:#}");
-            self.unpublished.notify_one();
+        match self.bring_in_line(tenant, id).await {
+            Ok(Line { revision, .. }) => self.followers.have(revision).await,
+            Err(error) => {
+                tracing::warn!(%tenant, webhook = %id, "a webhook's change is published later: {error:#}");
+                self.unpublished.notify_one();
+            }
         }
     }
 
@@ -139,16 +156,16 @@ impl Publicist {
 
     /// Makes up for what whoever changed the webhook could not do. True if the entry had to be changed.
     async fn mend(&self, tenant: &TenantId, id: WebhookId) -> anyhow::Result<bool> {
-        let is_mended = self.bring_in_line(tenant, id).await?;
-        if is_mended {
+        let Line { was_changed, .. } = self.bring_in_line(tenant, id).await?;
+        if was_changed {
             self.see_to_waiting(tenant, id).await;
         }
-        Ok(is_mended)
+        Ok(was_changed)
     }
 
-    /// True if the entry had to be changed.
-    async fn bring_in_line(&self, tenant: &TenantId, id: WebhookId) -> anyhow::Result<bool> {
+    async fn bring_in_line(&self, tenant: &TenantId, id: WebhookId) -> anyhow::Result<Line> {
         let key = subject::config_key(tenant, id);
+        let mut was_changed = false;
         for _ in 0..TRIES {
             // The entry first: if the truth changes after it was read, the entry's revision has moved on as well, or
             // whoever changed the truth will come after us.
@@ -157,21 +174,24 @@ impl Publicist {
             let revision = entry.as_ref().map_or(0, |entry| entry.revision);
             let published = entry.filter(|entry| entry.operation == Operation::Put).map(|entry| entry.value);
             let written = match (published, wanted) {
-                (None, None) => return Ok(false),
+                (None, None) => return Ok(Line { revision, was_changed }),
                 (Some(_), None) => {
-                    self.bucket.purge_expect_revision(key.as_str(), Some(revision)).await.map_err(anyhow::Error::from)
+                    let purged = self.bucket.purge_expect_revision(key.as_str(), Some(revision)).await;
+                    // At which revision it left its mark, only another look tells.
+                    purged.map(|()| None).map_err(anyhow::Error::from)
                 }
                 (published, Some(wanted)) => {
                     let value = serde_json::to_vec(&wanted)?;
                     if published.is_some_and(|published| published == value) {
-                        return Ok(false);
+                        return Ok(Line { revision, was_changed });
                     }
                     let update = self.bucket.update(key.as_str(), value.into(), revision).await;
-                    update.map(drop).map_err(anyhow::Error::from)
+                    update.map(Some).map_err(anyhow::Error::from)
                 }
             };
             match written {
-                Ok(()) => return Ok(true),
+                Ok(Some(revision)) => return Ok(Line { revision, was_changed: true }),
+                Ok(None) => was_changed = true,
                 Err(error) if error.to_string().contains("wrong last") => {}
                 Err(error) => return Err(error).context("cannot write CONFIG"),
             }

@@ -9,17 +9,14 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use shopery_model::{
-    Answer, Attempt, AttemptId, DeliveryState, Fault, Job, JobMeta, Outcome, PayloadMode, RetrySchedule, Verdict,
-    Webhook,
+    Answer, Attempt, AttemptId, DeliveryState, FRESH, Fault, Job, JobMeta, Outcome, PayloadMode, RetrySchedule,
+    Verdict, Webhook,
 };
 use shopery_queue::{Outgoing, Queue, subject, trace};
 use shopery_runtime::{Runtime, latency_buckets, telemetry};
 use shopery_sender::{Endpoint, Message, Sender};
 use time::OffsetDateTime;
 use tracing::{Instrument, Span};
-
-/// A job that is older carries the latest state of its resource, not the one of its event.
-const FRESH: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub(crate) struct Attempter {

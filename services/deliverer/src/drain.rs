@@ -237,7 +237,7 @@ impl Drain<'_> {
         let jobs = parked.next(count).await?;
         let Some(last) = jobs.last().map(|job| job.sequence) else { return Ok(Round::Empty) };
         let (sequences, jobs): (Vec<_>, Vec<_>) = self.without_ended(parked, jobs).await?.into_iter().unzip();
-        self.drainer.pacer.turns(jobs.len()).await;
+        self.drainer.pacer.turns(&self.tenant, jobs.len()).await;
         let slots = self.drainer.slots.acquire_many(u32::try_from(jobs.len())?).await?;
         let attempts = jobs.iter().map(|job| self.drainer.attempter.attempt(job, &self.webhook, None));
         let attempted = join_all(attempts).await.into_iter().collect::<anyhow::Result<Vec<_>>>()?;

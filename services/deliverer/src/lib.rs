@@ -41,8 +41,6 @@ use crate::sweep::Sweeper;
 
 /// Jobs that are held for each attempt that may be under way: most of those wait for their turn.
 const HELD: usize = 4;
-/// Jobs of the bulk lane that are held: few, because they wait for their turn.
-const BULK_HELD: usize = 256;
 /// Of the attempts that may be under way, drains may make so many beside them.
 const DRAINS_SHARE: usize = 2;
 
@@ -135,9 +133,9 @@ pub async fn run(config: Config, runtime: Runtime) -> anyhow::Result<()> {
     let sweeper = Sweeper { queue: queue.clone(), circuits, breaker, interval: config.sweep };
     let overdue = Overdue::new(queue.clone(), config.overdue, config.sweep, &runtime);
     let ages = ages(&runtime);
-    // Each has places of its own: neither fresh jobs nor retries can take the other's.
+    // Each has places of its own: none can take another's.
     let fresh = Intake::open(&queue, topology::DELIVERER_FAST, held).await?;
-    let bulk = Intake::open(&queue, topology::DELIVERER_BULK, BULK_HELD).await?;
+    let bulk = Intake::open(&queue, topology::DELIVERER_BULK, held).await?;
     let due = Intake::open(&queue, topology::DELIVERER_DUE, held).await?;
     tokio::join!(
         work(fresh, workers.clone(), Lane::Fast),
@@ -145,6 +143,7 @@ pub async fn run(config: Config, runtime: Runtime) -> anyhow::Result<()> {
         work(due, workers.clone(), Lane::Fast),
         sweeper.run(&runtime.shutdown),
         overdue.run(&runtime.shutdown),
+        directory.answer(&queue, &runtime.shutdown),
         watch_ages(&queue, &ages, &runtime.shutdown),
     );
     // The last outcomes are published when nobody can add one any more.
@@ -181,14 +180,18 @@ struct Workers {
 async fn work(mut intake: Intake, workers: Arc<Workers>, lane: Lane) {
     let tasks = TaskTracker::new();
     while let Some(taken) = intake.next(&workers.shutdown).await {
-        let is_timer = subject::parse_drain(taken.message.subject()).is_some();
+        let subject = taken.message.subject();
+        let is_timer = subject::parse_drain(subject).is_some();
+        let tenant = subject::parse_work(subject);
         let workers = workers.clone();
         if is_timer {
             tasks.spawn(async move { workers.drainer.drain(taken, &workers.shutdown).await });
         } else {
-            match lane {
-                Lane::Fast => workers.pacer.note_fast(),
-                Lane::Bulk => workers.pacer.turns(1).await,
+            match (tenant, lane) {
+                (Some(tenant), Lane::Fast) => workers.pacer.note_fast(&tenant),
+                (Some(tenant), Lane::Bulk) => workers.pacer.turns(&tenant, 1).await,
+                // It goes to DEAD.
+                (None, _) => {}
             }
             let begun = workers.deliverer.begin(taken).await;
             tasks.spawn(async move { workers.deliverer.finish(begun).await });

@@ -85,9 +85,9 @@ impl Door {
 
     /// What is beyond a tenant's rate goes at the pace that leaves others undisturbed; its publisher waits for the answer.
     async fn turn(&self, tenant: &TenantId, events: usize) {
-        match self.meter.lane(tenant, events) {
-            Lane::Fast => self.pacer.note_fast(),
-            Lane::Bulk => self.pacer.turns(events).await,
+        match self.meter.lane(tenant, events, false) {
+            Lane::Fast => self.pacer.note_fast(tenant),
+            Lane::Bulk => self.pacer.turns(tenant, events).await,
         }
     }
 

@@ -65,7 +65,7 @@ pub async fn run(config: Config, runtime: Runtime) -> anyhow::Result<()> {
     let (outcomes, recording) = Outcomes::start(queue.clone(), "router");
     let duplicates = Duplicates::within(config.duplicate_window);
     let (meter, pacer) = (Meter::new(config.allowance), Pacer::start(&queue, &runtime.shutdown));
-    let router = Router::new(queue.clone(), directory, outcomes, duplicates, meter, pacer, &runtime);
+    let router = Router::new(queue.clone(), directory.clone(), outcomes, duplicates, meter, pacer, &runtime);
     let router = Arc::new(router);
     let fresh = Intake::open(&queue, topology::ROUTER, SLOTS).await?;
     let deferred = Intake::open(&queue, topology::ROUTER_DEFERRED, DEFERRED_SLOTS).await?;
@@ -73,6 +73,7 @@ pub async fn run(config: Config, runtime: Runtime) -> anyhow::Result<()> {
     tokio::join!(
         route(fresh, &router, &runtime.shutdown),
         route(deferred, &router, &runtime.shutdown),
+        directory.answer(&queue, &runtime.shutdown),
         watch_ages(&queue, &ages, &runtime.shutdown),
     );
     // The last outcomes are published when nobody can add one any more.

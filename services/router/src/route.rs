@@ -25,6 +25,9 @@ use crate::newest::{Newest, Place};
 const SEQUENCE: &str = "Shopery-Event-Sequence";
 const STORED_AT: &str = "Shopery-Event-Stored-At";
 
+/// An event that waited so long in EVENTS tells that others wait behind it.
+const BEHIND: Duration = Duration::from_millis(50);
+
 #[derive(Debug)]
 pub(crate) struct Router {
     queue: Queue,
@@ -75,6 +78,8 @@ struct Arrived {
     event: Event,
     /// Those that want it.
     webhooks: Vec<Arc<Webhook>>,
+    /// Which its jobs take.
+    lane: Lane,
     /// Where a newer state is, if the event is late.
     newer: Option<u64>,
     span: Span,
@@ -86,8 +91,20 @@ struct EventPlace {
     subject: String,
     sequence: u64,
     at: OffsetDateTime,
-    /// The lane in which the event has come from there.
-    lane: Lane,
+    /// It has come from there by way of DEFERRED.
+    was_deferred: bool,
+}
+
+/// How an event goes on.
+enum Way {
+    /// Within its tenant's rate: its jobs take the fast lane.
+    Fast,
+    /// Beyond it, with nobody else here: its jobs take the bulk lane, where who comes next goes ahead of them.
+    Straight,
+    /// Beyond it: to DEFERRED, so that nobody waits behind it.
+    PutOff,
+    /// Put off before: to the bulk lane, in its turn.
+    Paced,
 }
 
 /// What follows from an event.
@@ -130,27 +147,45 @@ impl Router {
     pub(crate) async fn begin(&self, event: Taken) -> Routed {
         let step = match self.read(&event.message) {
             Ok(None) => Ok(Step::Over),
-            Ok(Some(arrived)) if arrived.place.lane == Lane::Bulk => {
-                // It was deferred, and waits here until there is time for it.
-                self.pacer.turns(arrived.webhooks.len()).await;
-                self.go_on(&event.message, arrived).await
-            }
-            Ok(Some(arrived)) if self.is_beyond(&arrived) => {
-                Ok(Step::Defer(self.defer(&event.message, &arrived).await, Box::new(arrived)))
-            }
-            Ok(Some(arrived)) => {
-                self.pacer.note_fast();
-                self.go_on(&event.message, arrived).await
-            }
+            Ok(Some(arrived)) => self.set_out(&event.message, arrived).await,
             Err(error) => Ok(Step::Bury(error)),
         };
         Routed { event, step }
     }
 
-    /// Whether the event is beyond its tenant's rate.
-    fn is_beyond(&self, arrived: &Arrived) -> bool {
+    async fn set_out(&self, message: &Message, mut arrived: Arrived) -> anyhow::Result<Step> {
+        match self.way(&arrived) {
+            Way::Fast => self.pacer.note_fast(&arrived.tenant),
+            Way::Straight => arrived.lane = Lane::Bulk,
+            Way::PutOff => {
+                // Should DEFERRED be full.
+                arrived.lane = Lane::Bulk;
+                return Ok(Step::Defer(self.defer(message, &arrived).await, Box::new(arrived)));
+            }
+            Way::Paced => {
+                arrived.lane = Lane::Bulk;
+                self.pacer.turns(&arrived.tenant, arrived.webhooks.len()).await;
+            }
+        }
+        self.go_on(message, arrived).await
+    }
+
+    fn way(&self, arrived: &Arrived) -> Way {
+        let EventPlace { at, was_deferred, .. } = arrived.place;
         let jobs = arrived.webhooks.len();
-        jobs > 0 && self.meter.lane(&arrived.tenant, jobs) == Lane::Bulk
+        if was_deferred {
+            return Way::Paced;
+        }
+        if jobs == 0 {
+            return Way::Fast;
+        }
+        let is_behind = OffsetDateTime::now_utc() - at > BEHIND;
+        let straight = !is_behind && self.pacer.is_alone(&arrived.tenant);
+        match self.meter.lane(&arrived.tenant, jobs, straight) {
+            Lane::Fast => Way::Fast,
+            Lane::Bulk if straight => Way::Straight,
+            Lane::Bulk => Way::PutOff,
+        }
     }
 
     async fn defer(&self, message: &Message, arrived: &Arrived) -> Sent {
@@ -201,7 +236,7 @@ impl Router {
     async fn deferred(&self, message: &Message, sent: Sent, arrived: &Arrived) -> anyhow::Result<Decided> {
         match sent.acked().await {
             Ok(_) => Ok(Decided::default()),
-            // There is no room for more: others have to wait after all.
+            // There is no room for more: it goes on as if nobody else were here.
             Err(PublishError::Full(_)) => self.look_up(message, arrived).await,
             Err(error) => Err(error).context("cannot put the event off"),
         }
@@ -234,7 +269,7 @@ impl Router {
             jobs = tracing::field::Empty,
         );
         trace::adopt(&span, trace::incoming(message.headers()));
-        Ok(Some(Arrived { place, tenant, event, webhooks, newer, span }))
+        Ok(Some(Arrived { place, tenant, event, webhooks, lane: Lane::Fast, newer, span }))
     }
 
     /// Gathers the states that the rules need, then goes on.
@@ -300,7 +335,7 @@ impl Router {
                 decided.outcomes.push(self.ended(job.meta, DeliveryState::Duplicate, Some(carrier)));
                 continue;
             } else {
-                let subject = subject::job(arrived.place.lane, &job.meta.tenant, job.meta.webhook);
+                let subject = subject::job(arrived.lane, &job.meta.tenant, job.meta.webhook);
                 let mut message = Outgoing::new(subject, job.encode()).with_id(job.meta.delivery.to_string());
                 message.headers.clone_from(&headers);
                 decided.sent.push(self.queue.send(message).await);
@@ -365,7 +400,7 @@ impl Arrived {
             triggered_at: self.event.time,
             event_sequence: self.place.sequence,
             changed: Vec::new(),
-            deferred: self.place.lane == Lane::Bulk,
+            deferred: self.place.was_deferred,
             attempt: 1,
             resend: None,
             failed_at: None,
@@ -381,7 +416,7 @@ fn place(message: &Message) -> anyhow::Result<EventPlace> {
             subject: message.subject().to_owned(),
             sequence: stored.sequence,
             at: stored.at,
-            lane: Lane::Fast,
+            was_deferred: false,
         });
     };
     let header = |name| message.headers().and_then(|headers| headers.get(name)).map(|value| value.as_str());
@@ -389,5 +424,5 @@ fn place(message: &Message) -> anyhow::Result<EventPlace> {
     let at = header(STORED_AT)
         .and_then(|text| OffsetDateTime::from_unix_timestamp_nanos(text.parse().ok()?).ok())
         .context("it does not say since when EVENTS has it")?;
-    Ok(EventPlace { subject, sequence, at, lane: Lane::Bulk })
+    Ok(EventPlace { subject, sequence, at, was_deferred: true })
 }

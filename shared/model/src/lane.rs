@@ -1,9 +1,10 @@
 //! The two ways that work can take, and what decides between them.
 //!
-//! A tenant's events go through the fast lane at the tenant's rate. What is beyond it, while others have work too,
-//! goes through the bulk lane, which takes what the fast lane leaves ([`Pace`]). So one tenant's burst delays itself.
+//! A tenant's events go through the fast lane at the tenant's rate ([`Credit`]). What is beyond it goes through the bulk
+//! lane, which takes what others leave of the machine ([`Pace`]). So one tenant's burst delays itself.
 //!
-//! Invariant: whatever others do, a tenant gets its rate through the fast lane.
+//! Invariant: whatever others do, a tenant gets its rate through the fast lane; only within a second after a burst that
+//! met nobody else ([`Credit::bar`]) may it have to wait for that.
 
 use std::fmt;
 use std::time::Duration;
@@ -46,11 +47,12 @@ pub struct Allowance {
 pub struct Credit {
     left: f64,
     at: Duration,
+    barred_until: Duration,
 }
 
 impl Credit {
     pub fn new(allowance: Allowance, now: Duration) -> Self {
-        Self { left: allowance.burst, at: now }
+        Self { left: allowance.burst, at: now, barred_until: Duration::ZERO }
     }
 
     /// The lane of work that costs so much. What is dearer than all that is left still passes if anything is: a tenant
@@ -65,7 +67,19 @@ impl Credit {
         self.left -= cost as f64;
         Lane::Fast
     }
+
+    /// Something goes straight into the bulk lane. While it is fresh, nothing of the same tenant may go past it.
+    pub fn bar(&mut self) {
+        self.barred_until = self.at + FRESH;
+    }
+
+    pub fn is_barred(&self) -> bool {
+        self.at < self.barred_until
+    }
 }
+
+/// A job carries the state that it was made with while its event was stored no longer ago; then, the latest one.
+pub const FRESH: Duration = Duration::from_secs(1);
 
 /// The bulk lane's speed: it grows while the queue answers as quickly as it does at rest, and falls when it does not.
 /// The answer's delay tells of the server, of the connection and of this process alike, whichever is short.
@@ -131,6 +145,17 @@ mod tests {
         assert_eq!(credit.spend(1000, ALLOWANCE, MS), Lane::Fast);
         assert_eq!(credit.spend(1000, ALLOWANCE, MS * 2999), Lane::Bulk);
         assert_eq!(credit.spend(1000, ALLOWANCE, MS * 3011), Lane::Fast);
+    }
+
+    #[test]
+    fn a_tenant_is_barred_while_what_went_straight_is_fresh() {
+        let mut credit = Credit::new(ALLOWANCE, Duration::ZERO);
+        assert!(!credit.is_barred());
+        credit.bar();
+        for (now, is_barred) in [(MS * 999, true), (MS * 1000, false)] {
+            assert_eq!(credit.spend(1, ALLOWANCE, now), Lane::Fast);
+            assert_eq!(credit.is_barred(), is_barred, "{now:?}");
+        }
     }
 
     #[test]

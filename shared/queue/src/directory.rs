@@ -21,6 +21,8 @@ const SNAPSHOT_STALL: Duration = Duration::from_secs(10);
 pub struct Directory {
     table: Arc<RwLock<Table>>,
     store: Store,
+    /// Up to where CONFIG is in the table.
+    revision: Arc<watch::Sender<u64>>,
 }
 
 /// A tenant has few webhooks, so a scan of its own beats an index.
@@ -30,7 +32,7 @@ impl Directory {
     /// Loads the webhooks and follows their changes from then on. Returns when they are all here.
     pub async fn follow(queue: &Queue, runtime: &Runtime) -> anyhow::Result<Self> {
         let store = queue.jetstream.get_key_value(topology::CONFIG).await.context("cannot open CONFIG")?;
-        let directory = Self { table: Arc::default(), store };
+        let directory = Self { table: Arc::default(), store, revision: Arc::default() };
         let (loaded, mut is_loaded) = watch::channel(false);
         let follower = directory.clone();
         let shutdown = runtime.shutdown.clone();
@@ -88,11 +90,15 @@ impl Directory {
         table.get(tenant)?.iter().find(|webhook| webhook.id == id).cloned()
     }
 
+    pub(crate) fn revision(&self) -> watch::Receiver<u64> {
+        self.revision.subscribe()
+    }
+
     /// Reads a snapshot, puts it in place whole, and applies the changes that follow until the watch breaks.
     async fn watch(&self, loaded: &watch::Sender<bool>) -> anyhow::Result<()> {
         let is_empty = self.store.status().await?.values() == 0;
         let mut entries = self.store.watch_with_history(">").await?;
-        let mut snapshot = Table::new();
+        let (mut snapshot, mut revision) = (Table::new(), 0);
         if !is_empty {
             loop {
                 let Ok(entry) = tokio::time::timeout(SNAPSHOT_STALL, entries.next()).await else {
@@ -100,15 +106,19 @@ impl Directory {
                 };
                 let entry = entry.context("the watch was closed")??;
                 apply(&mut snapshot, &entry);
+                revision = entry.revision.max(revision);
                 if entry.delta == 0 {
                     break;
                 }
             }
         }
         *self.table.write().unwrap_or_else(PoisonError::into_inner) = snapshot;
+        self.revision.send_replace(revision);
         loaded.send_replace(true);
         while let Some(entry) = entries.next().await {
-            apply(&mut self.table.write().unwrap_or_else(PoisonError::into_inner), &entry?);
+            let entry = entry?;
+            apply(&mut self.table.write().unwrap_or_else(PoisonError::into_inner), &entry);
+            self.revision.send_replace(entry.revision);
         }
         Ok(())
     }

@@ -1,7 +1,7 @@
-//! Holding back the bulk lane while others use the fast one.
+//! Holding back a tenant's work in the bulk lane while other tenants use the fast one.
 //!
-//! While both have work, an echo goes to the server and back every few milliseconds; how long it takes sets the
-//! [`Pace`]. With nothing in the fast lane, the bulk lane goes as fast as it can.
+//! Meanwhile an echo goes to the server and back every few milliseconds; how long it takes sets the [`Pace`]. A tenant
+//! that is alone goes as fast as it can.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -10,15 +10,15 @@ use anyhow::Context;
 use async_nats::Subscriber;
 use bytes::Bytes;
 use futures_util::StreamExt;
-use shopery_model::Pace;
+use shopery_model::{Pace, TenantId};
 use shopery_runtime::Shutdown;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::Queue;
 
-/// The fast lane is in use while its last work is no older.
-const IN_USE: Duration = Duration::from_secs(2);
+/// A tenant is here while its last work in the fast lane is no older.
+const HERE: Duration = Duration::from_secs(2);
 const BETWEEN_ECHOES: Duration = Duration::from_millis(5);
 /// An echo that takes longer is taken to have taken so long.
 const ECHO_TIMEOUT: Duration = Duration::from_secs(1);
@@ -39,14 +39,21 @@ struct Inner {
 #[derive(Debug)]
 struct State {
     pace: Pace,
-    fast_at: Option<Instant>,
+    present: Present,
     /// When the next turn is due.
     next: Instant,
 }
 
+/// The tenant that was last here, and when any other was: all that it takes to know whether one is alone.
+#[derive(Debug, Default)]
+struct Present {
+    last: Option<(TenantId, Instant)>,
+    another_at: Option<Instant>,
+}
+
 impl Pacer {
     pub fn start(queue: &Queue, shutdown: &Shutdown) -> Self {
-        let state = State { pace: Pace::default(), fast_at: None, next: Instant::now() };
+        let state = State { pace: Pace::default(), present: Present::default(), next: Instant::now() };
         let pacer = Self(Arc::new(Inner { state: Mutex::new(state), paced: Notify::new() }));
         let (queue, shutdown, listening) = (queue.clone(), shutdown.clone(), pacer.clone());
         tokio::spawn(async move {
@@ -58,17 +65,22 @@ impl Pacer {
         pacer
     }
 
-    /// Something went through the fast lane.
-    pub fn note_fast(&self) {
-        self.lock().fast_at = Some(Instant::now());
+    /// Something of this tenant goes through the fast lane.
+    pub fn note_fast(&self, tenant: &TenantId) {
+        self.lock().present.note(tenant, Instant::now());
     }
 
-    /// Waits until `count` pieces of bulk work may go.
-    pub async fn turns(&self, count: usize) {
+    /// Whether no other tenant uses the fast lane.
+    pub fn is_alone(&self, tenant: &TenantId) -> bool {
+        self.lock().present.is_alone(tenant, Instant::now())
+    }
+
+    /// Waits until `count` pieces of the tenant's bulk work may go.
+    pub async fn turns(&self, tenant: &TenantId, count: usize) {
         let due = {
             let mut state = self.lock();
             let now = Instant::now();
-            if state.fast_at.is_none_or(|at| now.duration_since(at) > IN_USE) {
+            if state.present.is_alone(tenant, now) {
                 return;
             }
             let due = state.next.max(now);
@@ -108,7 +120,53 @@ impl Pacer {
     }
 }
 
+impl Present {
+    fn note(&mut self, tenant: &TenantId, now: Instant) {
+        match &mut self.last {
+            Some((last, at)) if last == tenant => *at = now,
+            last => {
+                self.another_at = last.as_ref().map(|(_, at)| *at);
+                *last = Some((tenant.clone(), now));
+            }
+        }
+    }
+
+    fn is_alone(&self, tenant: &TenantId, now: Instant) -> bool {
+        let other_at = match &self.last {
+            Some((last, at)) if last != tenant => Some(*at),
+            _ => self.another_at,
+        };
+        other_at.is_none_or(|at| now.duration_since(at) > HERE)
+    }
+}
+
 async fn echo(queue: &Queue, inbox: &str, echoes: &mut Subscriber) -> anyhow::Result<()> {
     queue.client.publish(inbox.to_owned(), Bytes::new()).await.context("cannot send an echo")?;
     echoes.next().await.context("the subscription for echoes was closed").map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each row: seconds, who uses the fast lane, and whether a and b are alone then.
+    #[test]
+    fn a_tenant_is_alone_until_another_comes_and_when_it_has_gone() {
+        let (mut present, began) = (Present::default(), Instant::now());
+        let [a, b] = ["a", "b"].map(|id| id.parse::<TenantId>().unwrap());
+        for (seconds, tenant, alone) in [
+            (0, &a, (true, false)),
+            (1, &a, (true, false)),
+            (1, &b, (false, false)),
+            (2, &a, (false, false)),
+            (4, &a, (true, false)),
+            (9, &b, (true, true)),
+            (9, &a, (false, false)),
+        ] {
+            let now = began + Duration::from_secs(seconds);
+            present.note(tenant, now);
+            let found = (present.is_alone(&a, now), present.is_alone(&b, now));
+            assert_eq!(found, alone, "{tenant} at {seconds}");
+        }
+    }
 }

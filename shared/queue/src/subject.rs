@@ -121,6 +121,15 @@ pub fn parse_event(subject: &str) -> Option<TenantId> {
     tenant_of(subject.strip_prefix("events.")?.split('.').next()?)
 }
 
+/// The tenant of a `jobs.` or `due.` subject.
+pub fn parse_work(subject: &str) -> Option<TenantId> {
+    let rest = match subject.strip_prefix("jobs.") {
+        Some(rest) => rest.split_once('.')?.1,
+        None => subject.strip_prefix("due.")?,
+    };
+    tenant_of(rest.split('.').next()?)
+}
+
 pub fn parse_config_key(key: &str) -> Option<(TenantId, WebhookId)> {
     let (tenant, webhook) = key.split_once('.')?;
     Some((tenant_of(tenant)?, webhook.parse().ok()?))
@@ -143,6 +152,8 @@ mod tests {
         assert_eq!(parse_drain(&drain(&tenant, webhook)), Some((tenant.clone(), webhook)));
         assert_eq!(parse_drain(&due(&tenant, webhook)), None);
         assert_eq!(parse_parked(&parked(&tenant, webhook)), Some((tenant.clone(), webhook)));
+        assert_eq!(parse_work(&job(Lane::Bulk, &tenant, webhook)), Some(tenant.clone()));
+        assert_eq!(parse_work(&due(&tenant, webhook)), Some(tenant.clone()));
         let resource = Resource { kind: "order", id: "a.b".into() };
         let subject = event(&tenant, &resource);
         assert_eq!(subject.split('.').count(), 4);

@@ -5,13 +5,14 @@ use std::time::Duration;
 use async_nats::jetstream;
 use serde_json::{Value, json};
 use shopery_e2e::client::time;
-use shopery_e2e::{Client, DatabaseKind, Event, Service, Stack, wait};
+use shopery_e2e::{Client, DatabaseKind, Event, Service, Signal, Stack, process, wait};
 
 const SOON: Duration = Duration::from_secs(30);
 
 on_both_databases!(
     a_webhook_is_created_as_documented,
     a_webhook_lives_and_dies,
+    what_is_published_once_a_webhook_is_created_reaches_it,
     lists_are_paged_newest_first,
     a_webhook_created_while_nats_is_away_works_when_it_is_back,
     a_webhook_that_config_has_lost_is_put_back,
@@ -104,6 +105,28 @@ async fn a_webhook_lives_and_dies(database: DatabaseKind) {
     assert_eq!(stack.merchant.arrivals_at("/b").len(), 1);
     let names: Vec<_> = client.all("/company/webhooks").await.iter().map(|one| one["id"].clone()).collect();
     assert_eq!(names, [json!(beside)]);
+}
+
+/// The answer waits for the routers, also for one that takes its time.
+async fn what_is_published_once_a_webhook_is_created_reaches_it(database: DatabaseKind) {
+    let mut stack = Stack::on(database).await;
+    let client = stack.client("tnt_a");
+    for number in 0..20 {
+        let (path, url) = (format!("/{number}"), stack.merchant.url(&format!("/{number}")));
+        let router = stack.process(Service::Router).pid();
+        process::send(router, Signal::SIGSTOP).unwrap();
+        let create = client.create_webhook(&url, &["*"]);
+        let go_on = async {
+            wait::until_true("the webhook is in the database", SOON, async || {
+                client.get("/company/webhooks?limit=1").await.json()["data"][0]["url"] == url.as_str()
+            })
+            .await;
+            process::send(router, Signal::SIGCONT).unwrap();
+        };
+        tokio::join!(create, go_on);
+        client.publish(&Event::order(&format!("order-{number}"))).await.expect(202);
+        stack.merchant.wait_at(&path, 1, SOON).await;
+    }
 }
 
 async fn lists_are_paged_newest_first(database: DatabaseKind) {
