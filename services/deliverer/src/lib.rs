@@ -135,7 +135,8 @@ pub async fn run(config: Config, runtime: Runtime) -> anyhow::Result<()> {
     let ages = ages(&runtime);
     // Each has places of its own: none can take another's.
     let fresh = Intake::open(&queue, topology::DELIVERER_FAST, held).await?;
-    let bulk = Intake::open(&queue, topology::DELIVERER_BULK, held).await?;
+    // No more than may be attempted: what waits, waits in JOBS, and takes nobody's time.
+    let bulk = Intake::open(&queue, topology::DELIVERER_BULK, config.slots).await?;
     let due = Intake::open(&queue, topology::DELIVERER_DUE, held).await?;
     tokio::join!(
         work(fresh, workers.clone(), Lane::Fast),

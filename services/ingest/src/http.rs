@@ -1,5 +1,7 @@
 //! `POST /events`: one CloudEvent, or a batch of them.
 
+use std::sync::Arc;
+
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
@@ -13,16 +15,13 @@ use serde_json::value::RawValue;
 use shopery_http::{Access, Permission, Problem, read_body};
 use shopery_model::{Event, Invalid, Lane, MAX_EVENT_BYTES, TenantId};
 use shopery_queue::{Meter, Pacer, PublishError, trace};
-use std::sync::Arc;
 use time::OffsetDateTime;
-use tokio::sync::Semaphore;
 
 use crate::accept::{Acceptor, Source};
+use crate::places::Places;
 
 const MAX_BATCH: usize = 1000;
 const MAX_BATCH_BYTES: usize = 16 * 1024 * 1024;
-/// Batches in memory at a time; others wait to be read.
-const BATCHES: usize = 8;
 /// Events of a batch that are worked on before others get their turn.
 const AT_A_TIME: usize = 32;
 /// After how many seconds a publisher should try again when a stream is full or away.
@@ -31,13 +30,13 @@ const RETRY_AFTER: u32 = 1;
 struct Door {
     acceptor: Acceptor,
     access: Access,
-    batches: Semaphore,
+    places: Places,
     meter: Meter,
     pacer: Pacer,
 }
 
 pub(crate) fn routes(acceptor: Acceptor, access: Access, meter: Meter, pacer: Pacer) -> Router {
-    let door = Door { acceptor, access, batches: Semaphore::new(BATCHES), meter, pacer };
+    let door = Door { acceptor, access, places: Places::new(), meter, pacer };
     Router::new().route("/events", post(publish)).with_state(Arc::new(door))
 }
 
@@ -66,7 +65,7 @@ impl Door {
                 self.one(&tenant, &body, traceparent).await
             }
             "application/cloudevents-batch+json" => {
-                let _place = self.batches.acquire().await;
+                let _place = self.places.take(&tenant).await.map_err(|_| Problem::internal())?;
                 let body = read_body(body, MAX_BATCH_BYTES).await?;
                 self.batch(&tenant, &body, traceparent).await
             }
@@ -85,7 +84,7 @@ impl Door {
 
     /// What is beyond a tenant's rate goes at the pace that leaves others undisturbed; its publisher waits for the answer.
     async fn turn(&self, tenant: &TenantId, events: usize) {
-        match self.meter.lane(tenant, events, false) {
+        match self.meter.lane(tenant, events) {
             Lane::Fast => self.pacer.note_fast(tenant),
             Lane::Bulk => self.pacer.turns(tenant, events).await,
         }

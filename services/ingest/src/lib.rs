@@ -6,6 +6,7 @@
 mod accept;
 mod http;
 mod inbound;
+mod places;
 
 use std::net::SocketAddr;
 

@@ -7,7 +7,7 @@ use anyhow::{Context, anyhow};
 use bytes::Bytes;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
-use shopery_model::{DeliveryId, DeliveryState, Event, Job, JobMeta, Lane, Outcome, TenantId, Webhook};
+use shopery_model::{DeliveryId, DeliveryState, Event, Job, JobMeta, Lane, Outcome, TenantId, Way, Webhook};
 use shopery_queue::{
     Dead, Directory, Message, Meter, Outcomes, Outgoing, Pacer, PublishError, Queue, RESTATED, Sent, State, Taken,
     subject, trace,
@@ -24,6 +24,7 @@ use crate::newest::{Newest, Place};
 /// Where EVENTS holds an event that was deferred, and since when, in nanoseconds.
 const SEQUENCE: &str = "Shopery-Event-Sequence";
 const STORED_AT: &str = "Shopery-Event-Stored-At";
+const OVERTAKEN: &str = "Shopery-Event-Overtaken";
 
 /// An event that waited so long in EVENTS tells that others wait behind it.
 const BEHIND: Duration = Duration::from_millis(50);
@@ -93,18 +94,8 @@ struct EventPlace {
     at: OffsetDateTime,
     /// It has come from there by way of DEFERRED.
     was_deferred: bool,
-}
-
-/// How an event goes on.
-enum Way {
-    /// Within its tenant's rate: its jobs take the fast lane.
-    Fast,
-    /// Beyond it, with nobody else here: its jobs take the bulk lane, where who comes next goes ahead of them.
-    Straight,
-    /// Beyond it: to DEFERRED, so that nobody waits behind it.
-    PutOff,
-    /// Put off before: to the bulk lane, in its turn.
-    Paced,
+    /// What came after it may have gone ahead.
+    is_overtaken: bool,
 }
 
 /// What follows from an event.
@@ -154,46 +145,34 @@ impl Router {
     }
 
     async fn set_out(&self, message: &Message, mut arrived: Arrived) -> anyhow::Result<Step> {
-        match self.way(&arrived) {
-            Way::Fast => self.pacer.note_fast(&arrived.tenant),
-            Way::Straight => arrived.lane = Lane::Bulk,
-            Way::PutOff => {
-                // Should DEFERRED be full.
-                arrived.lane = Lane::Bulk;
-                return Ok(Step::Defer(self.defer(message, &arrived).await, Box::new(arrived)));
-            }
-            Way::Paced => {
-                arrived.lane = Lane::Bulk;
-                self.pacer.turns(&arrived.tenant, arrived.webhooks.len()).await;
+        let (tenant, jobs) = (&arrived.tenant, arrived.webhooks.len());
+        if arrived.place.was_deferred {
+            arrived.lane = Lane::Bulk;
+            self.pacer.turns(tenant, jobs).await;
+        } else if jobs > 0 {
+            let is_alone = self.pacer.is_alone(tenant);
+            let is_behind = OffsetDateTime::now_utc() - arrived.place.at > BEHIND;
+            match self.meter.way(tenant, jobs, is_alone, is_behind) {
+                Way::Fast => self.pacer.note_fast(tenant),
+                Way::Straight => arrived.lane = Lane::Bulk,
+                Way::PutOff => {
+                    (arrived.lane, arrived.place.is_overtaken) = (Lane::Bulk, !is_alone);
+                    return Ok(Step::Defer(self.defer(message, &arrived).await, Box::new(arrived)));
+                }
             }
         }
         self.go_on(message, arrived).await
     }
 
-    fn way(&self, arrived: &Arrived) -> Way {
-        let EventPlace { at, was_deferred, .. } = arrived.place;
-        let jobs = arrived.webhooks.len();
-        if was_deferred {
-            return Way::Paced;
-        }
-        if jobs == 0 {
-            return Way::Fast;
-        }
-        let is_behind = OffsetDateTime::now_utc() - at > BEHIND;
-        let straight = !is_behind && self.pacer.is_alone(&arrived.tenant);
-        match self.meter.lane(&arrived.tenant, jobs, straight) {
-            Lane::Fast => Way::Fast,
-            Lane::Bulk if straight => Way::Straight,
-            Lane::Bulk => Way::PutOff,
-        }
-    }
-
     async fn defer(&self, message: &Message, arrived: &Arrived) -> Sent {
-        let EventPlace { subject, sequence, at, .. } = &arrived.place;
+        let EventPlace { subject, sequence, at, is_overtaken, .. } = &arrived.place;
         let mut deferred =
             Outgoing::new(subject::deferred(subject), message.payload().clone()).with_id(format!("event:{sequence}"));
         deferred.headers.push((SEQUENCE, sequence.to_string()));
         deferred.headers.push((STORED_AT, at.unix_timestamp_nanos().to_string()));
+        if *is_overtaken {
+            deferred.headers.push((OVERTAKEN, "1".to_owned()));
+        }
         deferred
             .headers
             .extend(trace::incoming(message.headers()).map(|parent| (trace::TRACEPARENT, parent.to_owned())));
@@ -400,7 +379,7 @@ impl Arrived {
             triggered_at: self.event.time,
             event_sequence: self.place.sequence,
             changed: Vec::new(),
-            deferred: self.place.was_deferred,
+            deferred: self.place.is_overtaken,
             attempt: 1,
             resend: None,
             failed_at: None,
@@ -417,6 +396,7 @@ fn place(message: &Message) -> anyhow::Result<EventPlace> {
             sequence: stored.sequence,
             at: stored.at,
             was_deferred: false,
+            is_overtaken: false,
         });
     };
     let header = |name| message.headers().and_then(|headers| headers.get(name)).map(|value| value.as_str());
@@ -424,5 +404,5 @@ fn place(message: &Message) -> anyhow::Result<EventPlace> {
     let at = header(STORED_AT)
         .and_then(|text| OffsetDateTime::from_unix_timestamp_nanos(text.parse().ok()?).ok())
         .context("it does not say since when EVENTS has it")?;
-    Ok(EventPlace { subject, sequence, at, was_deferred: true })
+    Ok(EventPlace { subject, sequence, at, was_deferred: true, is_overtaken: header(OVERTAKEN).is_some() })
 }

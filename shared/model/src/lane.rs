@@ -3,8 +3,8 @@
 //! A tenant's events go through the fast lane at the tenant's rate ([`Credit`]). What is beyond it goes through the bulk
 //! lane, which takes what others leave of the machine ([`Pace`]). So one tenant's burst delays itself.
 //!
-//! Invariant: whatever others do, a tenant gets its rate through the fast lane; only within a second after a burst that
-//! met nobody else ([`Credit::bar`]) may it have to wait for that.
+//! Invariant: whatever others do, a tenant gets its rate through the fast lane; but for a second after a burst that met
+//! nobody else, which it may not overtake.
 
 use std::fmt;
 use std::time::Duration;
@@ -33,6 +33,20 @@ impl fmt::Display for Lane {
     }
 }
 
+/// How a tenant's event goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// Within the tenant's rate: its jobs take the fast lane.
+    Fast,
+    /// Beyond it, with nobody else here: its jobs take the bulk lane, where who comes next goes ahead of them.
+    Straight,
+    /// Beyond it: it is put off, so that nobody waits behind it while its jobs are made.
+    PutOff,
+}
+
+/// An event with so many jobs is put off much sooner than they are made.
+const DEAR: usize = 4;
+
 /// What each tenant may send through the fast lane.
 #[derive(Debug, Clone, Copy)]
 pub struct Allowance {
@@ -47,12 +61,15 @@ pub struct Allowance {
 pub struct Credit {
     left: f64,
     at: Duration,
-    barred_until: Duration,
+    /// Until then nothing may go past what went [`Way::Straight`] ...
+    not_fast_until: Duration,
+    /// ... and nothing past what was put off.
+    not_straight_until: Duration,
 }
 
 impl Credit {
     pub fn new(allowance: Allowance, now: Duration) -> Self {
-        Self { left: allowance.burst, at: now, barred_until: Duration::ZERO }
+        Self { left: allowance.burst, at: now, not_fast_until: Duration::ZERO, not_straight_until: Duration::ZERO }
     }
 
     /// The lane of work that costs so much. What is dearer than all that is left still passes if anything is: a tenant
@@ -68,13 +85,27 @@ impl Credit {
         Lane::Fast
     }
 
-    /// Something goes straight into the bulk lane. While it is fresh, nothing of the same tenant may go past it.
-    pub fn bar(&mut self) {
-        self.barred_until = self.at + FRESH;
-    }
-
-    pub fn is_barred(&self) -> bool {
-        self.at < self.barred_until
+    /// The way of an event with so many jobs. Alone: no other tenant is here; behind: others would wait while its jobs
+    /// are made.
+    ///
+    /// A tenant that is alone keeps its order: while jobs may carry the state that they were made with, nothing of the
+    /// tenant takes a faster way than what came before. Beside others, what is put off is overtaken, and has to carry the
+    /// latest state.
+    pub fn way(&mut self, jobs: usize, is_alone: bool, is_behind: bool, allowance: Allowance, now: Duration) -> Way {
+        let lane = self.spend(jobs, allowance, now);
+        if is_alone && lane == Lane::Bulk {
+            self.not_fast_until = now + FRESH;
+            if is_behind && jobs >= DEAR {
+                self.not_straight_until = now + FRESH;
+            }
+        }
+        if lane == Lane::Fast && now >= self.not_fast_until {
+            Way::Fast
+        } else if is_alone && now >= self.not_straight_until {
+            Way::Straight
+        } else {
+            Way::PutOff
+        }
     }
 }
 
@@ -147,14 +178,28 @@ mod tests {
         assert_eq!(credit.spend(1000, ALLOWANCE, MS * 3011), Lane::Fast);
     }
 
+    /// Each row: milliseconds, jobs, whether the tenant is alone and others would wait, and the way.
     #[test]
-    fn a_tenant_is_barred_while_what_went_straight_is_fresh() {
+    fn a_lone_tenant_keeps_its_order_and_one_beside_others_its_rate() {
         let mut credit = Credit::new(ALLOWANCE, Duration::ZERO);
-        assert!(!credit.is_barred());
-        credit.bar();
-        for (now, is_barred) in [(MS * 999, true), (MS * 1000, false)] {
-            assert_eq!(credit.spend(1, ALLOWANCE, now), Lane::Fast);
-            assert_eq!(credit.is_barred(), is_barred, "{now:?}");
+        for (now, jobs, is_alone, is_behind, way) in [
+            (0, 500, true, false, Way::Fast),
+            (1, 5, true, false, Way::Straight),
+            (2, 5, true, true, Way::PutOff),
+            (3, 1, true, false, Way::PutOff),
+            // It has its rate again, and stays behind its burst all the same.
+            (900, 1, true, false, Way::PutOff),
+            (999, 1, false, false, Way::PutOff),
+            (1002, 1, true, false, Way::Straight),
+            (1003, 1, true, false, Way::Fast),
+            (1003, 500, true, false, Way::Fast),
+            (1004, 1, true, true, Way::Straight),
+            (1005, 500, false, false, Way::PutOff),
+            // After a second its rate goes ahead of what waits.
+            (4000, 1, false, true, Way::Fast),
+        ] {
+            let found = credit.way(jobs, is_alone, is_behind, ALLOWANCE, MS * now);
+            assert_eq!(found, way, "at {now}");
         }
     }
 

@@ -42,7 +42,7 @@ pub use filter::Filter;
 pub use id::{AttemptId, DeliveryId, RecoveryId, TenantId, WebhookId};
 pub use invalid::Invalid;
 pub use job::{Job, JobMeta, MalformedJob, Resend};
-pub use lane::{Allowance, Credit, FRESH, Lane, Pace};
+pub use lane::{Allowance, Credit, FRESH, Lane, Pace, Way};
 pub use outcome::{Attempt, DeliveryState, Outcome};
 pub use rules::{Debounce, PayloadMode, Rules};
 pub use schedule::RetrySchedule;

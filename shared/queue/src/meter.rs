@@ -1,8 +1,8 @@
 //! Which lane a tenant's work takes.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use shopery_model::{Allowance, Credit, Lane, TenantId};
+use shopery_model::{Allowance, Credit, Lane, TenantId, Way};
 use shopery_runtime::Env;
 
 use crate::Recent;
@@ -39,17 +39,21 @@ impl Meter {
         Self { allowance, credits: Recent::new(MAX_TENANTS), began: Instant::now() }
     }
 
-    /// The lane of work that costs so much. What is beyond the rate may go `straight` into the bulk lane: then the tenant
-    /// stays there while a job of this one is fresh.
-    pub fn lane(&self, tenant: &TenantId, cost: usize, straight: bool) -> Lane {
+    /// The lane of work that costs so much.
+    pub fn lane(&self, tenant: &TenantId, cost: usize) -> Lane {
+        self.with_credit(tenant, |credit, now| credit.spend(cost, self.allowance, now))
+    }
+
+    /// The way of an event with so many jobs, as [`Credit::way`] has it.
+    pub fn way(&self, tenant: &TenantId, jobs: usize, is_alone: bool, is_behind: bool) -> Way {
+        self.with_credit(tenant, |credit, now| credit.way(jobs, is_alone, is_behind, self.allowance, now))
+    }
+
+    fn with_credit<T>(&self, tenant: &TenantId, spend: impl FnOnce(&mut Credit, Duration) -> T) -> T {
         let now = self.began.elapsed();
         self.credits.update(tenant.clone(), |known| {
             let mut credit = known.copied().unwrap_or_else(|| Credit::new(self.allowance, now));
-            let lane = credit.spend(cost, self.allowance, now);
-            if lane == Lane::Bulk && straight {
-                credit.bar();
-            }
-            (if credit.is_barred() { Lane::Bulk } else { lane }, Some(credit))
+            (spend(&mut credit, now), Some(credit))
         })
     }
 }
@@ -62,7 +66,7 @@ mod tests {
     fn a_burst_beyond_the_allowance_takes_the_bulk_lane() {
         let meter = Meter::new(Allowance { rate: 1.0, burst: 10.0 });
         let (quiet, loud) = ("quiet".parse().unwrap(), "loud".parse().unwrap());
-        let fast = |tenant| meter.lane(tenant, 1, true) == Lane::Fast;
+        let fast = |tenant| meter.lane(tenant, 1) == Lane::Fast;
         assert_eq!((0..100).filter(|_| fast(&loud)).count(), 10);
         assert!(fast(&quiet));
     }
