@@ -5,6 +5,7 @@ mod body;
 mod deliveries;
 mod digest;
 mod disabled;
+mod event_types;
 mod events;
 mod publicist;
 mod query;
@@ -132,6 +133,7 @@ pub async fn run(config: Config, listener: TcpListener, runtime: Runtime) -> any
         .merge(resend::routes())
         .merge(recoveries::routes())
         .merge(events::routes())
+        .merge(event_types::routes())
         .with_state(app)
         .merge(shopery_http::operations(&runtime));
     let routes = shopery_http::with_limits(routes, "api", &runtime);

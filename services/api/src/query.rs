@@ -26,6 +26,11 @@ impl<T> List<T> {
         let next_cursor = page.next.map(|cursor| cursor.to_string());
         Json(Self { data: page.items.into_iter().map(show).collect(), next_cursor })
     }
+
+    /// What has no further page.
+    pub(crate) fn whole(data: Vec<T>) -> Self {
+        Self { data, next_cursor: None }
+    }
 }
 
 #[derive(Debug)]

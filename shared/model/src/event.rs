@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::event_type::resource_name;
+use crate::catalogue::catalogue;
 use crate::{EventType, Invalid, WebhookId};
 
 /// The largest event we take, envelope included.
@@ -199,7 +199,7 @@ impl Resource {
             Invalid::new("subject", format!("must name the resource as <kind>/<id>, such as {kind}/123"))
         };
         let (name, id) = subject.split_once('/').ok_or_else(form)?;
-        let kind = resource_name(name).ok_or_else(form)?;
+        let kind = catalogue().resource(name).ok_or_else(form)?.name;
         if let Some(expected) = event_type.map(EventType::resource)
             && expected != kind
         {

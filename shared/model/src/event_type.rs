@@ -1,4 +1,4 @@
-//! The catalogue of event types, `<resource>-<action>`, and the patterns a webhook may subscribe with.
+//! Event types, `<resource>-<action>`, and the patterns a webhook may subscribe with.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,35 +6,14 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::Invalid;
-
-/// Each resource: its name, the plural that is accepted for it, and what may happen to it.
-const RESOURCES: [(&str, &str, &[&str]); 5] = [
-    ("order", "orders", &["created", "updated", "paid", "fulfilled", "refunded", "cancelled", "deleted"]),
-    ("product", "products", &["created", "updated", "deleted"]),
-    ("customer", "customers", &["created", "updated", "deleted"]),
-    ("inventory", "inventories", &["created", "updated", "deleted"]),
-    (OPERATIONAL, "webhooks", &["disabled"]),
-];
-
-/// The resource whose events are our own: what becomes of a webhook.
-const OPERATIONAL: &str = "webhook";
-
-/// Every event type, resource by resource.
-pub fn catalogue() -> impl Iterator<Item = EventType> {
-    RESOURCES.iter().flat_map(|(resource, _, actions)| actions.iter().map(move |action| EventType { resource, action }))
-}
-
-/// The singular name of a resource, given either name.
-pub(crate) fn resource_name(name: &str) -> Option<&'static str> {
-    RESOURCES.iter().find(|(one, many, _)| *one == name || *many == name).map(|(one, ..)| *one)
-}
+use crate::catalogue::{OPERATIONAL, catalogue};
 
 /// An entry of the catalogue, such as `order-created`. `orders-created` reads as the same one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(into = "String")]
 pub struct EventType {
-    resource: &'static str,
-    action: &'static str,
+    pub(crate) resource: &'static str,
+    pub(crate) action: &'static str,
 }
 
 impl EventType {
@@ -52,15 +31,10 @@ impl FromStr for EventType {
     type Err = Invalid;
 
     fn from_str(text: &str) -> Result<Self, Invalid> {
-        text.split_once('-')
-            .and_then(|(name, action)| {
-                let (resource, _, actions) = RESOURCES.iter().find(|(one, many, _)| *one == name || *many == name)?;
-                Some(Self { resource, action: actions.iter().find(|known| **known == action)? })
-            })
-            .ok_or_else(|| {
-                let published = catalogue().filter(|known| !known.is_operational());
-                Invalid::new("type", unknown(text, published.map(|known| known.to_string())))
-            })
+        catalogue().read(text).ok_or_else(|| {
+            let published = catalogue().types().filter(|known| !known.is_operational());
+            Invalid::new("type", unknown(text, published.map(|known| known.to_string())))
+        })
     }
 }
 
@@ -108,12 +82,12 @@ impl FromStr for EventPattern {
         if text == "*" {
             return Ok(Self::All);
         }
-        if let Some(resource) = text.strip_suffix("-*").and_then(resource_name) {
-            return Ok(Self::Resource(resource));
+        if let Some(resource) = text.strip_suffix("-*").and_then(|name| catalogue().resource(name)) {
+            return Ok(Self::Resource(resource.name));
         }
         text.parse().map(Self::One).map_err(|_| {
-            let wildcards = RESOURCES.iter().map(|(resource, ..)| format!("{resource}-*"));
-            Invalid::new("events", unknown(text, catalogue().map(|known| known.to_string()).chain(wildcards)))
+            let wildcards = catalogue().resources().map(|resource| format!("{}-*", resource.name));
+            Invalid::new("events", unknown(text, catalogue().types().map(|known| known.to_string()).chain(wildcards)))
         })
     }
 }

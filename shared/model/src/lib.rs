@@ -15,6 +15,7 @@
 //! - [`Outcome`]: the record of an attempt, on its way to the history.
 
 mod answer;
+mod catalogue;
 mod circuit;
 mod digest;
 mod event;
@@ -33,10 +34,11 @@ mod token;
 mod webhook;
 
 pub use answer::{Answer, Fault, Verdict};
+pub use catalogue::{Catalogue, ResourceType, Shape, catalogue};
 pub use circuit::{Admission, Circuit, CircuitState, Gate, probe_delay};
 pub use digest::Digest;
 pub use event::{Event, MAX_EVENT_BYTES, Resource};
-pub use event_type::{EventPattern, EventType, catalogue};
+pub use event_type::{EventPattern, EventType};
 pub use fields::{Changed, Fields};
 pub use filter::Filter;
 pub use id::{AttemptId, DeliveryId, RecoveryId, TenantId, WebhookId};

@@ -10,7 +10,7 @@ use secrecy::{ExposeSecret, SecretString};
 use shopery_runtime::{Counts, Env, Runtime, Shutdown};
 use tokio::sync::watch;
 
-use crate::topology;
+use crate::{event_types, topology};
 
 /// The oldest server whose scheduled messages do what RETRY needs.
 const OLDEST_SERVER: (i64, i64, i64) = (2, 14, 0);
@@ -40,6 +40,7 @@ impl Config {
         let credentials = env.optional("SHOPERY_NATS_CREDENTIALS", "Path of a NATS .creds file, instead of a user");
         let ca_file = env.optional("SHOPERY_NATS_CA", "Path of a PEM file with the CA of the NATS servers");
         let limits = topology::Limits::read(env);
+        event_types::read(env)?;
         Some(Self { url: url?, user, password, credentials, ca_file, limits: limits? })
     }
 }

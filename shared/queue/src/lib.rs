@@ -10,6 +10,7 @@ mod ages;
 mod circuits;
 mod config;
 mod directory;
+mod event_types;
 mod feed;
 mod followers;
 mod intake;

@@ -28,6 +28,7 @@ mod crashes;
 mod database;
 mod documents;
 mod endpoints;
+mod event_types;
 mod faults;
 mod flapping;
 mod input;
