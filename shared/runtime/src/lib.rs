@@ -4,6 +4,7 @@
 mod env;
 mod health;
 mod metrics;
+mod recent;
 pub mod service;
 mod shutdown;
 pub mod telemetry;
@@ -11,6 +12,7 @@ pub mod telemetry;
 pub use env::Env;
 pub use health::Health;
 pub use metrics::{Counts, Metrics, latency_buckets};
+pub use recent::Recent;
 pub use shutdown::Shutdown;
 
 /// What a service is handed when it starts. Clones are the same one: services that share a process share it.
