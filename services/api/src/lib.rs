@@ -26,7 +26,7 @@ use std::time::Duration;
 use anyhow::Context;
 use axum::Router;
 use secrecy::{ExposeSecret, SecretString};
-use shopery_http::{Access, Problem};
+use shopery_http::{Access, AccessConfig, LimitsConfig, Problem, Usual};
 use shopery_queue::{Age, Directory, Queue, Waiting, topology, watch_ages};
 use shopery_runtime::service::About;
 use shopery_runtime::{Env, Runtime, Shutdown};
@@ -54,12 +54,16 @@ const TEST_CALLS: usize = 32;
 /// Digests that are worked out at a time: each reads many rows.
 const DIGESTS: usize = 4;
 
+/// Ample for a merchant's integration. A client may act for many tenants, as the backoffice does.
+const USUAL: Usual = Usual { tenant: "12000/1m", client: "60000/1m" };
+
 #[derive(Debug, Clone)]
 pub struct Config {
     pub listen: SocketAddr,
     queue: shopery_queue::Config,
     sender: shopery_sender::Config,
-    access: Access,
+    access: AccessConfig,
+    limits: LimitsConfig,
     database: SecretString,
     disable_after: Duration,
 }
@@ -69,7 +73,8 @@ impl Config {
         let listen = env.or("SHOPERY_LISTEN", "0.0.0.0:8080", "Address of the REST API, /livez, /readyz and /metrics");
         let queue = shopery_queue::Config::read(env);
         let sender = shopery_sender::Config::read(env);
-        let access = Access::read(env);
+        let access = AccessConfig::read(env);
+        let limits = LimitsConfig::read(env, ["SHOPERY_API_TENANT_LIMIT", "SHOPERY_API_CLIENT_LIMIT"], USUAL);
         let database = env.required::<String>(
             "SHOPERY_DATABASE_URL",
             "postgres://user:password@host/database, or sqlite:///path/of/the.db?mode=rwc",
@@ -85,6 +90,7 @@ impl Config {
             queue: queue?,
             sender: sender?,
             access: access?,
+            limits: limits?,
             database: SecretString::from(database?),
         })
     }
@@ -107,6 +113,7 @@ struct App {
 
 /// Runs until the drain is over.
 pub async fn run(config: Config, listener: TcpListener, runtime: Runtime) -> anyhow::Result<()> {
+    let access = Access::start(&config.access, &runtime)?;
     let store = connect(config.database.expose_secret(), &runtime.shutdown).await?;
     watch_health(store.clone(), &runtime);
     let queue = Queue::connect(&config.queue, ABOUT.name, &runtime).await?;
@@ -117,7 +124,7 @@ pub async fn run(config: Config, listener: TcpListener, runtime: Runtime) -> any
     let app = App {
         queue: queue.clone(),
         store: store.clone(),
-        access: config.access,
+        access: access.clone(),
         publicist: publicist.clone(),
         allow_http: config.sender.egress.insecure,
         sender: Sender::new(&config.sender)?,
@@ -134,8 +141,8 @@ pub async fn run(config: Config, listener: TcpListener, runtime: Runtime) -> any
         .merge(recoveries::routes())
         .merge(events::routes())
         .merge(event_types::routes())
-        .with_state(app)
-        .merge(shopery_http::operations(&runtime));
+        .with_state(app);
+    let routes = shopery_http::guarded(routes, access, &config.limits).merge(shopery_http::operations(&runtime));
     let routes = shopery_http::with_limits(routes, "api", &runtime);
     let age = runtime.metrics.register(
         "oldest_unrecorded_seconds",

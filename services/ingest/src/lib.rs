@@ -10,7 +10,7 @@ mod places;
 
 use std::net::SocketAddr;
 
-use shopery_http::Access;
+use shopery_http::{Access, AccessConfig, LimitsConfig, Usual};
 use shopery_model::Allowance;
 use shopery_queue::{Age, Meter, Pacer, Queue, Waiting, topology, watch_ages};
 use shopery_runtime::service::About;
@@ -25,11 +25,15 @@ pub const ABOUT: About = About {
     version: env!("CARGO_PKG_VERSION"),
 };
 
+/// More than one ingest takes in: a tenant's burst is held to its pace, not refused. The limits are for what runs wild.
+const USUAL: Usual = Usual { tenant: "50000/1s", client: "50000/1s" };
+
 #[derive(Debug, Clone)]
 pub struct Config {
     pub listen: SocketAddr,
     queue: shopery_queue::Config,
-    access: Access,
+    access: AccessConfig,
+    limits: LimitsConfig,
     allowance: Allowance,
 }
 
@@ -37,18 +41,21 @@ impl Config {
     pub fn read(env: &mut Env) -> Option<Self> {
         let listen = env.or("SHOPERY_LISTEN", "0.0.0.0:8081", "Address of POST /events, /livez, /readyz and /metrics");
         let queue = shopery_queue::Config::read(env);
-        let access = Access::read(env);
+        let access = AccessConfig::read(env);
+        let limits = LimitsConfig::read(env, ["SHOPERY_INGEST_TENANT_LIMIT", "SHOPERY_INGEST_CLIENT_LIMIT"], USUAL);
         let allowance = shopery_queue::read_allowance(env);
-        Some(Self { listen: listen?, queue: queue?, access: access?, allowance: allowance? })
+        Some(Self { listen: listen?, queue: queue?, access: access?, limits: limits?, allowance: allowance? })
     }
 }
 
 /// Runs until the drain is over.
 pub async fn run(config: Config, listener: TcpListener, runtime: Runtime) -> anyhow::Result<()> {
+    let access = Access::start(&config.access, &runtime)?;
     let queue = Queue::connect(&config.queue, ABOUT.name, &runtime).await?;
     let acceptor = Acceptor::new(queue.clone(), &runtime);
     let (meter, pacer) = (Meter::new(config.allowance), Pacer::start(&queue, &runtime.shutdown));
-    let routes = http::routes(acceptor.clone(), config.access, meter, pacer).merge(shopery_http::operations(&runtime));
+    let routes = http::routes(acceptor.clone(), access.clone(), meter, pacer);
+    let routes = shopery_http::guarded(routes, access, &config.limits).merge(shopery_http::operations(&runtime));
     let routes = shopery_http::with_limits(routes, "ingest", &runtime);
     let age = runtime.metrics.register(
         "oldest_unaccepted_seconds",

@@ -1,10 +1,17 @@
-//! What the HTTP faces of the services share: errors as problem+json, access by token and tenant, and a server that
-//! outsiders may connect to.
+//! What the HTTP faces of the services share: errors as problem+json, access by token and tenant, limits,
+//! and a server that outsiders may connect to.
 
 mod access;
+mod connection;
+mod guard;
+mod jwks;
+mod keys;
+mod limits;
+mod peer;
 mod problem;
 mod serve;
 
-pub use access::{Access, Permission};
+pub use access::{Access, AccessConfig, Permission};
+pub use guard::{LimitsConfig, Usual, guarded};
 pub use problem::Problem;
 pub use serve::{bind, operations, read_body, serve, with_limits};

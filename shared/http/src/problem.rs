@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -22,14 +24,17 @@ pub struct Problem {
 }
 
 /// The header that goes with a problem.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 enum Advice {
     None,
-    /// `WWW-Authenticate`, with the error code of RFC 6750.
-    Authenticate(&'static str),
+    /// `WWW-Authenticate`, as RFC 6750 has it.
+    Authenticate(String),
     /// `Retry-After`, in seconds.
     RetryAfter(u32),
 }
+
+/// How every challenge of ours begins.
+const CHALLENGE: &str = "Bearer realm=\"shopery\"";
 
 impl Problem {
     fn new(status: StatusCode, name: &str, title: &'static str, detail: impl Into<String>) -> Self {
@@ -64,15 +69,30 @@ impl Problem {
         Self { errors, ..problem }
     }
 
-    pub fn unauthorized(detail: impl Into<String>) -> Self {
-        let title = "The token is missing or invalid";
-        let problem = Self::new(StatusCode::UNAUTHORIZED, "unauthorized", title, detail);
-        Self { advice: Advice::Authenticate("Bearer realm=\"shopery\", error=\"invalid_token\""), ..problem }
+    /// 401 for a request without a token. RFC 6750: it is not told of an error, it has made none yet.
+    pub fn no_token() -> Self {
+        Self::unauthorized("send the header Authorization: Bearer <token>", String::new())
     }
 
-    pub fn forbidden(detail: impl Into<String>) -> Self {
+    /// 401 for a token that opens nothing.
+    pub fn invalid_token(detail: impl Into<String>) -> Self {
+        let detail = detail.into();
+        let error = format!(", error=\"invalid_token\", error_description=\"{detail}\"");
+        Self::unauthorized(detail, error)
+    }
+
+    fn unauthorized(detail: impl Into<String>, error: String) -> Self {
+        let title = "The token is missing or invalid";
+        let problem = Self::new(StatusCode::UNAUTHORIZED, "unauthorized", title, detail);
+        Self { advice: Advice::Authenticate(format!("{CHALLENGE}{error}")), ..problem }
+    }
+
+    /// 403: the token is good, but not for this. `scope` is what the request needs.
+    pub fn forbidden(scope: &str, detail: impl Into<String>) -> Self {
         let problem = Self::new(StatusCode::FORBIDDEN, "forbidden", "The token does not permit this", detail);
-        Self { advice: Advice::Authenticate("Bearer realm=\"shopery\", error=\"insufficient_scope\""), ..problem }
+        let error = "error=\"insufficient_scope\"";
+        let advice = format!("{CHALLENGE}, {error}, error_description=\"{}\", scope=\"{scope}\"", problem.detail);
+        Self { advice: Advice::Authenticate(advice), ..problem }
     }
 
     pub fn not_found(detail: impl Into<String>) -> Self {
@@ -112,6 +132,15 @@ impl Problem {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "An internal error", detail)
     }
 
+    /// 429: nothing was accepted; the same request will be in `wait`.
+    pub fn too_many_requests(detail: impl Into<String>, wait: Duration) -> Self {
+        let problem =
+            Self::new(StatusCode::TOO_MANY_REQUESTS, "too-many-requests", "There are too many requests", detail);
+        // Rounded up: whoever comes then is let in.
+        let seconds = wait.as_millis().div_ceil(1000).max(1);
+        Self { advice: Advice::RetryAfter(u32::try_from(seconds).unwrap_or(u32::MAX)), ..problem }
+    }
+
     /// 503: nothing was lost and nothing was accepted; the same request may succeed in `seconds`.
     pub fn unavailable(detail: impl Into<String>, seconds: u32) -> Self {
         let title = "The service cannot take the request now";
@@ -123,13 +152,16 @@ impl Problem {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let advice = self.advice;
+        let advice = self.advice.clone();
         let mut response = (status, Json(self)).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         match advice {
             Advice::None => None,
-            Advice::Authenticate(how) => headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(how)),
+            Advice::Authenticate(how) => {
+                let challenge = HeaderValue::try_from(how).unwrap_or(HeaderValue::from_static(CHALLENGE));
+                headers.insert(header::WWW_AUTHENTICATE, challenge)
+            }
             Advice::RetryAfter(seconds) => headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds)),
         };
         response

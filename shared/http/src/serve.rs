@@ -17,6 +17,8 @@ use axum::{Json, Router};
 use bytes::{Bytes, BytesMut};
 
 use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
@@ -30,6 +32,8 @@ use tokio::sync::Semaphore;
 use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::Problem;
+use crate::connection::Attended;
+use crate::peer::Peer;
 
 const MAX_CONNECTIONS: usize = 8192;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -151,9 +155,9 @@ pub async fn serve(listener: TcpListener, routes: Router, shutdown: &Shutdown) -
     let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let Ok(place) = connections.clone().acquire_owned().await else { break };
-        let stream = tokio::select! {
+        let (stream, peer) = tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
+                Ok(accepted) => accepted,
                 Err(error) => {
                     // Out of file descriptors, most likely: wait for some to be closed.
                     tracing::warn!(%error, "cannot accept a connection");
@@ -164,8 +168,12 @@ pub async fn serve(listener: TcpListener, routes: Router, shutdown: &Shutdown) -
             () = shutdown.draining() => break,
         };
         let _ = stream.set_nodelay(true);
-        let service = TowerToHyperService::new(routes.clone());
-        let connection = server.serve_connection(TokioIo::new(stream), service).into_owned();
+        let routes = TowerToHyperService::new(routes.clone());
+        let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+            request.extensions_mut().insert(Peer(peer));
+            routes.call(request)
+        });
+        let connection = server.serve_connection(TokioIo::new(Attended::new(stream)), service).into_owned();
         let connection = graceful.watch(connection);
         tokio::spawn(async move {
             if let Err(error) = connection.await {

@@ -79,6 +79,11 @@ impl Env {
         None
     }
 
+    /// Notes what is wrong with variables that only together can be judged.
+    pub fn refuse(&mut self, why: impl Into<String>) {
+        self.wrong.push(why.into());
+    }
+
     /// A duration such as `500ms`, `30s`, `7d`.
     pub fn duration(&mut self, name: &'static str, default: &'static str, doc: &'static str) -> Option<Duration> {
         self.or::<humantime::Duration>(name, default, doc).map(Into::into)

@@ -54,6 +54,8 @@ pub enum Behaviour {
     },
     /// Answers 200 and sends a byte of the body now and then, for ever.
     Trickle,
+    /// Answers 200 with this body.
+    Body(String),
     /// Closes the connection in place of an answer.
     Close,
 }
@@ -283,6 +285,7 @@ impl Behaviour {
             Self::Redirect(to) => Ok(with_header(plain(302), hyper::header::LOCATION, &to)),
             Self::Flood { bytes, announced } => Ok(flood(bytes, announced, state.clone())),
             Self::Trickle => Ok(trickle()),
+            Self::Body(text) => Ok(Response::new(Full::new(Bytes::from(text)).boxed_unsync())),
             Self::Close => Err(io::Error::other("closed on purpose")),
         }
     }

@@ -132,6 +132,7 @@ impl Plan {
             ("SHOPERY_JWT_SECRET", token::SECRET.to_owned()),
             ("SHOPERY_DATABASE_URL", database),
             ("SHOPERY_CA_FILE", roots.display().to_string()),
+            ("SHOPERY_JWKS_CA_FILE", roots.display().to_string()),
             ("SHOPERY_EGRESS_ALLOW", "127.0.0.1".to_owned()),
         ]
         .map(|(name, value)| (name.to_owned(), value))

@@ -20,6 +20,7 @@ macro_rules! on_both_databases {
     };
 }
 
+mod access;
 mod accounting;
 mod back_pressure;
 mod broken;
@@ -34,6 +35,7 @@ mod flapping;
 mod input;
 mod isolation;
 mod launcher;
+mod limits;
 mod operations;
 mod recovery;
 mod repeats;

@@ -123,10 +123,16 @@ async fn help_lists_the_variables_of_each_service() {
         let help = String::from_utf8(help.stdout).unwrap();
         let mut variables = vec!["SHOPERY_NATS_URL", "SHOPERY_LISTEN", "SHOPERY_LOG", "OTEL_EXPORTER_OTLP_ENDPOINT"];
         variables.extend(match service {
-            Service::Ingest => &["SHOPERY_JWT_SECRET"][..],
+            Service::Ingest => &["SHOPERY_JWT_SECRET", "SHOPERY_JWKS_URL", "SHOPERY_INGEST_TENANT_LIMIT"][..],
             Service::Router => &["SHOPERY_DUPLICATE_WINDOW"],
             Service::Deliverer => &["SHOPERY_RETRY_SCHEDULE", "SHOPERY_CA_FILE", "SHOPERY_EGRESS_ALLOW"],
-            Service::Api => &["SHOPERY_JWT_SECRET", "SHOPERY_DATABASE_URL", "SHOPERY_CA_FILE"],
+            Service::Api => &[
+                "SHOPERY_JWT_SECRET",
+                "SHOPERY_JWKS_URL",
+                "SHOPERY_API_TENANT_LIMIT",
+                "SHOPERY_DATABASE_URL",
+                "SHOPERY_CA_FILE",
+            ],
         });
         for variable in variables {
             assert!(help.contains(variable), "{} --help lacks {variable}:\n{help}", service.name());
