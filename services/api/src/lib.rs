@@ -30,7 +30,7 @@ use shopery_http::{Access, AccessConfig, LimitsConfig, Problem, Usual};
 use shopery_queue::{Age, Directory, Queue, Waiting, topology, watch_ages};
 use shopery_runtime::service::About;
 use shopery_runtime::{Env, Runtime, Shutdown};
-use shopery_sender::Sender;
+use shopery_sender::{Egress, Sender};
 use shopery_store::{Store, StoreError};
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, Semaphore, watch};
@@ -104,7 +104,7 @@ struct App {
     access: Access,
     publicist: Publicist,
     sender: Sender,
-    allow_http: bool,
+    egress: Egress,
     test_calls: Arc<Semaphore>,
     digests: Arc<Semaphore>,
     /// Wakes whoever works on recoveries.
@@ -126,7 +126,7 @@ pub async fn run(config: Config, listener: TcpListener, runtime: Runtime) -> any
         store: store.clone(),
         access: access.clone(),
         publicist: publicist.clone(),
-        allow_http: config.sender.egress.insecure,
+        egress: config.sender.egress.clone(),
         sender: Sender::new(&config.sender)?,
         test_calls: Arc::new(Semaphore::new(TEST_CALLS)),
         digests: Arc::new(Semaphore::new(DIGESTS)),

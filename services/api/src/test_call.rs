@@ -9,7 +9,7 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde_json::json;
 use shopery_http::{Permission, Problem};
-use shopery_model::{Answer, AttemptId, EndpointSecret, TenantId, endpoint_url};
+use shopery_model::{Answer, AttemptId, EndpointSecret, TenantId};
 use shopery_sender::{Endpoint, Message};
 use time::OffsetDateTime;
 use url::Url;
@@ -43,7 +43,7 @@ async fn unsaved(State(app): State<App>, headers: HeaderMap, body: Body) -> Resu
     let tenant = app.access.tenant(&headers, Permission::WebhooksWrite)?;
     let mut fields = Fields::read(&headers, body).await?;
     let (url, secret) = (fields.string("url"), fields.string("secret"));
-    let url = url.and_then(|url| fields.check(endpoint_url(&url, app.allow_http)));
+    let url = url.and_then(|url| fields.check(app.egress.endpoint(&url)));
     let secret = secret.and_then(|secret| fields.check(EndpointSecret::parse(&secret)));
     let url = fields.require("url", url);
     fields.finish()?;

@@ -9,7 +9,8 @@ use axum::{Json, Router};
 use serde::Serialize;
 use serde_json::json;
 use shopery_http::{Permission, Problem};
-use shopery_model::{EndpointSecret, EventPattern, Invalid, Rules, TenantId, WebhookId, endpoint_url, validate_name};
+use shopery_model::{EndpointSecret, EventPattern, Invalid, Rules, TenantId, WebhookId, validate_name};
+use shopery_sender::Egress;
 use shopery_store::{WebhookChange, WebhookFilter, WebhookRecord, WebhookState};
 use time::OffsetDateTime;
 use url::Url;
@@ -86,7 +87,7 @@ fn now() -> OffsetDateTime {
 async fn create(State(app): State<App>, headers: HeaderMap, body: Body) -> Result<Response, Problem> {
     let tenant = app.access.tenant(&headers, Permission::WebhooksWrite)?;
     let mut fields = Fields::read(&headers, body).await?;
-    let change = read_change(&mut fields, app.allow_http);
+    let change = read_change(&mut fields, &app.egress);
     let name = fields.require("name", change.name);
     let url = fields.require("url", change.url);
     let events = fields.require("events", change.events);
@@ -153,7 +154,7 @@ async fn change(
     let tenant = app.access.tenant(&headers, Permission::WebhooksWrite)?;
     let WebhookRecord { id, rules, .. } = find(&app, &tenant, &id).await?;
     let mut fields = Fields::read(&headers, body).await?;
-    let mut change = read_change(&mut fields, app.allow_http);
+    let mut change = read_change(&mut fields, &app.egress);
     // Of two changes of the rules at once, the later one decides about all of them.
     change.rules = RulesChange::read(&mut fields).apply(rules, &mut fields);
     let is_enabled = change.state == Some(WebhookState::Active);
@@ -202,7 +203,7 @@ pub(crate) fn no_such_webhook() -> Problem {
 }
 
 /// The fields that a webhook is created and changed with, but for its rules.
-fn read_change(fields: &mut Fields, allow_http: bool) -> WebhookChange {
+fn read_change(fields: &mut Fields, egress: &Egress) -> WebhookChange {
     let name = fields.string("name");
     let url = fields.string("url");
     let secret = fields.string("secret");
@@ -213,7 +214,7 @@ fn read_change(fields: &mut Fields, allow_http: bool) -> WebhookChange {
     });
     WebhookChange {
         name: name.and_then(|name| fields.check(validate_name(&name).map(|()| name))),
-        url: url.and_then(|url| fields.check(endpoint_url(&url, allow_http))),
+        url: url.and_then(|url| fields.check(egress.endpoint(&url))),
         events: events.and_then(|events| {
             fields.check(if events.is_empty() || events.len() > MAX_EVENTS {
                 Err(Invalid::new("events", format!("must name 1 to {MAX_EVENTS} events, such as order-created")))

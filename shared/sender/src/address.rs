@@ -29,6 +29,7 @@ fn is_public_v4(v4: Ipv4Addr) -> bool {
         || (a == 100 && (64..128).contains(&b)) // shared, carrier-grade NAT
         || v4.is_loopback()
         || v4.is_link_local() // cloud metadata too
+        || v4.octets() == [168, 63, 129, 16] // what Azure serves its virtual machines with
         || (a == 192 && b == 0 && (c == 0 || c == 2)) // protocol assignments, documentation
         || (a == 192 && b == 88 && c == 99) // 6to4 relays
         || (a == 198 && (b == 18 || b == 19)) // benchmarking
@@ -38,26 +39,28 @@ fn is_public_v4(v4: Ipv4Addr) -> bool {
 }
 
 fn is_public_v6(v6: Ipv6Addr) -> bool {
-    let [a, b, ..] = v6.segments();
+    let [a, b, _, _, _, f, g, h] = v6.segments();
     // Only 2000::/3 is given out to the internet; some of that is special.
     (a & 0xe000) == 0x2000
         && !(a == 0x2001 && b < 0x0200) // protocol assignments, Teredo, ORCHID
         && !(a == 0x2001 && b == 0x0db8) // documentation
         && !(a == 0x3fff && b < 0x1000) // documentation
+        && (f != 0x5efe || is_public_v4(join(g, h))) // ISATAP
 }
 
+/// The IPv4 address that packets to this one end at.
 fn embedded(v6: Ipv6Addr) -> Option<Ipv4Addr> {
-    let [a, b, c, d, e, f, g, h] = v6.segments();
-    let join = |high: u16, low: u16| Ipv4Addr::from((u32::from(high) << 16) | u32::from(low));
-    match (a, b) {
-        // ::ffff:0:0/96 mapped, ::/96 compatible, ::ffff:0:0:0/96 translated
-        (0, 0) if (c, d) == (0, 0) && (e == 0 || e == 0xffff) && (f == 0 || f == 0xffff) => Some(join(g, h)),
-        // 64:ff9b::/96 and the local-use 64:ff9b:1::/48
-        (0x64, 0xff9b) => Some(join(g, h)),
-        // 2002::/16
-        (0x2002, _) => Some(join(b, c)),
+    match v6.segments() {
+        // ::ffff:0:0/96, mapped; the well-known prefix of NAT64, 64:ff9b::/96
+        [0, 0, 0, 0, 0, 0xffff, g, h] | [0x64, 0xff9b, 0, 0, 0, 0, g, h] => Some(join(g, h)),
+        // 6to4, 2002::/16
+        [0x2002, b, c, ..] => Some(join(b, c)),
         _ => None,
     }
+}
+
+fn join(high: u16, low: u16) -> Ipv4Addr {
+    Ipv4Addr::from((u32::from(high) << 16) | u32::from(low))
 }
 
 #[cfg(test)]
@@ -73,6 +76,8 @@ mod tests {
             "100.64.0.1",
             "127.0.0.1",
             "127.255.255.254",
+            "100.100.100.200",
+            "168.63.129.16",
             "169.254.169.254",
             "172.16.0.1",
             "172.31.255.255",
@@ -89,12 +94,18 @@ mod tests {
             "::",
             "::1",
             "::7f00:1",
+            "::101:101",
             "::ffff:127.0.0.1",
             "::ffff:10.0.0.1",
             "::ffff:0:127.0.0.1",
             "64:ff9b::7f00:1",
             "64:ff9b::a00:1",
             "64:ff9b:1::a9fe:a9fe",
+            "64:ff9b:1::101:101",
+            "64:ff9b:0:1::101:101",
+            "::ffff:0:101:101",
+            "2606:4700::5efe:a00:1",
+            "2606:4700::200:5efe:7f00:1",
             "2002:7f00:1::",
             "2002:a00:1::1",
             "100::1",
@@ -129,6 +140,7 @@ mod tests {
             "::ffff:1.1.1.1",
             "64:ff9b::101:101",
             "2002:101:101::",
+            "2606:4700::5efe:101:101",
         ] {
             assert!(is_public(address.parse().unwrap()), "{address}");
         }

@@ -3,8 +3,10 @@
 
 mod address;
 mod answer;
+mod dns;
 mod egress;
 mod message;
+mod name;
 
 use std::time::{Duration, Instant};
 
@@ -66,7 +68,7 @@ impl Sender {
             .timeout(TIMEOUT)
             .pool_max_idle_per_host(MAX_IDLE)
             .pool_idle_timeout(Duration::from_secs(60))
-            .dns_resolver(config.egress.resolver());
+            .dns_resolver(config.egress.resolver()?);
         if let Some(path) = &config.ca_file {
             let pem = std::fs::read(path).with_context(|| format!("cannot read SHOPERY_CA_FILE {path}"))?;
             let certificates = reqwest::Certificate::from_pem_bundle(&pem)

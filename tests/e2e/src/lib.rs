@@ -19,6 +19,7 @@ pub mod burst;
 pub mod certificates;
 pub mod client;
 pub mod collector;
+pub mod dns;
 pub mod documents;
 pub mod event;
 mod folder;
@@ -37,6 +38,7 @@ pub mod wait;
 
 pub use burst::Burst;
 pub use client::{Client, Reply};
+pub use dns::NameServer;
 pub use event::Event;
 pub use folder::Folder;
 pub use merchant::{Arrival, Behaviour, Merchant};

@@ -138,7 +138,12 @@ impl Merchant {
     }
 
     pub async fn on_port(port: u16, tls: Arc<rustls::ServerConfig>) -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.unwrap();
+        Self::at(Ipv4Addr::LOCALHOST, port, tls).await
+    }
+
+    /// On another address of this machine; [`Self::url`] is not for that.
+    pub async fn at(address: Ipv4Addr, port: u16, tls: Arc<rustls::ServerConfig>) -> Self {
+        let listener = TcpListener::bind((address, port)).await.unwrap();
         let state = Arc::<State>::default();
         let (notify, arrived) = watch::channel(0);
         let server = tokio::spawn(serve(listener, TlsAcceptor::from(tls), state.clone(), Arc::new(notify)));

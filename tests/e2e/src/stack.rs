@@ -134,6 +134,7 @@ impl Plan {
             ("SHOPERY_CA_FILE", roots.display().to_string()),
             ("SHOPERY_JWKS_CA_FILE", roots.display().to_string()),
             ("SHOPERY_EGRESS_ALLOW", "127.0.0.1".to_owned()),
+            ("SHOPERY_EGRESS_PORTS", "1-65535".to_owned()),
         ]
         .map(|(name, value)| (name.to_owned(), value))
         .into();

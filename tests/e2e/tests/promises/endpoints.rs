@@ -172,13 +172,6 @@ async fn stack_of_broken_endpoints(plan: Plan) -> (Stack, Vec<Merchant>, Vec<Bro
         broken("a wrong host name", wrong_name.url("/"), "certificate_invalid", "another host name"),
         broken("a refusal", format!("https://127.0.0.1:{closed}/"), "connection_refused", "refused"),
         broken("no such name", "https://no-such-shop.invalid/".to_owned(), "dns_failed", "cannot be resolved"),
-        broken("another address", format!("https://127.0.0.2:{}/", own.port()), "address_forbidden", "127.0.0.2"),
-        broken(
-            "a local name",
-            format!("https://localhost:{}/", own.port()),
-            "address_forbidden",
-            "not a public address",
-        ),
     ];
     // The redirect led nowhere.
     (stack, vec![own, self_signed, expired, wrong_name], endpoints)

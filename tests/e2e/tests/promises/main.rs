@@ -28,6 +28,7 @@ mod control_plane;
 mod crashes;
 mod database;
 mod documents;
+mod egress;
 mod endpoints;
 mod event_types;
 mod faults;

@@ -125,7 +125,13 @@ async fn help_lists_the_variables_of_each_service() {
         variables.extend(match service {
             Service::Ingest => &["SHOPERY_JWT_SECRET", "SHOPERY_JWKS_URL", "SHOPERY_INGEST_TENANT_LIMIT"][..],
             Service::Router => &["SHOPERY_DUPLICATE_WINDOW"],
-            Service::Deliverer => &["SHOPERY_RETRY_SCHEDULE", "SHOPERY_CA_FILE", "SHOPERY_EGRESS_ALLOW"],
+            Service::Deliverer => &[
+                "SHOPERY_RETRY_SCHEDULE",
+                "SHOPERY_CA_FILE",
+                "SHOPERY_EGRESS_ALLOW",
+                "SHOPERY_EGRESS_PORTS",
+                "SHOPERY_EGRESS_DNS",
+            ],
             Service::Api => &[
                 "SHOPERY_JWT_SECRET",
                 "SHOPERY_JWKS_URL",
