@@ -16,7 +16,7 @@ use axum::response::{IntoResponse, Response};
 use shopery_model::TenantId;
 use shopery_runtime::Env;
 
-use crate::limits::{Buckets, Limit, Turn, policy, state};
+use crate::limits::{Buckets, Limit, Turn, policy, write_state};
 use crate::peer::Proxies;
 use crate::{Access, Problem};
 
@@ -97,8 +97,11 @@ async fn admit(State(guard): State<Arc<Guard>>, request: Request, next: Next) ->
         None => next.run(request).await,
     };
     if let Some(policy) = policy {
-        let states: Vec<_> = turns.iter().flatten().map(|(name, turn)| state(name, *turn)).collect();
-        if let Ok(states) = HeaderValue::try_from(states.join(", ")) {
+        let mut states = String::with_capacity(64);
+        for (name, turn) in turns.iter().flatten() {
+            write_state(&mut states, name, *turn);
+        }
+        if let Ok(states) = HeaderValue::try_from(states) {
             response.headers_mut().insert(STATE, states);
             response.headers_mut().insert(POLICY, policy.clone());
         }

@@ -1,6 +1,7 @@
 //! How many requests a tenant, a client and an address may make: token buckets, and what is said of them in headers
 //! (`RateLimit` and `RateLimit-Policy` of draft-ietf-httpapi-ratelimit-headers-10).
 
+use std::fmt::Write;
 use std::hash::Hash;
 use std::str::FromStr;
 use std::time::{Duration, Instant};
@@ -108,13 +109,15 @@ pub(crate) fn policy(name: &str, quota: Quota) -> String {
     format!("\"{name}\";q={};w={}", quota.requests, quota.window.as_secs())
 }
 
-/// An item of `RateLimit`.
-pub(crate) fn state(name: &str, turn: Turn) -> String {
+/// Adds an item to `RateLimit`, which every answer has.
+pub(crate) fn write_state(header: &mut String, name: &str, turn: Turn) {
     let (left, time) = match turn {
         Turn::Passed { left, full_in } => (left, full_in),
         Turn::Refused { wait } => (0, wait),
     };
-    format!("\"{name}\";r={left};t={}", time.as_millis().div_ceil(1000))
+    let comma = if header.is_empty() { "" } else { ", " };
+    // Writing to a String cannot fail.
+    let _ = write!(header, "{comma}\"{name}\";r={left};t={}", time.as_millis().div_ceil(1000));
 }
 
 #[cfg(test)]
@@ -169,8 +172,10 @@ mod tests {
     #[test]
     fn the_headers_are_those_of_the_draft() {
         assert_eq!(policy("tenant", QUOTA), "\"tenant\";q=10;w=5");
-        assert_eq!(state("tenant", Turn::Passed { left: 9, full_in: MS * 500 }), "\"tenant\";r=9;t=1");
-        assert_eq!(state("tenant", Turn::Refused { wait: MS * 1001 }), "\"tenant\";r=0;t=2");
+        let mut header = String::new();
+        write_state(&mut header, "tenant", Turn::Passed { left: 9, full_in: MS * 500 });
+        write_state(&mut header, "client", Turn::Refused { wait: MS * 1001 });
+        assert_eq!(header, "\"tenant\";r=9;t=1, \"client\";r=0;t=2");
     }
 
     proptest! {
