@@ -2,6 +2,7 @@
 //! that keeps CONFIG, which the data plane reads, true to the database.
 
 mod body;
+mod credentials;
 mod deliveries;
 mod digest;
 mod disabled;
@@ -11,6 +12,7 @@ mod query;
 mod recorder;
 mod recover;
 mod recoveries;
+pub mod reencrypt;
 mod resend;
 mod rules;
 mod test_call;
@@ -26,7 +28,8 @@ use anyhow::Context;
 use axum::Router;
 use secrecy::{ExposeSecret, SecretString};
 use shopery_http::{Access, Problem};
-use shopery_queue::{Age, Directory, Queue, Waiting, topology, watch_ages};
+use shopery_model::Keyring;
+use shopery_queue::{Age, Directory, Queue, Waiting, read_keyring, topology, watch_ages};
 use shopery_runtime::service::About;
 use shopery_runtime::{Env, Runtime, Shutdown};
 use shopery_sender::Sender;
@@ -40,7 +43,7 @@ use crate::recover::Recoverer;
 
 pub const ABOUT: About = About {
     name: "shopery-api",
-    what: "serves the REST API and records the history of deliveries",
+    what: "serves the REST API and records the history of deliveries; `shopery-api reencrypt` seals all secrets anew",
     version: env!("CARGO_PKG_VERSION"),
 };
 
@@ -59,6 +62,7 @@ pub struct Config {
     queue: shopery_queue::Config,
     sender: shopery_sender::Config,
     access: Access,
+    keys: Keyring,
     database: SecretString,
     disable_after: Duration,
 }
@@ -69,10 +73,8 @@ impl Config {
         let queue = shopery_queue::Config::read(env);
         let sender = shopery_sender::Config::read(env);
         let access = Access::read(env);
-        let database = env.required::<String>(
-            "SHOPERY_DATABASE_URL",
-            "postgres://user:password@host/database, or sqlite:///path/of/the.db?mode=rwc",
-        );
+        let keys = read_keyring(env);
+        let database = read_database(env);
         let disable_after = env.duration(
             "SHOPERY_DISABLE_AFTER",
             "3d",
@@ -84,9 +86,15 @@ impl Config {
             queue: queue?,
             sender: sender?,
             access: access?,
-            database: SecretString::from(database?),
+            keys: keys?,
+            database: database?,
         })
     }
+}
+
+fn read_database(env: &mut Env) -> Option<SecretString> {
+    let doc = "postgres://user:password@host/database, or sqlite:///path/of/the.db?mode=rwc";
+    env.required::<String>("SHOPERY_DATABASE_URL", doc).map(SecretString::from)
 }
 
 /// What every handler of the REST API is given.
@@ -95,6 +103,7 @@ struct App {
     queue: Queue,
     store: Store,
     access: Access,
+    keys: Keyring,
     publicist: Publicist,
     sender: Sender,
     allow_http: bool,
@@ -107,9 +116,11 @@ struct App {
 /// Runs until the drain is over.
 pub async fn run(config: Config, listener: TcpListener, runtime: Runtime) -> anyhow::Result<()> {
     let store = connect(config.database.expose_secret(), &runtime.shutdown).await?;
+    reencrypt::check_keys(&store, &config.keys).await?;
+    reencrypt::seal_plain(&store, &config.keys).await?;
     watch_health(store.clone(), &runtime);
     let queue = Queue::connect(&config.queue, ABOUT.name, &runtime).await?;
-    let directory = Directory::follow(&queue, &runtime).await?;
+    let directory = Directory::follow(&queue, None, &runtime).await?;
     let publicist = Publicist::open(&queue, store.clone(), directory).await?;
     let recoveries = Arc::new(Notify::new());
     let recoverer = Recoverer { queue: queue.clone(), store: store.clone(), news: recoveries.clone() };
@@ -117,6 +128,7 @@ pub async fn run(config: Config, listener: TcpListener, runtime: Runtime) -> any
         queue: queue.clone(),
         store: store.clone(),
         access: config.access,
+        keys: config.keys,
         publicist: publicist.clone(),
         allow_http: config.sender.egress.insecure,
         sender: Sender::new(&config.sender)?,

@@ -9,14 +9,13 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde_json::json;
 use shopery_http::{Permission, Problem};
-use shopery_model::{Answer, AttemptId, EndpointSecret, TenantId, endpoint_url};
+use shopery_model::{Answer, AttemptId, Credentials, EndpointSecret, TenantId, endpoint_url};
 use shopery_sender::{Endpoint, Message};
 use time::OffsetDateTime;
-use url::Url;
 
-use crate::App;
 use crate::body::Fields;
 use crate::webhooks::find;
+use crate::{App, credentials};
 
 pub(crate) fn routes() -> Router<App> {
     Router::new().route("/company/webhooks/test", post(unsaved)).route("/company/webhooks/{id}/test", post(saved))
@@ -52,20 +51,22 @@ async fn unsaved(State(app): State<App>, headers: HeaderMap, body: Body) -> Resu
         Some(secret) => secret,
         None => EndpointSecret::generate().map_err(|_| Problem::internal())?,
     };
-    send(&app, &tenant, &url, &secret, None).await
+    let credentials = Credentials::new(secret);
+    send(&app, &tenant, Endpoint { url: &url, credentials: &credentials }, None).await
 }
 
 async fn saved(State(app): State<App>, headers: HeaderMap, Path(id): Path<String>) -> Result<Json<Report>, Problem> {
     let tenant = app.access.tenant(&headers, Permission::WebhooksWrite)?;
     let record = find(&app, &tenant, &id).await?;
-    send(&app, &tenant, &record.url, &record.secret, Some(record.id.to_string())).await
+    let credentials = credentials::open(&app, &record)?;
+    let endpoint = Endpoint { url: &record.url, credentials: &credentials };
+    send(&app, &tenant, endpoint, Some(record.id.to_string())).await
 }
 
 async fn send(
     app: &App,
     tenant: &TenantId,
-    url: &Url,
-    secret: &EndpointSecret,
+    endpoint: Endpoint<'_>,
     webhook: Option<String>,
 ) -> Result<Json<Report>, Problem> {
     let Ok(_place) = app.test_calls.try_acquire() else {
@@ -85,7 +86,7 @@ async fn send(
         attempt: 1,
         payload: Bytes::from(payload),
     };
-    let answer = app.sender.send(Endpoint { url, secret }, &message, now).await;
+    let answer = app.sender.send(endpoint, &message, now).await;
     Ok(Json(report(answer)))
 }
 

@@ -9,7 +9,9 @@ use axum::{Json, Router};
 use serde::Serialize;
 use serde_json::json;
 use shopery_http::{Permission, Problem};
-use shopery_model::{EndpointSecret, EventPattern, Invalid, Rules, TenantId, WebhookId, endpoint_url, validate_name};
+use shopery_model::{
+    Credentials, EndpointSecret, EventPattern, Invalid, Rules, TenantId, WebhookId, endpoint_url, validate_name,
+};
 use shopery_store::{WebhookChange, WebhookFilter, WebhookRecord, WebhookState};
 use time::OffsetDateTime;
 use url::Url;
@@ -18,7 +20,7 @@ use crate::body::Fields;
 use crate::query::{List, Query};
 use crate::rules::RulesChange;
 use crate::waiting::{self, Waiting};
-use crate::{App, database_problem};
+use crate::{App, credentials, database_problem};
 
 const MAX_EVENTS: usize = 50;
 
@@ -87,19 +89,21 @@ async fn create(State(app): State<App>, headers: HeaderMap, body: Body) -> Resul
     let tenant = app.access.tenant(&headers, Permission::WebhooksWrite)?;
     let mut fields = Fields::read(&headers, body).await?;
     let change = read_change(&mut fields, app.allow_http);
+    let secret = read_secret(&mut fields);
     let name = fields.require("name", change.name);
     let url = fields.require("url", change.url);
     let events = fields.require("events", change.events);
     let rules = RulesChange::read(&mut fields).apply(Rules::default(), &mut fields);
     fields.finish()?;
     let (Some(name), Some(url), Some(events)) = (name, url, events) else { return Err(Problem::internal()) };
-    let secret = match change.secret {
+    let secret = match secret {
         Some(secret) => secret,
         None => EndpointSecret::generate().map_err(|_| Problem::internal())?,
     };
     let now = now();
     let state = change.state.unwrap_or(WebhookState::Active);
     let id = WebhookId::generate();
+    let sealed = credentials::seal(&app, &tenant, id, &Credentials::new(secret))?;
     let record = WebhookRecord {
         id,
         tenant: tenant.clone(),
@@ -107,7 +111,7 @@ async fn create(State(app): State<App>, headers: HeaderMap, body: Body) -> Resul
         url,
         events,
         state,
-        secret,
+        sealed,
         rules: rules.unwrap_or_default(),
         created_at: now,
         updated_at: now,
@@ -151,19 +155,26 @@ async fn change(
     body: Body,
 ) -> Result<Json<Resource>, Problem> {
     let tenant = app.access.tenant(&headers, Permission::WebhooksWrite)?;
-    let WebhookRecord { id, rules, .. } = find(&app, &tenant, &id).await?;
+    let found = find(&app, &tenant, &id).await?;
+    let id = found.id;
     let mut fields = Fields::read(&headers, body).await?;
     let mut change = read_change(&mut fields, app.allow_http);
+    let secret = read_secret(&mut fields);
     // Of two changes of the rules at once, the later one decides about all of them.
-    change.rules = RulesChange::read(&mut fields).apply(rules, &mut fields);
+    change.rules = RulesChange::read(&mut fields).apply(found.rules.clone(), &mut fields);
     let is_enabled = change.state == Some(WebhookState::Active);
     let wish = waiting::Wish::read(&mut fields, is_enabled);
     fields.finish()?;
     let (now, is_new_chance) = (now(), is_enabled || change.url.is_some());
     change.discard_before = (wish == waiting::Wish::Discard).then_some(now);
-    if !app.store.update_webhook(&tenant, id, change, now).await.map_err(database_problem)? {
-        return Err(no_such_webhook());
-    }
+    let edit = |credentials: &mut Credentials| {
+        if let Some(secret) = &secret {
+            credentials.secret = secret.clone();
+        }
+        Ok(())
+    };
+    let edit: Option<credentials::Edit<'_>> = if secret.is_some() { Some(&edit) } else { None };
+    credentials::update(&app, found, change, now, edit).await?;
     let waiting = if is_enabled { waiting::look(&app.queue, &tenant, id).await } else { None };
     app.publicist.publish(&tenant, id).await;
     if is_new_chance {
@@ -188,7 +199,8 @@ async fn secret(State(app): State<App>, headers: HeaderMap, Path(id): Path<Strin
     // Whoever may read the secret may forge deliveries, so reading webhooks is not enough.
     let tenant = app.access.tenant(&headers, Permission::WebhooksWrite)?;
     let record = find(&app, &tenant, &id).await?;
-    Ok(([(header::CACHE_CONTROL, "no-store")], Json(json!({ "secret": record.secret }))).into_response())
+    Ok(([(header::CACHE_CONTROL, "no-store")], Json(json!({ "secret": credentials::open(&app, &record)?.secret })))
+        .into_response())
 }
 
 /// The tenant's webhook. An id that is malformed, unknown or another tenant's gives the same answer.
@@ -205,7 +217,6 @@ pub(crate) fn no_such_webhook() -> Problem {
 fn read_change(fields: &mut Fields, allow_http: bool) -> WebhookChange {
     let name = fields.string("name");
     let url = fields.string("url");
-    let secret = fields.string("secret");
     let events = fields.list("events", str::parse::<EventPattern>).map(|mut events| {
         let mut seen = std::collections::HashSet::new();
         events.retain(|event| seen.insert(*event));
@@ -222,8 +233,10 @@ fn read_change(fields: &mut Fields, allow_http: bool) -> WebhookChange {
             })
         }),
         state: fields.bool("isEnabled").map(WebhookState::of),
-        rules: None,
-        discard_before: None,
-        secret: secret.and_then(|secret| fields.check(EndpointSecret::parse(&secret))),
+        ..WebhookChange::default()
     }
+}
+
+fn read_secret(fields: &mut Fields) -> Option<EndpointSecret> {
+    fields.string("secret").and_then(|secret| fields.check(EndpointSecret::parse(&secret)))
 }

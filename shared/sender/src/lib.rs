@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use reqwest::redirect;
-use shopery_model::{Answer, EndpointSecret, Fault};
+use shopery_model::{Answer, Credentials, Fault};
 use shopery_runtime::Env;
 use time::OffsetDateTime;
 use url::Url;
@@ -40,11 +40,11 @@ impl Config {
     }
 }
 
-/// Where a message goes, and the secret that it is signed with.
+/// Where a message goes, and what it is signed with.
 #[derive(Debug, Clone, Copy)]
 pub struct Endpoint<'a> {
     pub url: &'a Url,
-    pub secret: &'a EndpointSecret,
+    pub credentials: &'a Credentials,
 }
 
 /// Sends messages. Clones share the connections.
@@ -81,7 +81,7 @@ impl Sender {
         let started = Instant::now();
         let mut answer = match self.egress.judge(endpoint.url) {
             Ok(()) => {
-                let headers = message.headers(endpoint.secret, now);
+                let headers = message.headers(endpoint.credentials, now);
                 let request = self.client.post(endpoint.url.clone()).headers(headers).body(message.payload.clone());
                 answer::read(request.send().await).await
             }

@@ -1,6 +1,6 @@
 use bytes::Bytes;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
-use shopery_model::{EndpointSecret, signature};
+use shopery_model::Credentials;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -23,7 +23,7 @@ pub struct Message<'a> {
 
 impl Message<'_> {
     /// `now` becomes `webhook-timestamp`, which the signature covers.
-    pub(crate) fn headers(&self, secret: &EndpointSecret, now: OffsetDateTime) -> HeaderMap {
+    pub(crate) fn headers(&self, credentials: &Credentials, now: OffsetDateTime) -> HeaderMap {
         let timestamp = now.unix_timestamp();
         let mut headers = HeaderMap::with_capacity(16);
         let mut set = |name: &'static str, value: &str, is_secret: bool| {
@@ -36,8 +36,8 @@ impl Message<'_> {
         set("content-type", "application/json", false);
         set("webhook-id", &self.webhook_id, false);
         set("webhook-timestamp", &timestamp.to_string(), false);
-        set("webhook-signature", &signature(secret, &self.webhook_id, timestamp, &self.payload), true);
-        set("x-shopery-secret", secret.expose(), true);
+        set("webhook-signature", &credentials.signatures(&self.webhook_id, timestamp, &self.payload), true);
+        set("x-shopery-secret", credentials.secret.expose(), true);
         set("x-shopery-event", self.event, false);
         set("x-shopery-event-id", self.event_id, false);
         if let Some(webhook) = &self.webhook {

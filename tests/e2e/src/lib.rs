@@ -30,6 +30,7 @@ pub mod postgres;
 pub mod process;
 pub mod publisher;
 pub mod stack;
+pub mod stored;
 pub mod token;
 pub mod verify;
 pub mod wait;

@@ -37,6 +37,7 @@ mod operations;
 mod recovery;
 mod repeats;
 mod rules;
+mod secrets_at_rest;
 mod stop;
 mod stuck;
 mod tenants;

@@ -125,8 +125,12 @@ async fn help_lists_the_variables_of_each_service() {
         variables.extend(match service {
             Service::Ingest => &["SHOPERY_JWT_SECRET"][..],
             Service::Router => &["SHOPERY_DUPLICATE_WINDOW"],
-            Service::Deliverer => &["SHOPERY_RETRY_SCHEDULE", "SHOPERY_CA_FILE", "SHOPERY_EGRESS_ALLOW"],
-            Service::Api => &["SHOPERY_JWT_SECRET", "SHOPERY_DATABASE_URL", "SHOPERY_CA_FILE"],
+            Service::Deliverer => {
+                &["SHOPERY_RETRY_SCHEDULE", "SHOPERY_CA_FILE", "SHOPERY_EGRESS_ALLOW", "SHOPERY_ENCRYPTION_KEYS"]
+            }
+            Service::Api => {
+                &["SHOPERY_JWT_SECRET", "SHOPERY_DATABASE_URL", "SHOPERY_CA_FILE", "SHOPERY_ENCRYPTION_KEYS"]
+            }
         });
         for variable in variables {
             assert!(help.contains(variable), "{} --help lacks {variable}:\n{help}", service.name());
