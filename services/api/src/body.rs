@@ -40,6 +40,17 @@ impl Fields {
         }
     }
 
+    /// For a request whose fields may all be left out: then it needs no body either.
+    pub(crate) async fn read_any(headers: &HeaderMap, body: Body) -> Result<Self, Problem> {
+        if headers.contains_key(header::CONTENT_TYPE) {
+            return Self::read(headers, body).await;
+        }
+        if read_body(body, MAX_BYTES).await?.is_empty() {
+            return Ok(Self { fields: BTreeMap::new(), wrong: Vec::new() });
+        }
+        Err(Problem::unsupported_media_type("send the header Content-Type: application/json"))
+    }
+
     pub(crate) fn string(&mut self, name: &'static str) -> Option<String> {
         self.take(name, "must be a string")
     }

@@ -1,7 +1,7 @@
 //! The credentials of a webhook, opened for whoever may see, use or change them, and sealed again.
 
 use shopery_http::Problem;
-use shopery_model::{Credentials, Sealed, TenantId, WebhookId};
+use shopery_model::{Credentials, Sealed, SignatureKind, SigningKey, TenantId, WebhookId};
 use shopery_store::{Resealed, WebhookChange, WebhookRecord};
 use time::OffsetDateTime;
 
@@ -25,31 +25,34 @@ pub(crate) fn seal(app: &App, tenant: &TenantId, id: WebhookId, credentials: &Cr
     })
 }
 
+/// Whoever is to sign asymmetrically has a key to do it with.
+pub(crate) fn ensure_key(credentials: &mut Credentials, signature: SignatureKind) -> Result<(), Problem> {
+    if signature.is_asymmetric() && credentials.key.is_none() {
+        credentials.key = Some(SigningKey::generate().map_err(|_| Problem::internal())?);
+    }
+    Ok(())
+}
+
 /// What is done to credentials.
 pub(crate) type Edit<'a> = &'a (dyn Fn(&mut Credentials) -> Result<(), Problem> + Send + Sync);
 
-/// Changes a webhook, together with its credentials if there is an edit. That is called again if somebody else has
+/// Changes a webhook together with its credentials, and returns those. `edit` is called again if somebody else has
 /// changed them meanwhile, so no change of theirs is lost.
 pub(crate) async fn update(
     app: &App,
     mut found: WebhookRecord,
     change: WebhookChange,
     now: OffsetDateTime,
-    edit: Option<Edit<'_>>,
-) -> Result<(), Problem> {
+    edit: Edit<'_>,
+) -> Result<Credentials, Problem> {
     for _ in 0..TRIES {
         let (tenant, id) = (found.tenant.clone(), found.id);
-        let sealed = match edit {
-            Some(edit) => {
-                let mut credentials = open(app, &found)?;
-                edit(&mut credentials)?;
-                Some(Resealed { after: seal(app, &tenant, id, &credentials)?, before: found.sealed })
-            }
-            None => None,
-        };
-        let change = WebhookChange { sealed, ..change.clone() };
+        let mut credentials = open(app, &found)?;
+        edit(&mut credentials)?;
+        let sealed = Resealed { after: seal(app, &tenant, id, &credentials)?, before: found.sealed };
+        let change = WebhookChange { sealed: Some(sealed), ..change.clone() };
         if app.store.update_webhook(&tenant, id, change, now).await.map_err(database_problem)? {
-            return Ok(());
+            return Ok(credentials);
         }
         found = app.store.webhook(&tenant, id).await.map_err(database_problem)?.ok_or_else(no_such_webhook)?;
     }

@@ -15,6 +15,7 @@ mod recoveries;
 pub mod reencrypt;
 mod resend;
 mod rules;
+mod secret;
 mod test_call;
 mod timestamp;
 mod waiting;
@@ -138,6 +139,7 @@ pub async fn run(config: Config, listener: TcpListener, runtime: Runtime) -> any
     };
     let routes = Router::new()
         .merge(webhooks::routes())
+        .merge(secret::routes())
         .merge(test_call::routes())
         .merge(deliveries::routes())
         .merge(digest::routes())

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde_json::json;
 use shopery_http::{Permission, Problem};
-use shopery_model::{Answer, AttemptId, Credentials, EndpointSecret, TenantId, endpoint_url};
+use shopery_model::{Answer, AttemptId, Credentials, EndpointSecret, SignatureKind, TenantId, endpoint_url};
 use shopery_sender::{Endpoint, Message};
 use time::OffsetDateTime;
 
@@ -52,14 +52,15 @@ async fn unsaved(State(app): State<App>, headers: HeaderMap, body: Body) -> Resu
         None => EndpointSecret::generate().map_err(|_| Problem::internal())?,
     };
     let credentials = Credentials::new(secret);
-    send(&app, &tenant, Endpoint { url: &url, credentials: &credentials }, None).await
+    let endpoint = Endpoint { url: &url, credentials: &credentials, signature: SignatureKind::Symmetric };
+    send(&app, &tenant, endpoint, None).await
 }
 
 async fn saved(State(app): State<App>, headers: HeaderMap, Path(id): Path<String>) -> Result<Json<Report>, Problem> {
     let tenant = app.access.tenant(&headers, Permission::WebhooksWrite)?;
     let record = find(&app, &tenant, &id).await?;
     let credentials = credentials::open(&app, &record)?;
-    let endpoint = Endpoint { url: &record.url, credentials: &credentials };
+    let endpoint = Endpoint { url: &record.url, credentials: &credentials, signature: record.rules.signature };
     send(&app, &tenant, endpoint, Some(record.id.to_string())).await
 }
 

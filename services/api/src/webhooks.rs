@@ -28,7 +28,6 @@ pub(crate) fn routes() -> Router<App> {
     Router::new()
         .route("/company/webhooks", get(list).post(create))
         .route("/company/webhooks/{id}", get(one).patch(change).delete(delete))
-        .route("/company/webhooks/{id}/secret", get(secret))
 }
 
 /// A webhook, as the API shows it.
@@ -80,7 +79,7 @@ impl From<WebhookRecord> for Resource {
 }
 
 /// Times have the precision that the database keeps.
-fn now() -> OffsetDateTime {
+pub(crate) fn now() -> OffsetDateTime {
     let now = OffsetDateTime::now_utc();
     now.replace_millisecond(now.millisecond()).unwrap_or(now)
 }
@@ -100,10 +99,13 @@ async fn create(State(app): State<App>, headers: HeaderMap, body: Body) -> Resul
         Some(secret) => secret,
         None => EndpointSecret::generate().map_err(|_| Problem::internal())?,
     };
+    let rules = rules.unwrap_or_default();
     let now = now();
     let state = change.state.unwrap_or(WebhookState::Active);
     let id = WebhookId::generate();
-    let sealed = credentials::seal(&app, &tenant, id, &Credentials::new(secret))?;
+    let mut credentials = Credentials::new(secret);
+    credentials::ensure_key(&mut credentials, rules.signature)?;
+    let sealed = credentials::seal(&app, &tenant, id, &credentials)?;
     let record = WebhookRecord {
         id,
         tenant: tenant.clone(),
@@ -112,7 +114,7 @@ async fn create(State(app): State<App>, headers: HeaderMap, body: Body) -> Resul
         events,
         state,
         sealed,
-        rules: rules.unwrap_or_default(),
+        rules,
         created_at: now,
         updated_at: now,
         failing_since: None,
@@ -167,14 +169,7 @@ async fn change(
     fields.finish()?;
     let (now, is_new_chance) = (now(), is_enabled || change.url.is_some());
     change.discard_before = (wish == waiting::Wish::Discard).then_some(now);
-    let edit = |credentials: &mut Credentials| {
-        if let Some(secret) = &secret {
-            credentials.secret = secret.clone();
-        }
-        Ok(())
-    };
-    let edit: Option<credentials::Edit<'_>> = if secret.is_some() { Some(&edit) } else { None };
-    credentials::update(&app, found, change, now, edit).await?;
+    update(&app, found, change, secret, now).await?;
     let waiting = if is_enabled { waiting::look(&app.queue, &tenant, id).await } else { None };
     app.publicist.publish(&tenant, id).await;
     if is_new_chance {
@@ -182,6 +177,27 @@ async fn change(
     }
     let record = app.store.webhook(&tenant, id).await.map_err(database_problem)?.ok_or_else(no_such_webhook)?;
     Ok(Json(Resource { waiting, ..Resource::from(record) }))
+}
+
+/// Changes a webhook, and what of its credentials the change is about.
+async fn update(
+    app: &App,
+    found: WebhookRecord,
+    change: WebhookChange,
+    secret: Option<EndpointSecret>,
+    now: OffsetDateTime,
+) -> Result<(), Problem> {
+    let signature = change.rules.as_ref().map_or(found.rules.signature, |rules| rules.signature);
+    if secret.is_none() && signature == found.rules.signature {
+        let (tenant, id) = (found.tenant, found.id);
+        let is_there = app.store.update_webhook(&tenant, id, change, now).await.map_err(database_problem)?;
+        return is_there.then_some(()).ok_or_else(no_such_webhook);
+    }
+    let edit = |credentials: &mut Credentials| {
+        secret.iter().for_each(|secret| credentials.replace(secret.clone()));
+        credentials::ensure_key(credentials, signature)
+    };
+    credentials::update(app, found, change, now, &edit).await.map(drop)
 }
 
 async fn delete(State(app): State<App>, headers: HeaderMap, Path(id): Path<String>) -> Result<Response, Problem> {
@@ -193,14 +209,6 @@ async fn delete(State(app): State<App>, headers: HeaderMap, Path(id): Path<Strin
     app.publicist.publish(&tenant, id).await;
     app.publicist.see_to_waiting(&tenant, id).await;
     Ok(StatusCode::NO_CONTENT.into_response())
-}
-
-async fn secret(State(app): State<App>, headers: HeaderMap, Path(id): Path<String>) -> Result<Response, Problem> {
-    // Whoever may read the secret may forge deliveries, so reading webhooks is not enough.
-    let tenant = app.access.tenant(&headers, Permission::WebhooksWrite)?;
-    let record = find(&app, &tenant, &id).await?;
-    Ok(([(header::CACHE_CONTROL, "no-store")], Json(json!({ "secret": credentials::open(&app, &record)?.secret })))
-        .into_response())
 }
 
 /// The tenant's webhook. An id that is malformed, unknown or another tenant's gives the same answer.
@@ -237,6 +245,6 @@ fn read_change(fields: &mut Fields, allow_http: bool) -> WebhookChange {
     }
 }
 
-fn read_secret(fields: &mut Fields) -> Option<EndpointSecret> {
+pub(crate) fn read_secret(fields: &mut Fields) -> Option<EndpointSecret> {
     fields.string("secret").and_then(|secret| fields.check(EndpointSecret::parse(&secret)))
 }

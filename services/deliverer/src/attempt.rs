@@ -96,7 +96,7 @@ impl Attempter {
         let payload = self.payload(job, webhook, started_at).await?;
         let bytes = payload.len();
         let credentials = webhook.credentials.as_deref().context("the webhook's credentials are not open")?;
-        let endpoint = Endpoint { url: &webhook.url, credentials };
+        let endpoint = Endpoint { url: &webhook.url, credentials, signature: webhook.rules.signature };
         self.metrics.under_way.inc();
         let answer = self.post(meta, payload, endpoint, started_at).instrument(span.clone()).await;
         self.metrics.under_way.dec();

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use reqwest::redirect;
-use shopery_model::{Answer, Credentials, Fault};
+use shopery_model::{Answer, Credentials, Fault, SignatureKind};
 use shopery_runtime::Env;
 use time::OffsetDateTime;
 use url::Url;
@@ -45,6 +45,7 @@ impl Config {
 pub struct Endpoint<'a> {
     pub url: &'a Url,
     pub credentials: &'a Credentials,
+    pub signature: SignatureKind,
 }
 
 /// Sends messages. Clones share the connections.
@@ -81,7 +82,7 @@ impl Sender {
         let started = Instant::now();
         let mut answer = match self.egress.judge(endpoint.url) {
             Ok(()) => {
-                let headers = message.headers(endpoint.credentials, now);
+                let headers = message.headers(endpoint, now);
                 let request = self.client.post(endpoint.url.clone()).headers(headers).body(message.payload.clone());
                 answer::read(request.send().await).await
             }

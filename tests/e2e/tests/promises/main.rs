@@ -36,6 +36,7 @@ mod launcher;
 mod operations;
 mod recovery;
 mod repeats;
+mod rotation;
 mod rules;
 mod secrets_at_rest;
 mod stop;
