@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use axum::body::Body;
 use axum::http::{HeaderMap, header};
+use secrecy::SecretString;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 use shopery_http::{Problem, read_body};
@@ -79,6 +80,22 @@ impl Fields {
             }
         }
         (list.len() == elements.len()).then_some(list)
+    }
+
+    /// An object whose values are strings; an error names the member, and shows no value.
+    pub(crate) fn members(&mut self, name: &'static str) -> Option<Vec<(String, SecretString)>> {
+        let members: BTreeMap<String, Box<RawValue>> = self.take(name, "must be an object whose values are strings")?;
+        let mut read = Vec::with_capacity(members.len());
+        for (member, value) in &members {
+            match serde_json::from_str::<String>(value.get()) {
+                Ok(text) => read.push((member.clone(), text.into())),
+                Err(_) => {
+                    let shown: String = member.chars().take(60).collect();
+                    self.wrong.push(Invalid::new(format!("{name}.{shown}"), "must be a string"));
+                }
+            }
+        }
+        (read.len() == members.len()).then_some(read)
     }
 
     /// A field that `null` clears: `Some(None)`. Any other value is read by `read`.

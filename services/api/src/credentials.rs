@@ -1,10 +1,13 @@
 //! The credentials of a webhook, opened for whoever may see, use or change them, and sealed again.
 
 use shopery_http::Problem;
-use shopery_model::{Credentials, Sealed, SignatureKind, SigningKey, TenantId, WebhookId};
+use shopery_model::{
+    Credentials, EndpointSecret, HeadersChange, Sealed, SignatureKind, SigningKey, TenantId, WebhookId,
+};
 use shopery_store::{Resealed, WebhookChange, WebhookRecord};
 use time::OffsetDateTime;
 
+use crate::body::Fields;
 use crate::webhooks::no_such_webhook;
 use crate::{App, database_problem};
 
@@ -25,12 +28,53 @@ pub(crate) fn seal(app: &App, tenant: &TenantId, id: WebhookId, credentials: &Cr
     })
 }
 
-/// Whoever is to sign asymmetrically has a key to do it with.
-pub(crate) fn ensure_key(credentials: &mut Credentials, signature: SignatureKind) -> Result<(), Problem> {
-    if signature.is_asymmetric() && credentials.key.is_none() {
-        credentials.key = Some(SigningKey::generate().map_err(|_| Problem::internal())?);
+/// What a request says of the credentials of a webhook.
+#[derive(Debug, Default)]
+pub(crate) struct CredentialsChange {
+    pub(crate) secret: Option<EndpointSecret>,
+    pub(crate) headers: Option<HeadersChange>,
+}
+
+impl CredentialsChange {
+    pub(crate) fn read(fields: &mut Fields) -> Self {
+        Self { secret: read_secret(fields), headers: read_headers(fields) }
     }
-    Ok(())
+
+    /// Whether credentials have to be opened for it.
+    pub(crate) fn is_any(&self) -> bool {
+        self.secret.is_some() || self.headers.is_some()
+    }
+
+    /// Whoever is to sign asymmetrically gets a key to do it with.
+    pub(crate) fn apply(&self, credentials: &mut Credentials, signature: SignatureKind) -> Result<(), Problem> {
+        if let Some(secret) = &self.secret {
+            credentials.replace(secret.clone());
+        }
+        if let Some(change) = &self.headers {
+            let headers = change.apply(&credentials.headers);
+            credentials.headers = headers.map_err(|invalid| Problem::invalid(vec![invalid]))?;
+        }
+        if signature.is_asymmetric() && credentials.key.is_none() {
+            credentials.key = Some(SigningKey::generate().map_err(|_| Problem::internal())?);
+        }
+        Ok(())
+    }
+}
+
+pub(crate) fn read_secret(fields: &mut Fields) -> Option<EndpointSecret> {
+    fields.string("secret").and_then(|secret| fields.check(EndpointSecret::parse(&secret)))
+}
+
+/// `null` takes all headers away.
+pub(crate) fn read_headers(fields: &mut Fields) -> Option<HeadersChange> {
+    let change = fields.clearable("headers", |fields| {
+        let given = fields.members("headers")?;
+        match HeadersChange::parse(given) {
+            Ok(change) => Some(change),
+            Err(wrong) => wrong.into_iter().find_map(|invalid| fields.check(Err(invalid))),
+        }
+    });
+    change.map(Option::unwrap_or_default)
 }
 
 /// What is done to credentials.

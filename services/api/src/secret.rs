@@ -13,9 +13,10 @@ use shopery_model::{Credentials, EndpointSecret, Former, Overlap, SigningKey};
 use shopery_store::WebhookChange;
 use time::OffsetDateTime;
 
+use crate::App;
 use crate::body::Fields;
-use crate::webhooks::{find, now, read_secret};
-use crate::{App, credentials};
+use crate::credentials::{self, read_secret};
+use crate::webhooks::{find, now};
 
 pub(crate) fn routes() -> Router<App> {
     Router::new()

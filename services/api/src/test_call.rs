@@ -13,9 +13,10 @@ use shopery_model::{Answer, AttemptId, Credentials, EndpointSecret, SignatureKin
 use shopery_sender::{Endpoint, Message};
 use time::OffsetDateTime;
 
+use crate::App;
 use crate::body::Fields;
+use crate::credentials::{self, CredentialsChange};
 use crate::webhooks::find;
-use crate::{App, credentials};
 
 pub(crate) fn routes() -> Router<App> {
     Router::new().route("/company/webhooks/test", post(unsaved)).route("/company/webhooks/{id}/test", post(saved))
@@ -37,21 +38,18 @@ struct Reason {
     detail: String,
 }
 
-/// Tests a URL that is not saved yet: `{"url", "secret"?}`.
+/// Tests a URL that is not saved yet: `{"url", "secret"?, "headers"?}`.
 async fn unsaved(State(app): State<App>, headers: HeaderMap, body: Body) -> Result<Json<Report>, Problem> {
     let tenant = app.access.tenant(&headers, Permission::WebhooksWrite)?;
     let mut fields = Fields::read(&headers, body).await?;
-    let (url, secret) = (fields.string("url"), fields.string("secret"));
+    let url = fields.string("url");
     let url = url.and_then(|url| fields.check(endpoint_url(&url, app.allow_http)));
-    let secret = secret.and_then(|secret| fields.check(EndpointSecret::parse(&secret)));
+    let asked = CredentialsChange::read(&mut fields);
     let url = fields.require("url", url);
     fields.finish()?;
     let Some(url) = url else { return Err(Problem::internal()) };
-    let secret = match secret {
-        Some(secret) => secret,
-        None => EndpointSecret::generate().map_err(|_| Problem::internal())?,
-    };
-    let credentials = Credentials::new(secret);
+    let mut credentials = Credentials::new(EndpointSecret::generate().map_err(|_| Problem::internal())?);
+    asked.apply(&mut credentials, SignatureKind::Symmetric)?;
     let endpoint = Endpoint { url: &url, credentials: &credentials, signature: SignatureKind::Symmetric };
     send(&app, &tenant, endpoint, None).await
 }

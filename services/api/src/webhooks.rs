@@ -1,5 +1,7 @@
 //! `/company/webhooks`: create, list, get, change, delete, and the secret.
 
+use std::collections::BTreeMap;
+
 use axum::body::Body;
 use axum::extract::{Path, RawQuery, State};
 use axum::http::{HeaderMap, StatusCode, header};
@@ -17,10 +19,11 @@ use time::OffsetDateTime;
 use url::Url;
 
 use crate::body::Fields;
+use crate::credentials::{self, CredentialsChange};
 use crate::query::{List, Query};
 use crate::rules::RulesChange;
 use crate::waiting::{self, Waiting};
-use crate::{App, credentials, database_problem};
+use crate::{App, database_problem};
 
 const MAX_EVENTS: usize = 50;
 
@@ -41,6 +44,9 @@ pub(crate) struct Resource {
     is_enabled: bool,
     #[serde(flatten)]
     rules: Rules,
+    /// Names, with a mask in place of each value.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    headers: BTreeMap<String, &'static str>,
     state: &'static str,
     #[serde(with = "crate::timestamp")]
     created_at: OffsetDateTime,
@@ -67,6 +73,7 @@ impl From<WebhookRecord> for Resource {
             events: record.events,
             is_enabled: record.state == WebhookState::Active,
             rules: record.rules,
+            headers: BTreeMap::new(),
             state: record.state.name(),
             created_at: record.created_at,
             updated_at: record.updated_at,
@@ -75,6 +82,14 @@ impl From<WebhookRecord> for Resource {
             disabled_reason: record.disabled.map(|(_, reason)| reason.name()),
             waiting: None,
         }
+    }
+}
+
+impl Resource {
+    /// With what of it is not in the clear. One that cannot be opened is shown without.
+    fn of(app: &App, record: WebhookRecord, waiting: Option<Waiting>) -> Self {
+        let headers = credentials::open(app, &record).map(|credentials| credentials.headers.masked());
+        Self { headers: headers.unwrap_or_default(), waiting, ..Self::from(record) }
     }
 }
 
@@ -88,23 +103,20 @@ async fn create(State(app): State<App>, headers: HeaderMap, body: Body) -> Resul
     let tenant = app.access.tenant(&headers, Permission::WebhooksWrite)?;
     let mut fields = Fields::read(&headers, body).await?;
     let change = read_change(&mut fields, app.allow_http);
-    let secret = read_secret(&mut fields);
+    let asked = CredentialsChange::read(&mut fields);
     let name = fields.require("name", change.name);
     let url = fields.require("url", change.url);
     let events = fields.require("events", change.events);
     let rules = RulesChange::read(&mut fields).apply(Rules::default(), &mut fields);
     fields.finish()?;
     let (Some(name), Some(url), Some(events)) = (name, url, events) else { return Err(Problem::internal()) };
-    let secret = match secret {
-        Some(secret) => secret,
-        None => EndpointSecret::generate().map_err(|_| Problem::internal())?,
-    };
+    let generated = EndpointSecret::generate().map_err(|_| Problem::internal())?;
     let rules = rules.unwrap_or_default();
     let now = now();
     let state = change.state.unwrap_or(WebhookState::Active);
     let id = WebhookId::generate();
-    let mut credentials = Credentials::new(secret);
-    credentials::ensure_key(&mut credentials, rules.signature)?;
+    let mut credentials = Credentials::new(generated);
+    asked.apply(&mut credentials, rules.signature)?;
     let sealed = credentials::seal(&app, &tenant, id, &credentials)?;
     let record = WebhookRecord {
         id,
@@ -140,14 +152,14 @@ async fn list(
     let (limit, cursor) = (query.limit(), query.cursor());
     query.finish()?;
     let page = app.store.webhooks(&tenant, &filter, cursor.as_ref(), limit).await.map_err(database_problem)?;
-    Ok(List::of(page, Resource::from))
+    Ok(List::of(page, |record| Resource::of(&app, record, None)))
 }
 
 async fn one(State(app): State<App>, headers: HeaderMap, Path(id): Path<String>) -> Result<Json<Resource>, Problem> {
     let tenant = app.access.tenant(&headers, Permission::WebhooksRead)?;
     let record = find(&app, &tenant, &id).await?;
     let waiting = waiting::look(&app.queue, &tenant, record.id).await;
-    Ok(Json(Resource { waiting, ..Resource::from(record) }))
+    Ok(Json(Resource::of(&app, record, waiting)))
 }
 
 async fn change(
@@ -161,7 +173,7 @@ async fn change(
     let id = found.id;
     let mut fields = Fields::read(&headers, body).await?;
     let mut change = read_change(&mut fields, app.allow_http);
-    let secret = read_secret(&mut fields);
+    let asked = CredentialsChange::read(&mut fields);
     // Of two changes of the rules at once, the later one decides about all of them.
     change.rules = RulesChange::read(&mut fields).apply(found.rules.clone(), &mut fields);
     let is_enabled = change.state == Some(WebhookState::Active);
@@ -169,14 +181,14 @@ async fn change(
     fields.finish()?;
     let (now, is_new_chance) = (now(), is_enabled || change.url.is_some());
     change.discard_before = (wish == waiting::Wish::Discard).then_some(now);
-    update(&app, found, change, secret, now).await?;
+    update(&app, found, change, &asked, now).await?;
     let waiting = if is_enabled { waiting::look(&app.queue, &tenant, id).await } else { None };
     app.publicist.publish(&tenant, id).await;
     if is_new_chance {
         app.publicist.see_to_waiting(&tenant, id).await;
     }
     let record = app.store.webhook(&tenant, id).await.map_err(database_problem)?.ok_or_else(no_such_webhook)?;
-    Ok(Json(Resource { waiting, ..Resource::from(record) }))
+    Ok(Json(Resource::of(&app, record, waiting)))
 }
 
 /// Changes a webhook, and what of its credentials the change is about.
@@ -184,19 +196,16 @@ async fn update(
     app: &App,
     found: WebhookRecord,
     change: WebhookChange,
-    secret: Option<EndpointSecret>,
+    asked: &CredentialsChange,
     now: OffsetDateTime,
 ) -> Result<(), Problem> {
     let signature = change.rules.as_ref().map_or(found.rules.signature, |rules| rules.signature);
-    if secret.is_none() && signature == found.rules.signature {
+    if !asked.is_any() && signature == found.rules.signature {
         let (tenant, id) = (found.tenant, found.id);
         let is_there = app.store.update_webhook(&tenant, id, change, now).await.map_err(database_problem)?;
         return is_there.then_some(()).ok_or_else(no_such_webhook);
     }
-    let edit = |credentials: &mut Credentials| {
-        secret.iter().for_each(|secret| credentials.replace(secret.clone()));
-        credentials::ensure_key(credentials, signature)
-    };
+    let edit = |credentials: &mut Credentials| asked.apply(credentials, signature);
     credentials::update(app, found, change, now, &edit).await.map(drop)
 }
 
@@ -243,8 +252,4 @@ fn read_change(fields: &mut Fields, allow_http: bool) -> WebhookChange {
         state: fields.bool("isEnabled").map(WebhookState::of),
         ..WebhookChange::default()
     }
-}
-
-pub(crate) fn read_secret(fields: &mut Fields) -> Option<EndpointSecret> {
-    fields.string("secret").and_then(|secret| fields.check(EndpointSecret::parse(&secret)))
 }

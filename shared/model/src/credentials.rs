@@ -11,10 +11,12 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
-use crate::{EndpointSecret, Invalid, SignatureKind, SigningKey};
+use crate::{EndpointSecret, Headers, Invalid, SignatureKind, SigningKey};
 
 /// Former secrets that are valid beside the present one. A further rotation ends the oldest.
 const MAX_FORMER: usize = 2;
+/// Shorter header values are not looked for in answers.
+const LEAST_HIDDEN: usize = 8;
 const MAX_OVERLAP: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 /// In memory where it is used, sealed where it is stored. `Debug` shows none of it.
@@ -25,6 +27,8 @@ pub struct Credentials {
     pub key: Option<SigningKey>,
     /// Newest first; some may have ended.
     former: Vec<Former>,
+    /// Sent with every delivery.
+    pub headers: Headers,
 }
 
 /// What was in use before a rotation, and signs until the overlap ends.
@@ -45,11 +49,13 @@ struct Text {
     key: Option<SigningKey>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     former: Vec<Former>,
+    #[serde(default, skip_serializing_if = "Headers::is_empty")]
+    headers: Headers,
 }
 
 impl Credentials {
     pub fn new(secret: EndpointSecret) -> Self {
-        Self { secret, key: None, former: Vec::new() }
+        Self { secret, key: None, former: Vec::new(), headers: Headers::default() }
     }
 
     /// Puts a secret in place of the present one, and a key of its own in place of the key if there is one. An overlap
@@ -105,15 +111,29 @@ impl Credentials {
         signatures.join(" ")
     }
 
+    /// What an endpoint has answered, without the secrets that it was sent: some answer with the request. A header value
+    /// of fewer than [`LEAST_HIDDEN`] bytes is left, as it would blot out words.
+    pub fn hide_in(&self, text: String) -> String {
+        let secrets = std::iter::once(&self.secret).chain(self.former.iter().map(|former| &former.secret));
+        let secrets = secrets.map(|secret| secret.expose().trim_start_matches("whsec_"));
+        let values = self.headers.iter().map(|(_, value)| value).filter(|value| value.len() >= LEAST_HIDDEN);
+        secrets.chain(values).fold(text, |text, hidden| {
+            let text = if text.contains(hidden) { text.replace(hidden, Headers::MASK) } else { text };
+            // As some write JSON.
+            let escaped = if hidden.contains('/') { hidden.replace('/', "\\/") } else { return text };
+            if text.contains(&escaped) { text.replace(&escaped, Headers::MASK) } else { text }
+        })
+    }
+
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let Self { secret, key, former } = self.clone();
+        let Self { secret, key, former, headers } = self.clone();
         // Strings and times always serialise.
-        serde_json::to_vec(&Text { secret, key, former }).unwrap_or_default()
+        serde_json::to_vec(&Text { secret, key, former, headers }).unwrap_or_default()
     }
 
     pub(crate) fn decode(text: &[u8]) -> Option<Self> {
-        let Text { secret, key, former } = serde_json::from_slice(text).ok()?;
-        Some(Self { secret, key, former })
+        let Text { secret, key, former, headers } = serde_json::from_slice(text).ok()?;
+        Some(Self { secret, key, former, headers })
     }
 }
 
@@ -220,12 +240,31 @@ mod tests {
     fn credentials_read_back_and_debug_hides_them() {
         let mut credentials = Credentials::new(secret(1));
         credentials.key = Some(SigningKey::generate().unwrap());
+        let given = vec![("X-A".to_owned(), "a value".into())];
+        credentials.headers = crate::HeadersChange::parse(given).unwrap().apply(&Headers::default()).unwrap();
         credentials.rotate(secret(2), Overlap::default(), START).unwrap();
         assert_eq!(Credentials::decode(&credentials.encode()), Some(credentials.clone()));
         for number in [1, 2] {
             assert!(!format!("{credentials:?}").contains(&secret(number).expose()[6..]));
         }
         assert_eq!(Credentials::decode(b"{}"), None);
+    }
+
+    #[test]
+    fn what_an_endpoint_repeats_is_hidden() {
+        let given = [("Authorization", "Bearer a/b-token"), ("X-Short", "of")];
+        let given = given.map(|(name, value)| (name.to_owned(), value.into())).to_vec();
+        let mut credentials =
+            Credentials::new(EndpointSecret::parse("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2L/LaSw").unwrap());
+        credentials.headers = crate::HeadersChange::parse(given).unwrap().apply(&Headers::default()).unwrap();
+        credentials.rotate(secret(2), Overlap::default(), START).unwrap();
+        let answer = format!(
+            r#"{{"a":"{}","b":"whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2L\/LaSw","c":"Bearer a\/b-token of Bearer a/b-token"}}"#,
+            secret(2).expose()
+        );
+        let hidden = r#"{"a":"whsec_***","b":"whsec_***","c":"*** of ***"}"#;
+        assert_eq!(credentials.hide_in(answer), hidden);
+        assert_eq!(credentials.hide_in("ok".to_owned()), "ok");
     }
 
     #[test]

@@ -28,6 +28,13 @@ impl Message<'_> {
         let Endpoint { credentials, signature, .. } = endpoint;
         let signatures = credentials.signatures(signature, &self.webhook_id, now, &self.payload);
         let mut headers = HeaderMap::with_capacity(16);
+        // First, so that none could take the place of one of ours.
+        for (name, value) in credentials.headers.iter() {
+            if let (Ok(name), Ok(mut value)) = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_str(value)) {
+                value.set_sensitive(true);
+                headers.insert(name, value);
+            }
+        }
         let mut set = |name: &'static str, value: &str, is_secret: bool| {
             // Ids and tenants are UTF-8 without control characters, so every one is a header value.
             if let Ok(mut value) = HeaderValue::from_bytes(value.as_bytes()) {

@@ -25,6 +25,7 @@ mod back_pressure;
 mod broken;
 mod control_plane;
 mod crashes;
+mod custom_headers;
 mod database;
 mod documents;
 mod endpoints;
