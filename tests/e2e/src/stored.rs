@@ -1,4 +1,4 @@
-//! All that an installation stores, for a look at what must not be in it.
+//! All that an installation stores and says, for a look at what must not be in it.
 
 use std::process::Stdio;
 
@@ -6,9 +6,9 @@ use async_nats::jetstream;
 use futures_util::TryStreamExt;
 use tokio::process::Command;
 
-use crate::{Service, Stack, parts};
+use crate::{Metrics, Service, Stack, parts};
 
-/// The SQL tables, every message of every stream and bucket, and the logs.
+/// The SQL tables, every message of every stream and bucket, and what the services log and count.
 #[derive(Debug)]
 pub struct Stored(Vec<(String, String)>);
 
@@ -32,6 +32,12 @@ impl Stored {
             all.push((name, text));
         }
         all.extend(Service::ALL.map(|service| (format!("the log of {}", service.name()), stack.log(service))));
+        for service in Service::ALL {
+            // Of one that is stopped there are none.
+            if let Ok(metrics) = Metrics::of(&stack.url(service)).await {
+                all.push((format!("the metrics of {}", service.name()), metrics.text().to_owned()));
+            }
+        }
         Self(all)
     }
 
