@@ -16,7 +16,7 @@ fn header<'a>(arrival: &'a Arrival, name: &str) -> Option<&'a str> {
 }
 
 async fn headers_are_sent_shown_masked_and_stored_sealed(database: DatabaseKind) {
-    let stack = Stack::plan().database(database).env("SHOPERY_LOG", "debug").start().await;
+    let stack = Stack::on(database).await;
     let client = stack.client("tnt_a");
     let (token, key, new) = ("Bearer the-token-of-a-gateway", "the-key/of+a-receiver==", "a-value-that-came-later");
     let given = json!({ "headers": { "Authorization": token, "X-Api-Key": key } });

@@ -70,7 +70,7 @@ fn versions(arrival: &Arrival) -> Vec<&str> {
 }
 
 async fn deliveries_verify_before_during_and_after_a_rotation(database: DatabaseKind) {
-    let stack = Stack::plan().database(database).env("SHOPERY_LOG", "debug").start().await;
+    let stack = Stack::on(database).await;
     let mut receiver = Receiver::new(&stack, json!({})).await;
     let first = receiver.secrets().await;
     let a = text(&first["secret"]).to_owned();
