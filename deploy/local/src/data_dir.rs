@@ -6,6 +6,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow, bail};
 use aws_lc_rs::rand;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use shopery_model::Keyring;
 use tokio::net::TcpListener;
 
 use crate::private_file;
@@ -66,6 +69,23 @@ impl DataDir {
         let secret = random_hex()?;
         private_file::write(&path, &secret)?;
         Ok(secret)
+    }
+
+    /// The keys that the secrets in the database are sealed with: one of ours at first; its owner may put others there.
+    pub fn encryption_keys(&self) -> anyhow::Result<String> {
+        let path = self.path.join("encryption-keys");
+        if let Some(keys) = private_file::read(&path)? {
+            let keys = keys.trim();
+            if let Err(error) = keys.parse::<Keyring>() {
+                bail!("{}: {error}; without its keys the stored secrets cannot be read", path.display());
+            }
+            return Ok(keys.to_owned());
+        }
+        let mut key = [0; SECRET_BYTES];
+        rand::fill(&mut key).map_err(|_| anyhow!("the operating system gave no random bytes"))?;
+        let keys = format!("local-{}:{}", &random_hex()?[..8], STANDARD.encode(key));
+        private_file::write(&path, &keys)?;
+        Ok(keys)
     }
 
     /// Listens on loopback, on the port that was used before under this name if nobody else has taken it.
@@ -164,6 +184,26 @@ mod tests {
             std::fs::write(data.path().join("jwt-secret"), garbage).unwrap();
             let error = format!("{:#}", data.secret("jwt-secret").unwrap_err());
             assert!(error.contains("jwt-secret") && !error.contains('\n'), "{error}");
+        }
+    }
+
+    #[test]
+    fn encryption_keys_are_made_once_kept_private_and_never_replaced() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = TempDir::new();
+        let data = DataDir::open(dir.path()).unwrap();
+        let keys = data.encryption_keys().unwrap();
+        assert_eq!(data.encryption_keys().unwrap(), keys);
+        let path = data.path().join("encryption-keys");
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        let rotated = format!("new:{},{keys}", STANDARD.encode([7; SECRET_BYTES]));
+        std::fs::write(&path, format!("{rotated}\n")).unwrap();
+        assert_eq!(data.encryption_keys().unwrap(), rotated);
+        for garbage in ["", "new:", &keys[1..keys.len() - 1]] {
+            std::fs::write(&path, garbage).unwrap();
+            let error = format!("{:#}", data.encryption_keys().unwrap_err());
+            assert!(error.contains("encryption-keys") && !error.contains('\n'), "{error}");
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), garbage);
         }
     }
 

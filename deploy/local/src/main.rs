@@ -138,6 +138,7 @@ async fn run(
     let endpoint = stack.endpoint.insert(endpoint);
 
     decide(&mut settings, arguments, data, &secret, endpoint);
+    settings.set_default("SHOPERY_ENCRYPTION_KEYS", &data.encryption_keys()?);
     let services = stack.services.insert(Services::start(&settings, listeners, runtime)?);
     services.ready().await.with_context(|| format!("cannot start on the data in {}", data.path().display()))?;
     env_file::write(data.path(), &variables(&client, nats, endpoint, data))?;

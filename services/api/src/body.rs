@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use axum::body::Body;
 use axum::http::{HeaderMap, header};
+use secrecy::SecretString;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 use shopery_http::{Problem, read_body};
@@ -40,6 +41,17 @@ impl Fields {
         }
     }
 
+    /// For a request whose fields may all be left out: then it needs no body either.
+    pub(crate) async fn read_any(headers: &HeaderMap, body: Body) -> Result<Self, Problem> {
+        if headers.contains_key(header::CONTENT_TYPE) {
+            return Self::read(headers, body).await;
+        }
+        if read_body(body, MAX_BYTES).await?.is_empty() {
+            return Ok(Self { fields: BTreeMap::new(), wrong: Vec::new() });
+        }
+        Err(Problem::unsupported_media_type("send the header Content-Type: application/json"))
+    }
+
     pub(crate) fn string(&mut self, name: &'static str) -> Option<String> {
         self.take(name, "must be a string")
     }
@@ -68,6 +80,22 @@ impl Fields {
             }
         }
         (list.len() == elements.len()).then_some(list)
+    }
+
+    /// An object whose values are strings; an error names the member, and shows no value.
+    pub(crate) fn members(&mut self, name: &'static str) -> Option<Vec<(String, SecretString)>> {
+        let members: BTreeMap<String, Box<RawValue>> = self.take(name, "must be an object whose values are strings")?;
+        let mut read = Vec::with_capacity(members.len());
+        for (member, value) in &members {
+            match serde_json::from_str::<String>(value.get()) {
+                Ok(text) => read.push((member.clone(), text.into())),
+                Err(_) => {
+                    let shown: String = member.chars().take(60).collect();
+                    self.wrong.push(Invalid::new(format!("{name}.{shown}"), "must be a string"));
+                }
+            }
+        }
+        (read.len() == members.len()).then_some(read)
     }
 
     /// A field that `null` clears: `Some(None)`. Any other value is read by `read`.

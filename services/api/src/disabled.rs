@@ -31,7 +31,7 @@ pub(crate) fn untold(record: &WebhookRecord) -> Result<Option<Event>, Invalid> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use shopery_model::{EndpointSecret, Rules};
+    use shopery_model::{Rules, Sealed};
     use shopery_store::DisabledReason;
     use time::macros::datetime;
 
@@ -43,7 +43,7 @@ mod tests {
             url: "https://a.example/".parse().unwrap(),
             events: vec!["*".parse().unwrap()],
             state: WebhookState::Disabled,
-            secret: EndpointSecret::parse("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap(),
+            sealed: Sealed::of_stored("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw".to_owned()),
             rules: Rules::default(),
             created_at: datetime!(2026-11-20 10:00 UTC),
             updated_at: datetime!(2026-11-24 10:00:01 UTC),

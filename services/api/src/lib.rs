@@ -2,6 +2,7 @@
 //! that keeps CONFIG, which the data plane reads, true to the database.
 
 mod body;
+mod credentials;
 mod deliveries;
 mod digest;
 mod disabled;
@@ -12,8 +13,10 @@ mod query;
 mod recorder;
 mod recover;
 mod recoveries;
+pub mod reencrypt;
 mod resend;
 mod rules;
+mod secret;
 mod test_call;
 mod timestamp;
 mod waiting;
@@ -27,7 +30,8 @@ use anyhow::Context;
 use axum::Router;
 use secrecy::{ExposeSecret, SecretString};
 use shopery_http::{Access, AccessConfig, LimitsConfig, Problem, Usual};
-use shopery_queue::{Age, Directory, Queue, Waiting, topology, watch_ages};
+use shopery_model::Keyring;
+use shopery_queue::{Age, Directory, Queue, Waiting, read_keyring, topology, watch_ages};
 use shopery_runtime::service::About;
 use shopery_runtime::{Env, Runtime, Shutdown};
 use shopery_sender::{Egress, Sender};
@@ -41,7 +45,7 @@ use crate::recover::Recoverer;
 
 pub const ABOUT: About = About {
     name: "shopery-api",
-    what: "serves the REST API and records the history of deliveries",
+    what: "serves the REST API and records the history of deliveries; `shopery-api reencrypt` seals all secrets anew",
     version: env!("CARGO_PKG_VERSION"),
 };
 
@@ -64,6 +68,7 @@ pub struct Config {
     sender: shopery_sender::Config,
     access: AccessConfig,
     limits: LimitsConfig,
+    keys: Keyring,
     database: SecretString,
     disable_after: Duration,
 }
@@ -75,10 +80,8 @@ impl Config {
         let sender = shopery_sender::Config::read(env);
         let access = AccessConfig::read(env);
         let limits = LimitsConfig::read(env, ["SHOPERY_API_TENANT_LIMIT", "SHOPERY_API_CLIENT_LIMIT"], USUAL);
-        let database = env.required::<String>(
-            "SHOPERY_DATABASE_URL",
-            "postgres://user:password@host/database, or sqlite:///path/of/the.db?mode=rwc",
-        );
+        let keys = read_keyring(env);
+        let database = read_database(env);
         let disable_after = env.duration(
             "SHOPERY_DISABLE_AFTER",
             "3d",
@@ -91,9 +94,15 @@ impl Config {
             sender: sender?,
             access: access?,
             limits: limits?,
-            database: SecretString::from(database?),
+            keys: keys?,
+            database: database?,
         })
     }
+}
+
+fn read_database(env: &mut Env) -> Option<SecretString> {
+    let doc = "postgres://user:password@host/database, or sqlite:///path/of/the.db?mode=rwc";
+    env.required::<String>("SHOPERY_DATABASE_URL", doc).map(SecretString::from)
 }
 
 /// What every handler of the REST API is given.
@@ -102,6 +111,7 @@ struct App {
     queue: Queue,
     store: Store,
     access: Access,
+    keys: Keyring,
     publicist: Publicist,
     sender: Sender,
     egress: Egress,
@@ -115,9 +125,11 @@ struct App {
 pub async fn run(config: Config, listener: TcpListener, runtime: Runtime) -> anyhow::Result<()> {
     let access = Access::start(&config.access, &runtime)?;
     let store = connect(config.database.expose_secret(), &runtime.shutdown).await?;
+    reencrypt::check_keys(&store, &config.keys).await?;
+    reencrypt::seal_plain(&store, &config.keys).await?;
     watch_health(store.clone(), &runtime);
     let queue = Queue::connect(&config.queue, ABOUT.name, &runtime).await?;
-    let directory = Directory::follow(&queue, &runtime).await?;
+    let directory = Directory::follow(&queue, None, &runtime).await?;
     let publicist = Publicist::open(&queue, store.clone(), directory, &runtime.shutdown).await?;
     let recoveries = Arc::new(Notify::new());
     let recoverer = Recoverer { queue: queue.clone(), store: store.clone(), news: recoveries.clone() };
@@ -125,6 +137,7 @@ pub async fn run(config: Config, listener: TcpListener, runtime: Runtime) -> any
         queue: queue.clone(),
         store: store.clone(),
         access: access.clone(),
+        keys: config.keys,
         publicist: publicist.clone(),
         egress: config.sender.egress.clone(),
         sender: Sender::new(&config.sender)?,
@@ -134,6 +147,7 @@ pub async fn run(config: Config, listener: TcpListener, runtime: Runtime) -> any
     };
     let routes = Router::new()
         .merge(webhooks::routes())
+        .merge(secret::routes())
         .merge(test_call::routes())
         .merge(deliveries::routes())
         .merge(digest::routes())

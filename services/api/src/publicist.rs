@@ -129,7 +129,8 @@ impl Publicist {
         }
     }
 
-    async fn compare_all(&self) -> anyhow::Result<usize> {
+    /// Brings all of CONFIG in line; returns how many entries had to be changed.
+    pub(crate) async fn compare_all(&self) -> anyhow::Result<usize> {
         // Read before the database: what is newer there is then written again, to no harm.
         let mut known: HashMap<WebhookId, Arc<Webhook>> =
             self.directory.all().into_iter().map(|webhook| (webhook.id, webhook)).collect();

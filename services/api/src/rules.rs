@@ -3,7 +3,7 @@
 use std::num::NonZeroU16;
 
 use serde_json::value::RawValue;
-use shopery_model::{Changed, Debounce, Filter, Invalid, PayloadMode, Rules};
+use shopery_model::{Changed, Debounce, Filter, Invalid, PayloadMode, Rules, SignatureKind};
 
 use crate::body::Fields;
 
@@ -19,6 +19,7 @@ pub(crate) struct RulesChange {
     rate_limit: Option<Option<NonZeroU16>>,
     payload: Option<PayloadMode>,
     drop_duplicates: Option<bool>,
+    signature: Option<SignatureKind>,
 }
 
 impl RulesChange {
@@ -40,14 +41,16 @@ impl RulesChange {
             }),
             payload: body.string("payload").and_then(|text| body.check(text.parse())),
             drop_duplicates: body.bool("dropDuplicates"),
+            signature: body.string("signature").and_then(|text| body.check(text.parse())),
         }
     }
 
     /// The rules as they will be, or `None` if nothing was said of them. What does not go together is noted.
     pub(crate) fn apply(self, stored: Rules, body: &mut Fields) -> Option<Rules> {
-        let Self { fields, filter, changed, debounce, rate_limit, payload, drop_duplicates } = self;
+        let Self { fields, filter, changed, debounce, rate_limit, payload, drop_duplicates, signature } = self;
         let is_silent = fields.is_none() && filter.is_none() && changed.is_none() && debounce.is_none();
-        if is_silent && rate_limit.is_none() && payload.is_none() && drop_duplicates.is_none() {
+        let has_no_names = payload.is_none() && drop_duplicates.is_none() && signature.is_none();
+        if is_silent && rate_limit.is_none() && has_no_names {
             return None;
         }
         let rules = Rules {
@@ -58,6 +61,7 @@ impl RulesChange {
             rate_limit: rate_limit.unwrap_or(stored.rate_limit),
             payload: payload.unwrap_or(stored.payload),
             drop_duplicates: drop_duplicates.unwrap_or(stored.drop_duplicates),
+            signature: signature.unwrap_or(stored.signature),
         };
         body.check(if rules.debounce.is_some() && rules.payload == PayloadMode::Original {
             Err(Invalid::new(

@@ -9,13 +9,13 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde_json::json;
 use shopery_http::{Permission, Problem};
-use shopery_model::{Answer, AttemptId, EndpointSecret, TenantId};
+use shopery_model::{Answer, AttemptId, Credentials, EndpointSecret, SignatureKind, TenantId};
 use shopery_sender::{Endpoint, Message};
 use time::OffsetDateTime;
-use url::Url;
 
 use crate::App;
 use crate::body::Fields;
+use crate::credentials::{self, CredentialsChange};
 use crate::webhooks::find;
 
 pub(crate) fn routes() -> Router<App> {
@@ -38,34 +38,34 @@ struct Reason {
     detail: String,
 }
 
-/// Tests a URL that is not saved yet: `{"url", "secret"?}`.
+/// Tests a URL that is not saved yet: `{"url", "secret"?, "headers"?}`.
 async fn unsaved(State(app): State<App>, headers: HeaderMap, body: Body) -> Result<Json<Report>, Problem> {
     let tenant = app.access.tenant(&headers, Permission::WebhooksWrite)?;
     let mut fields = Fields::read(&headers, body).await?;
-    let (url, secret) = (fields.string("url"), fields.string("secret"));
+    let url = fields.string("url");
     let url = url.and_then(|url| fields.check(app.egress.endpoint(&url)));
-    let secret = secret.and_then(|secret| fields.check(EndpointSecret::parse(&secret)));
+    let asked = CredentialsChange::read(&mut fields);
     let url = fields.require("url", url);
     fields.finish()?;
     let Some(url) = url else { return Err(Problem::internal()) };
-    let secret = match secret {
-        Some(secret) => secret,
-        None => EndpointSecret::generate().map_err(|_| Problem::internal())?,
-    };
-    send(&app, &tenant, &url, &secret, None).await
+    let mut credentials = Credentials::new(EndpointSecret::generate().map_err(|_| Problem::internal())?);
+    asked.apply(&mut credentials, SignatureKind::Symmetric)?;
+    let endpoint = Endpoint { url: &url, credentials: &credentials, signature: SignatureKind::Symmetric };
+    send(&app, &tenant, endpoint, None).await
 }
 
 async fn saved(State(app): State<App>, headers: HeaderMap, Path(id): Path<String>) -> Result<Json<Report>, Problem> {
     let tenant = app.access.tenant(&headers, Permission::WebhooksWrite)?;
     let record = find(&app, &tenant, &id).await?;
-    send(&app, &tenant, &record.url, &record.secret, Some(record.id.to_string())).await
+    let credentials = credentials::open(&app, &record)?;
+    let endpoint = Endpoint { url: &record.url, credentials: &credentials, signature: record.rules.signature };
+    send(&app, &tenant, endpoint, Some(record.id.to_string())).await
 }
 
 async fn send(
     app: &App,
     tenant: &TenantId,
-    url: &Url,
-    secret: &EndpointSecret,
+    endpoint: Endpoint<'_>,
     webhook: Option<String>,
 ) -> Result<Json<Report>, Problem> {
     let Ok(_place) = app.test_calls.try_acquire() else {
@@ -85,7 +85,7 @@ async fn send(
         attempt: 1,
         payload: Bytes::from(payload),
     };
-    let answer = app.sender.send(Endpoint { url, secret }, &message, now).await;
+    let answer = app.sender.send(endpoint, &message, now).await;
     Ok(Json(report(answer)))
 }
 

@@ -1,5 +1,7 @@
 //! `/company/webhooks`: create, list, get, change, delete, and the secret.
 
+use std::collections::BTreeMap;
+
 use axum::body::Body;
 use axum::extract::{Path, RawQuery, State};
 use axum::http::{HeaderMap, StatusCode, header};
@@ -9,13 +11,14 @@ use axum::{Json, Router};
 use serde::Serialize;
 use serde_json::json;
 use shopery_http::{Permission, Problem};
-use shopery_model::{EndpointSecret, EventPattern, Invalid, Rules, TenantId, WebhookId, validate_name};
+use shopery_model::{Credentials, EndpointSecret, EventPattern, Invalid, Rules, TenantId, WebhookId, validate_name};
 use shopery_sender::Egress;
 use shopery_store::{WebhookChange, WebhookFilter, WebhookRecord, WebhookState};
 use time::OffsetDateTime;
 use url::Url;
 
 use crate::body::Fields;
+use crate::credentials::{self, CredentialsChange};
 use crate::query::{List, Query};
 use crate::rules::RulesChange;
 use crate::waiting::{self, Waiting};
@@ -27,7 +30,6 @@ pub(crate) fn routes() -> Router<App> {
     Router::new()
         .route("/company/webhooks", get(list).post(create))
         .route("/company/webhooks/{id}", get(one).patch(change).delete(delete))
-        .route("/company/webhooks/{id}/secret", get(secret))
 }
 
 /// A webhook, as the API shows it.
@@ -41,6 +43,9 @@ pub(crate) struct Resource {
     is_enabled: bool,
     #[serde(flatten)]
     rules: Rules,
+    /// Names, with a mask in place of each value.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    headers: BTreeMap<String, &'static str>,
     state: &'static str,
     #[serde(with = "crate::timestamp")]
     created_at: OffsetDateTime,
@@ -67,6 +72,7 @@ impl From<WebhookRecord> for Resource {
             events: record.events,
             is_enabled: record.state == WebhookState::Active,
             rules: record.rules,
+            headers: BTreeMap::new(),
             state: record.state.name(),
             created_at: record.created_at,
             updated_at: record.updated_at,
@@ -78,8 +84,16 @@ impl From<WebhookRecord> for Resource {
     }
 }
 
+impl Resource {
+    /// With what of it is not in the clear. One that cannot be opened is shown without.
+    fn of(app: &App, record: WebhookRecord, waiting: Option<Waiting>) -> Self {
+        let headers = credentials::open(app, &record).map(|credentials| credentials.headers.masked());
+        Self { headers: headers.unwrap_or_default(), waiting, ..Self::from(record) }
+    }
+}
+
 /// Times have the precision that the database keeps.
-fn now() -> OffsetDateTime {
+pub(crate) fn now() -> OffsetDateTime {
     let now = OffsetDateTime::now_utc();
     now.replace_millisecond(now.millisecond()).unwrap_or(now)
 }
@@ -88,19 +102,21 @@ async fn create(State(app): State<App>, headers: HeaderMap, body: Body) -> Resul
     let tenant = app.access.tenant(&headers, Permission::WebhooksWrite)?;
     let mut fields = Fields::read(&headers, body).await?;
     let change = read_change(&mut fields, &app.egress);
+    let asked = CredentialsChange::read(&mut fields);
     let name = fields.require("name", change.name);
     let url = fields.require("url", change.url);
     let events = fields.require("events", change.events);
     let rules = RulesChange::read(&mut fields).apply(Rules::default(), &mut fields);
     fields.finish()?;
     let (Some(name), Some(url), Some(events)) = (name, url, events) else { return Err(Problem::internal()) };
-    let secret = match change.secret {
-        Some(secret) => secret,
-        None => EndpointSecret::generate().map_err(|_| Problem::internal())?,
-    };
+    let generated = EndpointSecret::generate().map_err(|_| Problem::internal())?;
+    let rules = rules.unwrap_or_default();
     let now = now();
     let state = change.state.unwrap_or(WebhookState::Active);
     let id = WebhookId::generate();
+    let mut credentials = Credentials::new(generated);
+    asked.apply(&mut credentials, rules.signature)?;
+    let sealed = credentials::seal(&app, &tenant, id, &credentials)?;
     let record = WebhookRecord {
         id,
         tenant: tenant.clone(),
@@ -108,8 +124,8 @@ async fn create(State(app): State<App>, headers: HeaderMap, body: Body) -> Resul
         url,
         events,
         state,
-        secret,
-        rules: rules.unwrap_or_default(),
+        sealed,
+        rules,
         created_at: now,
         updated_at: now,
         failing_since: None,
@@ -135,14 +151,14 @@ async fn list(
     let (limit, cursor) = (query.limit(), query.cursor());
     query.finish()?;
     let page = app.store.webhooks(&tenant, &filter, cursor.as_ref(), limit).await.map_err(database_problem)?;
-    Ok(List::of(page, Resource::from))
+    Ok(List::of(page, |record| Resource::of(&app, record, None)))
 }
 
 async fn one(State(app): State<App>, headers: HeaderMap, Path(id): Path<String>) -> Result<Json<Resource>, Problem> {
     let tenant = app.access.tenant(&headers, Permission::WebhooksRead)?;
     let record = find(&app, &tenant, &id).await?;
     let waiting = waiting::look(&app.queue, &tenant, record.id).await;
-    Ok(Json(Resource { waiting, ..Resource::from(record) }))
+    Ok(Json(Resource::of(&app, record, waiting)))
 }
 
 async fn change(
@@ -152,26 +168,44 @@ async fn change(
     body: Body,
 ) -> Result<Json<Resource>, Problem> {
     let tenant = app.access.tenant(&headers, Permission::WebhooksWrite)?;
-    let WebhookRecord { id, rules, .. } = find(&app, &tenant, &id).await?;
+    let found = find(&app, &tenant, &id).await?;
+    let id = found.id;
     let mut fields = Fields::read(&headers, body).await?;
     let mut change = read_change(&mut fields, &app.egress);
+    let asked = CredentialsChange::read(&mut fields);
     // Of two changes of the rules at once, the later one decides about all of them.
-    change.rules = RulesChange::read(&mut fields).apply(rules, &mut fields);
+    change.rules = RulesChange::read(&mut fields).apply(found.rules.clone(), &mut fields);
     let is_enabled = change.state == Some(WebhookState::Active);
     let wish = waiting::Wish::read(&mut fields, is_enabled);
     fields.finish()?;
     let (now, is_new_chance) = (now(), is_enabled || change.url.is_some());
     change.discard_before = (wish == waiting::Wish::Discard).then_some(now);
-    if !app.store.update_webhook(&tenant, id, change, now).await.map_err(database_problem)? {
-        return Err(no_such_webhook());
-    }
+    update(&app, found, change, &asked, now).await?;
     let waiting = if is_enabled { waiting::look(&app.queue, &tenant, id).await } else { None };
     app.publicist.publish(&tenant, id).await;
     if is_new_chance {
         app.publicist.see_to_waiting(&tenant, id).await;
     }
     let record = app.store.webhook(&tenant, id).await.map_err(database_problem)?.ok_or_else(no_such_webhook)?;
-    Ok(Json(Resource { waiting, ..Resource::from(record) }))
+    Ok(Json(Resource::of(&app, record, waiting)))
+}
+
+/// Changes a webhook, and what of its credentials the change is about.
+async fn update(
+    app: &App,
+    found: WebhookRecord,
+    change: WebhookChange,
+    asked: &CredentialsChange,
+    now: OffsetDateTime,
+) -> Result<(), Problem> {
+    let signature = change.rules.as_ref().map_or(found.rules.signature, |rules| rules.signature);
+    if !asked.is_any() && signature == found.rules.signature {
+        let (tenant, id) = (found.tenant, found.id);
+        let is_there = app.store.update_webhook(&tenant, id, change, now).await.map_err(database_problem)?;
+        return is_there.then_some(()).ok_or_else(no_such_webhook);
+    }
+    let edit = |credentials: &mut Credentials| asked.apply(credentials, signature);
+    credentials::update(app, found, change, now, &edit).await.map(drop)
 }
 
 async fn delete(State(app): State<App>, headers: HeaderMap, Path(id): Path<String>) -> Result<Response, Problem> {
@@ -183,13 +217,6 @@ async fn delete(State(app): State<App>, headers: HeaderMap, Path(id): Path<Strin
     app.publicist.publish(&tenant, id).await;
     app.publicist.see_to_waiting(&tenant, id).await;
     Ok(StatusCode::NO_CONTENT.into_response())
-}
-
-async fn secret(State(app): State<App>, headers: HeaderMap, Path(id): Path<String>) -> Result<Response, Problem> {
-    // Whoever may read the secret may forge deliveries, so reading webhooks is not enough.
-    let tenant = app.access.tenant(&headers, Permission::WebhooksWrite)?;
-    let record = find(&app, &tenant, &id).await?;
-    Ok(([(header::CACHE_CONTROL, "no-store")], Json(json!({ "secret": record.secret }))).into_response())
 }
 
 /// The tenant's webhook. An id that is malformed, unknown or another tenant's gives the same answer.
@@ -206,7 +233,6 @@ pub(crate) fn no_such_webhook() -> Problem {
 fn read_change(fields: &mut Fields, egress: &Egress) -> WebhookChange {
     let name = fields.string("name");
     let url = fields.string("url");
-    let secret = fields.string("secret");
     let events = fields.list("events", str::parse::<EventPattern>).map(|mut events| {
         let mut seen = std::collections::HashSet::new();
         events.retain(|event| seen.insert(*event));
@@ -223,8 +249,6 @@ fn read_change(fields: &mut Fields, egress: &Egress) -> WebhookChange {
             })
         }),
         state: fields.bool("isEnabled").map(WebhookState::of),
-        rules: None,
-        discard_before: None,
-        secret: secret.and_then(|secret| fields.check(EndpointSecret::parse(&secret))),
+        ..WebhookChange::default()
     }
 }

@@ -92,8 +92,10 @@ impl Attempter {
         let started_at = OffsetDateTime::now_utc();
         let payload = self.payload(job, webhook, started_at).await?;
         let bytes = payload.len();
+        let credentials = webhook.credentials.as_deref().context("the webhook's credentials are not open")?;
+        let endpoint = Endpoint { url: &webhook.url, credentials, signature: webhook.rules.signature };
         self.metrics.under_way.inc();
-        let answer = self.post(meta, payload, webhook, started_at).instrument(span.clone()).await;
+        let answer = self.post(meta, payload, endpoint, started_at).instrument(span.clone()).await;
         self.metrics.under_way.dec();
         self.note(&answer, &span);
         Ok(Attempted { answer, started_at, url: webhook.url.to_string(), bytes, span })
@@ -138,7 +140,7 @@ impl Attempter {
         })
     }
 
-    async fn post(&self, meta: &JobMeta, payload: Bytes, webhook: &Webhook, now: OffsetDateTime) -> Answer {
+    async fn post(&self, meta: &JobMeta, payload: Bytes, endpoint: Endpoint<'_>, now: OffsetDateTime) -> Answer {
         let event = meta.event_type.to_string();
         let message = Message {
             webhook_id: meta.delivery.to_string(),
@@ -151,7 +153,7 @@ impl Attempter {
             attempt: meta.attempt,
             payload,
         };
-        self.sender.send(Endpoint { url: &webhook.url, secret: &webhook.secret }, &message, now).await
+        self.sender.send(endpoint, &message, now).await
     }
 
     /// Puts the next attempt on RETRY as a message that the server publishes on `due.` when its time has come. A

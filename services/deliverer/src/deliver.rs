@@ -68,7 +68,7 @@ impl Deliverer {
         let webhook = self.directory.known(&job.meta.tenant, job.meta.webhook);
         webhook.is_some_and(|webhook| {
             let is_paced = webhook.rules.rate_limit.is_some();
-            let is_closed = !webhook.is_enabled || is_paced || self.circuits.is_broken(webhook.id);
+            let is_closed = !webhook.can_be_sent_to() || is_paced || self.circuits.is_broken(webhook.id);
             is_closed && end_of(Some(&webhook), job, message).is_none()
         })
     }
@@ -77,7 +77,7 @@ impl Deliverer {
     async fn held_back(&self, job: Job, sent: Sent) -> anyhow::Result<Outcome> {
         let (tenant, id) = (job.meta.tenant.clone(), job.meta.webhook);
         let parked = self.parked(job, sent).await?;
-        if self.directory.known(&tenant, id).is_some_and(|webhook| webhook.is_enabled) {
+        if self.directory.known(&tenant, id).is_some_and(|webhook| webhook.can_be_sent_to()) {
             self.breaker.open(&tenant, id, CircuitState::Draining).await?;
         }
         Ok(parked)
@@ -90,7 +90,7 @@ impl Deliverer {
         if let Some(end) = end_of(known.as_deref(), &job, message) {
             return Ok(end.outcome(job.meta));
         }
-        let Some(webhook) = known.filter(|webhook| webhook.is_enabled) else {
+        let Some(webhook) = known.filter(|webhook| webhook.can_be_sent_to()) else {
             let sent = Parked::park(&self.queue, &job).await;
             return self.parked(job, sent).await;
         };

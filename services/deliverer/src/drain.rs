@@ -96,9 +96,9 @@ impl Drainer {
         };
         let (circuit, revision) = self.circuits.read(&tenant, id).await?;
         let webhook = match self.directory.get(&tenant, id).await? {
-            Some(webhook) if webhook.is_enabled => webhook,
+            Some(webhook) if webhook.can_be_sent_to() => webhook,
             gone => {
-                // What a disabled webhook has parked waits for it to be enabled, or expires.
+                // What is parked of a webhook that is disabled, or stays closed, waits for that to end, or expires.
                 self.end_waiting(&tenant, id, gone.as_deref(), &message).await?;
                 if circuit.is_some() {
                     self.circuits.close(&tenant, id, revision).await?;
@@ -177,7 +177,8 @@ impl Drain<'_> {
         let parked = Parked::open(queue, &self.tenant, id).await?;
         loop {
             // The webhook as it is now; should it be gone, that is for whoever takes the next timer.
-            let webhook = self.drainer.directory.get(&self.tenant, id).await?.filter(|webhook| webhook.is_enabled);
+            let webhook = self.drainer.directory.get(&self.tenant, id).await?;
+            let webhook = webhook.filter(|webhook| webhook.can_be_sent_to());
             let is_over = webhook.is_none();
             self.webhook = webhook.unwrap_or(self.webhook);
             if is_over || shutdown.is_draining() {

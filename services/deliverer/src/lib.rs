@@ -23,7 +23,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus_client::metrics::family::Family;
-use shopery_model::{Lane, RetrySchedule};
+use shopery_model::{Keyring, Lane, RetrySchedule};
 use shopery_queue::{Age, Circuits, Directory, Intake, Outcomes, Pacer, Queue, Waiting, subject, topology, watch_ages};
 use shopery_runtime::service::About;
 use shopery_runtime::{Env, Runtime, Shutdown};
@@ -55,6 +55,7 @@ pub struct Config {
     pub listen: SocketAddr,
     queue: shopery_queue::Config,
     sender: shopery_sender::Config,
+    keys: Keyring,
     schedule: RetrySchedule,
     breaker: breaker::Config,
     sweep: Duration,
@@ -67,6 +68,7 @@ impl Config {
         let listen = env.or("SHOPERY_LISTEN", "0.0.0.0:8083", "Address of /livez, /readyz and /metrics");
         let queue = shopery_queue::Config::read(env);
         let sender = shopery_sender::Config::read(env);
+        let keys = shopery_queue::read_keyring(env);
         let schedule = env.or(
             "SHOPERY_RETRY_SCHEDULE",
             "10s,1m,5m,15m,30m,1h,2h",
@@ -87,6 +89,7 @@ impl Config {
             listen: listen?,
             queue: queue?,
             sender: sender?,
+            keys: keys?,
             schedule: schedule?,
             breaker: breaker?,
             sweep: sweep?,
@@ -99,7 +102,7 @@ impl Config {
 /// Runs until the drain is over.
 pub async fn run(config: Config, runtime: Runtime) -> anyhow::Result<()> {
     let queue = Queue::connect(&config.queue, ABOUT.name, &runtime).await?;
-    let directory = Directory::follow(&queue, &runtime).await?;
+    let directory = Directory::follow(&queue, Some(&config.keys), &runtime).await?;
     let circuits = Circuits::follow(&queue, &runtime).await?;
     let breaker = Breaker { queue: queue.clone(), circuits: circuits.clone(), config: config.breaker };
     let sender = Sender::new(&config.sender)?;

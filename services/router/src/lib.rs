@@ -61,7 +61,7 @@ impl Config {
 /// Runs until the drain is over.
 pub async fn run(config: Config, runtime: Runtime) -> anyhow::Result<()> {
     let queue = Queue::connect(&config.queue, ABOUT.name, &runtime).await?;
-    let directory = Directory::follow(&queue, &runtime).await?;
+    let directory = Directory::follow(&queue, None, &runtime).await?;
     let (outcomes, recording) = Outcomes::start(queue.clone(), "router");
     let duplicates = Duplicates::within(config.duplicate_window);
     let (meter, pacer) = (Meter::new(config.allowance), Pacer::start(&queue, &runtime.shutdown));

@@ -7,6 +7,7 @@
 //! - [`Webhook`]: a tenant's wish to have some [`EventType`]s posted to a URL.
 //!   Its [`Rules`] say more: [`Filter`], what the resource must look like; [`Changed`], whose change it waits for;
 //!   [`Fields`], what of the resource it is sent.
+//!   Its [`Credentials`] are what a delivery proves itself with; they are stored [`Sealed`] by a [`Keyring`].
 //! - [`Job`]: one event for one webhook, waiting for an attempt. Its [`DeliveryId`] follows from the two, so work that
 //!   is repeated after a crash carries the same id.
 //! - [`Lane`]: whether it goes ahead of what is beyond a tenant's [`Allowance`], or with it.
@@ -17,39 +18,47 @@
 mod answer;
 mod catalogue;
 mod circuit;
+mod credentials;
 mod digest;
 mod event;
 mod event_type;
 mod fields;
 mod filter;
+mod headers;
 mod id;
 mod invalid;
 mod job;
+mod keyring;
 mod lane;
 mod network;
 mod outcome;
 mod rules;
 mod schedule;
 mod secret;
+mod signing_key;
 mod token;
 mod webhook;
 
 pub use answer::{Answer, Fault, Verdict};
 pub use catalogue::{Catalogue, ResourceType, Shape, catalogue};
 pub use circuit::{Admission, Circuit, CircuitState, Gate, probe_delay};
+pub use credentials::{Credentials, Former, Overlap};
 pub use digest::Digest;
 pub use event::{Event, MAX_EVENT_BYTES, Resource};
 pub use event_type::{EventPattern, EventType};
 pub use fields::{Changed, Fields};
 pub use filter::Filter;
+pub use headers::{Headers, HeadersChange};
 pub use id::{AttemptId, DeliveryId, RecoveryId, TenantId, WebhookId};
 pub use invalid::Invalid;
 pub use job::{Job, JobMeta, MalformedJob, Resend};
+pub use keyring::{BadKeyring, Keyring, NotSealed, Sealed, Unopened};
 pub use lane::{Allowance, Credit, FRESH, Lane, Pace, Way};
 pub use network::{Network, NotANetwork};
 pub use outcome::{Attempt, DeliveryState, Outcome};
-pub use rules::{Debounce, PayloadMode, Rules};
+pub use rules::{Debounce, PayloadMode, Rules, SignatureKind};
 pub use schedule::RetrySchedule;
-pub use secret::{EndpointSecret, signature};
+pub use secret::EndpointSecret;
+pub use signing_key::SigningKey;
 pub use token::{escape, unescape};
 pub use webhook::{Webhook, endpoint_url, validate_name};

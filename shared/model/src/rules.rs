@@ -31,6 +31,7 @@ pub struct Rules {
     pub rate_limit: Option<NonZeroU16>,
     /// Drop what tells the receiver nothing new.
     pub drop_duplicates: bool,
+    pub signature: SignatureKind,
 }
 
 impl Default for Rules {
@@ -43,6 +44,7 @@ impl Default for Rules {
             debounce: None,
             rate_limit: None,
             drop_duplicates: true,
+            signature: SignatureKind::Symmetric,
         }
     }
 }
@@ -85,6 +87,41 @@ impl FromStr for PayloadMode {
             "latest" => Ok(Self::Latest),
             "original" => Ok(Self::Original),
             _ => Err(Invalid::new("payload", "must be latest or original")),
+        }
+    }
+}
+
+/// How a delivery is signed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SignatureKind {
+    /// `v1`: by the secret that the receiver has too.
+    #[default]
+    Symmetric,
+    /// `v1a`: by a key that we alone have; the receiver has its public key.
+    Asymmetric,
+    Both,
+}
+
+impl SignatureKind {
+    pub fn is_symmetric(self) -> bool {
+        self != Self::Asymmetric
+    }
+
+    pub fn is_asymmetric(self) -> bool {
+        self != Self::Symmetric
+    }
+}
+
+impl FromStr for SignatureKind {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        match text {
+            "symmetric" => Ok(Self::Symmetric),
+            "asymmetric" => Ok(Self::Asymmetric),
+            "both" => Ok(Self::Both),
+            _ => Err(Invalid::new("signature", "must be symmetric, asymmetric or both")),
         }
     }
 }
@@ -139,7 +176,7 @@ mod tests {
 
     #[test]
     fn rules_read_back_as_they_were_written() {
-        let json = r#"{"fields":["id"],"filter":{"total":[{"numeric":[">",10.10]}]},"changed":["total"],"payload":"original","debounce":"5s","rateLimit":50,"dropDuplicates":false}"#;
+        let json = r#"{"fields":["id"],"filter":{"total":[{"numeric":[">",10.10]}]},"changed":["total"],"payload":"original","debounce":"5s","rateLimit":50,"dropDuplicates":false,"signature":"both"}"#;
         let rules: Rules = serde_json::from_str(json).unwrap();
         assert_eq!(serde_json::to_string(&rules).unwrap(), json);
         assert_eq!(serde_json::from_str::<Rules>("{}").unwrap(), Rules::default());

@@ -12,7 +12,7 @@ const PREFIX: &str = "whsec_";
 
 /// The secret that a merchant and Shopery share: `whsec_` and the base64 of 24 to 64 bytes.
 ///
-/// `Debug` does not show it. It is serialised only where it is stored (SQL, CONFIG) and in the answer of the secret call.
+/// `Debug` does not show it. It is serialised only to be sealed, and in the answer of the secret call.
 #[derive(Debug, Clone)]
 pub struct EndpointSecret(SecretString);
 
@@ -39,6 +39,16 @@ impl EndpointSecret {
         self.0.expose_secret()
     }
 
+    /// A signature of Standard Webhooks: HMAC-SHA256 over `<webhook-id>.<webhook-timestamp>.<body>`, version `v1`.
+    /// `timestamp` is in seconds since the Unix epoch.
+    pub fn sign(&self, webhook_id: &str, timestamp: i64, body: &[u8]) -> String {
+        let mut mac = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, &self.key()));
+        mac.update(webhook_id.as_bytes());
+        mac.update(format!(".{timestamp}.").as_bytes());
+        mac.update(body);
+        format!("v1,{}", STANDARD.encode(mac.sign()))
+    }
+
     fn key(&self) -> Vec<u8> {
         self.expose().strip_prefix(PREFIX).and_then(|key| STANDARD.decode(key).ok()).unwrap_or_default()
     }
@@ -62,16 +72,6 @@ impl<'de> Deserialize<'de> for EndpointSecret {
     }
 }
 
-/// The value of `webhook-signature`: HMAC-SHA256 over `<webhook-id>.<webhook-timestamp>.<body>`, version `v1`.
-/// `timestamp` is in seconds since the Unix epoch.
-pub fn signature(secret: &EndpointSecret, webhook_id: &str, timestamp: i64, body: &[u8]) -> String {
-    let mut mac = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, &secret.key()));
-    mac.update(webhook_id.as_bytes());
-    mac.update(format!(".{timestamp}.").as_bytes());
-    mac.update(body);
-    format!("v1,{}", STANDARD.encode(mac.sign()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -81,7 +81,7 @@ mod tests {
         // The example of the Standard Webhooks specification.
         let secret = EndpointSecret::parse("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap();
         assert_eq!(
-            signature(&secret, "msg_p5jXN8AQM9LWM0D4loKWxJek", 1_614_265_330, br#"{"test": 2432232314}"#),
+            secret.sign("msg_p5jXN8AQM9LWM0D4loKWxJek", 1_614_265_330, br#"{"test": 2432232314}"#),
             "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
         );
     }

@@ -1,8 +1,10 @@
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use url::Url;
 
-use crate::{EndpointSecret, EventPattern, EventType, Invalid, Rules, TenantId, WebhookId};
+use crate::{Credentials, EventPattern, EventType, Invalid, Keyring, Rules, Sealed, TenantId, Unopened, WebhookId};
 
 const MAX_URL_BYTES: usize = 2048;
 const MAX_NAME_CHARS: usize = 200;
@@ -16,7 +18,12 @@ pub struct Webhook {
     pub url: Url,
     pub events: Vec<EventPattern>,
     pub is_enabled: bool,
-    pub secret: EndpointSecret,
+    /// An entry of before there were keys has its secret here.
+    #[serde(alias = "secret")]
+    pub sealed: Sealed,
+    /// What `sealed` holds, for whoever has opened it. In memory alone.
+    #[serde(skip)]
+    pub credentials: Option<Arc<Credentials>>,
     #[serde(default)]
     pub rules: Rules,
     /// What has waited since before this time is not to be sent.
@@ -30,6 +37,17 @@ impl Webhook {
     /// Whether an event of this type makes a delivery for this webhook. That of a disabled webhook waits.
     pub fn wants(&self, event_type: EventType) -> bool {
         self.events.iter().any(|pattern| pattern.matches(event_type))
+    }
+
+    /// Opens the credentials, without which nothing can be sent.
+    pub fn open(&mut self, keys: &Keyring) -> Result<(), Unopened> {
+        self.credentials = Some(Arc::new(keys.open(&self.tenant, self.id, &self.sealed)?));
+        Ok(())
+    }
+
+    /// Whether a delivery can be sent now. If not, it waits.
+    pub fn can_be_sent_to(&self) -> bool {
+        self.is_enabled && self.credentials.is_some()
     }
 
     /// Whether what has waited since then is not to be sent any more.

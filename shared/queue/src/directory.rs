@@ -1,4 +1,7 @@
 //! Every tenant's webhooks, in memory: the CONFIG bucket, watched. The data plane asks nobody else.
+//!
+//! Whoever sends has the keys and opens the credentials of a webhook as its entry is read, once. Invariant: a webhook
+//! whose credentials stay closed is still in the directory, so what comes for it waits and is not lost.
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -7,8 +10,9 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use async_nats::jetstream::kv::{Entry, Operation, Store};
 use futures_util::StreamExt;
-use shopery_model::{EventType, TenantId, Webhook, WebhookId};
-use shopery_runtime::Runtime;
+use prometheus_client::metrics::gauge::Gauge;
+use shopery_model::{EventType, Keyring, TenantId, Unopened, Webhook, WebhookId};
+use shopery_runtime::{Env, Runtime};
 use tokio::sync::watch;
 
 use crate::{Queue, subject, topology};
@@ -23,16 +27,41 @@ pub struct Directory {
     store: Store,
     /// Up to where CONFIG is in the table.
     revision: Arc<watch::Sender<u64>>,
+    keys: Option<Keys>,
+}
+
+/// What opens credentials, and how many it could not open.
+#[derive(Debug, Clone)]
+struct Keys {
+    keyring: Keyring,
+    unopened: Gauge,
 }
 
 /// A tenant has few webhooks, so a scan of its own beats an index.
 type Table = HashMap<TenantId, Vec<Arc<Webhook>>>;
 
+/// The keys of whoever seals or opens credentials.
+pub fn read_keyring(env: &mut Env) -> Option<Keyring> {
+    env.required(
+        "SHOPERY_ENCRYPTION_KEYS",
+        "Keys of the secrets at rest: <id>:<base64 of 32 random bytes>, comma-separated. The first one seals, all open",
+    )
+}
+
 impl Directory {
-    /// Loads the webhooks and follows their changes from then on. Returns when they are all here.
-    pub async fn follow(queue: &Queue, runtime: &Runtime) -> anyhow::Result<Self> {
+    /// Loads the webhooks and follows their changes from then on. Returns when they are all here. Without keys their
+    /// credentials stay closed; with keys that open none of them, this fails.
+    pub async fn follow(queue: &Queue, keyring: Option<&Keyring>, runtime: &Runtime) -> anyhow::Result<Self> {
         let store = queue.jetstream.get_key_value(topology::CONFIG).await.context("cannot open CONFIG")?;
-        let directory = Self { table: Arc::default(), store, revision: Arc::default() };
+        let keys = keyring.map(|keyring| Keys {
+            keyring: keyring.clone(),
+            unopened: runtime.metrics.register(
+                "unopened_webhooks",
+                "Webhooks whose credentials no key of this service opens; what comes for them is parked",
+                Gauge::default(),
+            ),
+        });
+        let directory = Self { table: Arc::default(), store, revision: Arc::default(), keys };
         let (loaded, mut is_loaded) = watch::channel(false);
         let follower = directory.clone();
         let shutdown = runtime.shutdown.clone();
@@ -56,7 +85,22 @@ impl Directory {
             done = is_loaded.wait_for(|loaded| *loaded) => drop(done?),
             () = runtime.shutdown.draining() => bail!("stopped while loading the webhooks"),
         }
+        directory.check_keys()?;
         Ok(directory)
+    }
+
+    /// Keys that open nothing are the wrong ones: better not to start than to park everything.
+    fn check_keys(&self) -> anyhow::Result<()> {
+        let Some(keys) = &self.keys else { return Ok(()) };
+        let all = self.all();
+        let Some(closed) = all.iter().find(|webhook| webhook.credentials.is_none()) else { return Ok(()) };
+        let why = Webhook::clone(closed).open(&keys.keyring).err().map(|why| why.to_string()).unwrap_or_default();
+        let count = all.iter().filter(|webhook| webhook.credentials.is_none()).count();
+        if count == all.len() {
+            bail!("none of the {count} webhooks in CONFIG can be opened; of {}: {why}", closed.id);
+        }
+        tracing::error!(count, webhook = %closed.id, %why, "webhooks cannot be opened; what comes for them is parked");
+        Ok(())
     }
 
     /// The tenant's webhooks that want an event of this type.
@@ -73,7 +117,10 @@ impl Directory {
         }
         match self.store.get(subject::config_key(tenant, id)).await.context("cannot read CONFIG")? {
             Some(value) => {
-                Ok(Some(Arc::new(serde_json::from_slice(&value).context("a webhook in CONFIG is malformed")?)))
+                let mut webhook = serde_json::from_slice(&value).context("a webhook in CONFIG is malformed")?;
+                // The watch will say so.
+                let _ = self.open(&mut webhook);
+                Ok(Some(Arc::new(webhook)))
             }
             None => Ok(None),
         }
@@ -105,7 +152,7 @@ impl Directory {
                     bail!("the snapshot stalled");
                 };
                 let entry = entry.context("the watch was closed")??;
-                apply(&mut snapshot, &entry);
+                let _ = self.apply(&mut snapshot, &entry);
                 revision = entry.revision.max(revision);
                 if entry.delta == 0 {
                     break;
@@ -113,38 +160,62 @@ impl Directory {
             }
         }
         *self.table.write().unwrap_or_else(PoisonError::into_inner) = snapshot;
+        self.count_unopened();
         self.revision.send_replace(revision);
         loaded.send_replace(true);
         while let Some(entry) = entries.next().await {
             let entry = entry?;
-            apply(&mut self.table.write().unwrap_or_else(PoisonError::into_inner), &entry);
+            let opened = self.apply(&mut self.table.write().unwrap_or_else(PoisonError::into_inner), &entry);
             self.revision.send_replace(entry.revision);
+            if let Err(why) = &opened {
+                tracing::error!(key = entry.key, %why, "a webhook cannot be opened; what comes for it is parked");
+            }
+            if opened.is_err() || self.keys.as_ref().is_some_and(|keys| keys.unopened.get() > 0) {
+                self.count_unopened();
+            }
         }
         Ok(())
     }
-}
 
-fn apply(table: &mut Table, entry: &Entry) {
-    let Some((tenant, id)) = subject::parse_config_key(&entry.key) else {
-        tracing::error!(key = entry.key, "CONFIG has a key that is not ours; ignored");
-        return;
-    };
-    let webhook = match entry.operation {
-        Operation::Delete | Operation::Purge => None,
-        Operation::Put => match serde_json::from_slice::<Webhook>(&entry.value) {
-            // The key decides whose a webhook is.
-            Ok(webhook) if webhook.tenant == tenant && webhook.id == id => Some(Arc::new(webhook)),
-            Ok(_) => {
-                tracing::error!(key = entry.key, "CONFIG has a webhook under another's key; ignored");
-                None
-            }
-            Err(error) => {
-                tracing::error!(key = entry.key, %error, "CONFIG has a malformed webhook; ignored");
-                None
-            }
-        },
-    };
-    let webhooks = table.entry(tenant).or_default();
-    webhooks.retain(|known| known.id != id);
-    webhooks.extend(webhook);
+    fn count_unopened(&self) {
+        if let Some(keys) = &self.keys {
+            let count = self.all().iter().filter(|webhook| webhook.credentials.is_none()).count();
+            keys.unopened.set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+    }
+
+    fn open(&self, webhook: &mut Webhook) -> Result<(), Unopened> {
+        self.keys.as_ref().map_or(Ok(()), |keys| webhook.open(&keys.keyring))
+    }
+
+    /// Puts an entry into the table. The error is that it stays closed there.
+    fn apply(&self, table: &mut Table, entry: &Entry) -> Result<(), Unopened> {
+        let Some((tenant, id)) = subject::parse_config_key(&entry.key) else {
+            tracing::error!(key = entry.key, "CONFIG has a key that is not ours; ignored");
+            return Ok(());
+        };
+        let mut opened = Ok(());
+        let webhook = match entry.operation {
+            Operation::Delete | Operation::Purge => None,
+            Operation::Put => match serde_json::from_slice::<Webhook>(&entry.value) {
+                // The key decides whose a webhook is.
+                Ok(mut webhook) if webhook.tenant == tenant && webhook.id == id => {
+                    opened = self.open(&mut webhook);
+                    Some(Arc::new(webhook))
+                }
+                Ok(_) => {
+                    tracing::error!(key = entry.key, "CONFIG has a webhook under another's key; ignored");
+                    None
+                }
+                Err(error) => {
+                    tracing::error!(key = entry.key, %error, "CONFIG has a malformed webhook; ignored");
+                    None
+                }
+            },
+        };
+        let webhooks = table.entry(tenant).or_default();
+        webhooks.retain(|known| known.id != id);
+        webhooks.extend(webhook);
+        opened
+    }
 }

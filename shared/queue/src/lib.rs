@@ -29,7 +29,7 @@ pub mod trace;
 pub use ages::{Age, Waiting, watch_ages};
 pub use circuits::Circuits;
 pub use config::{Config, Queue};
-pub use directory::Directory;
+pub use directory::{Directory, read_keyring};
 pub use feed::{Feed, FeedStart, Held, StoredEvent};
 pub use followers::Followers;
 pub use intake::Intake;

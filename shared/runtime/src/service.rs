@@ -24,6 +24,16 @@ pub fn main<C>(
     read: impl Fn(&mut Env) -> Option<C>,
     run: impl AsyncFnOnce(C, Runtime) -> anyhow::Result<()>,
 ) -> ExitCode {
+    command(about, std::env::args().skip(1), read, run)
+}
+
+/// The same, of a command that a service has beside serving. `arguments` are those behind its name.
+pub fn command<C>(
+    about: About,
+    arguments: impl Iterator<Item = String>,
+    read: impl Fn(&mut Env) -> Option<C>,
+    run: impl AsyncFnOnce(C, Runtime) -> anyhow::Result<()>,
+) -> ExitCode {
     let read_all = |env: &mut Env| {
         let telemetry = telemetry::Config::read(env);
         let drain = env.duration(
@@ -35,7 +45,7 @@ pub fn main<C>(
         Some((telemetry?, drain?, config?))
     };
 
-    let arguments: Vec<_> = std::env::args().skip(1).collect();
+    let arguments: Vec<_> = arguments.collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         [] => {}
         ["--help" | "-h"] => {

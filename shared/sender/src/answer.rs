@@ -7,7 +7,7 @@ use std::time::Duration;
 use reqwest::header::RETRY_AFTER;
 use reqwest::{Response, StatusCode};
 use rustls::CertificateError;
-use shopery_model::{Answer, Fault};
+use shopery_model::{Answer, Credentials, Fault};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc2822;
 
@@ -29,7 +29,8 @@ pub(crate) fn failed(fault: Fault, detail: String) -> Answer {
     }
 }
 
-pub(crate) async fn read(sent: Result<Response, reqwest::Error>) -> Answer {
+/// What the endpoint has repeated of `credentials` is hidden.
+pub(crate) async fn read(sent: Result<Response, reqwest::Error>, credentials: &Credentials) -> Answer {
     let mut response = match sent {
         Ok(response) => response,
         Err(error) => {
@@ -55,15 +56,10 @@ pub(crate) async fn read(sent: Result<Response, reqwest::Error>) -> Answer {
             Err(error) => break Some(explain(&error)),
         }
     };
-    body.truncate(KEPT_BODY);
-    Answer {
-        duration: Duration::ZERO,
-        status: Some(status.as_u16()),
-        fault,
-        retry_after,
-        // A NUL is no text to PostgreSQL.
-        body: String::from_utf8_lossy(&body).replace('\0', "\u{fffd}"),
-    }
+    // A NUL is no text to PostgreSQL. Secrets go before the rest does, or half of one could stay.
+    let mut text = credentials.hide_in(String::from_utf8_lossy(&body).replace('\0', "\u{fffd}"));
+    text.truncate(text.floor_char_boundary(KEPT_BODY));
+    Answer { duration: Duration::ZERO, status: Some(status.as_u16()), fault, retry_after, body: text }
 }
 
 fn judge(status: StatusCode) -> Option<(Fault, String)> {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use reqwest::redirect;
-use shopery_model::{Answer, EndpointSecret, Fault};
+use shopery_model::{Answer, Credentials, Fault, SignatureKind};
 use shopery_runtime::Env;
 use time::OffsetDateTime;
 use url::Url;
@@ -42,11 +42,12 @@ impl Config {
     }
 }
 
-/// Where a message goes, and the secret that it is signed with.
+/// Where a message goes, and what it is signed with.
 #[derive(Debug, Clone, Copy)]
 pub struct Endpoint<'a> {
     pub url: &'a Url,
-    pub secret: &'a EndpointSecret,
+    pub credentials: &'a Credentials,
+    pub signature: SignatureKind,
 }
 
 /// Sends messages. Clones share the connections.
@@ -83,9 +84,9 @@ impl Sender {
         let started = Instant::now();
         let mut answer = match self.egress.judge(endpoint.url) {
             Ok(()) => {
-                let headers = message.headers(endpoint.secret, now);
+                let headers = message.headers(endpoint, now);
                 let request = self.client.post(endpoint.url.clone()).headers(headers).body(message.payload.clone());
-                answer::read(request.send().await).await
+                answer::read(request.send().await, endpoint.credentials).await
             }
             Err(detail) => answer::failed(Fault::AddressForbidden, detail),
         };

@@ -1,8 +1,9 @@
 use bytes::Bytes;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
-use shopery_model::{EndpointSecret, signature};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+
+use crate::Endpoint;
 
 /// What is posted to an endpoint.
 #[derive(Debug, Clone)]
@@ -23,9 +24,17 @@ pub struct Message<'a> {
 
 impl Message<'_> {
     /// `now` becomes `webhook-timestamp`, which the signature covers.
-    pub(crate) fn headers(&self, secret: &EndpointSecret, now: OffsetDateTime) -> HeaderMap {
-        let timestamp = now.unix_timestamp();
+    pub(crate) fn headers(&self, endpoint: Endpoint<'_>, now: OffsetDateTime) -> HeaderMap {
+        let Endpoint { credentials, signature, .. } = endpoint;
+        let signatures = credentials.signatures(signature, &self.webhook_id, now, &self.payload);
         let mut headers = HeaderMap::with_capacity(16);
+        // First, so that none could take the place of one of ours.
+        for (name, value) in credentials.headers.iter() {
+            if let (Ok(name), Ok(mut value)) = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_str(value)) {
+                value.set_sensitive(true);
+                headers.insert(name, value);
+            }
+        }
         let mut set = |name: &'static str, value: &str, is_secret: bool| {
             // Ids and tenants are UTF-8 without control characters, so every one is a header value.
             if let Ok(mut value) = HeaderValue::from_bytes(value.as_bytes()) {
@@ -35,9 +44,9 @@ impl Message<'_> {
         };
         set("content-type", "application/json", false);
         set("webhook-id", &self.webhook_id, false);
-        set("webhook-timestamp", &timestamp.to_string(), false);
-        set("webhook-signature", &signature(secret, &self.webhook_id, timestamp, &self.payload), true);
-        set("x-shopery-secret", secret.expose(), true);
+        set("webhook-timestamp", &now.unix_timestamp().to_string(), false);
+        set("webhook-signature", &signatures, true);
+        set("x-shopery-secret", credentials.secret.expose(), true);
         set("x-shopery-event", self.event, false);
         set("x-shopery-event-id", self.event_id, false);
         if let Some(webhook) = &self.webhook {

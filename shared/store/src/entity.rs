@@ -14,7 +14,8 @@ pub(crate) mod webhook {
         /// The patterns, separated by commas.
         pub events: String,
         pub state: String,
-        pub secret: super::Hidden,
+        /// The credentials; of before there were keys, the secret in plain.
+        pub sealed: super::Hidden,
         /// JSON
         pub rules: String,
         pub created_at: i64,

@@ -18,7 +18,7 @@ pub use history::{AttemptRecord, DeliveryFilter, DeliveryRecord};
 pub use page::{Cursor, Page};
 pub use recoveries::{RecoveryRecord, RecoveryState};
 pub use recovery_turns::{ItemState, RecoveryItem, RecoveryPage, RecoveryTurn};
-pub use webhooks::{DisabledReason, WebhookChange, WebhookFilter, WebhookRecord, WebhookState};
+pub use webhooks::{DisabledReason, Resealed, WebhookChange, WebhookFilter, WebhookRecord, WebhookState};
 
 use time::OffsetDateTime;
 

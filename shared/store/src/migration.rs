@@ -8,7 +8,13 @@ pub(crate) struct Migrator;
 #[async_trait::async_trait]
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(WebhooksAndHistory), Box::new(OneRowADelivery), Box::new(Recoveries), Box::new(LifeOfAWebhook)]
+        vec![
+            Box::new(WebhooksAndHistory),
+            Box::new(OneRowADelivery),
+            Box::new(Recoveries),
+            Box::new(LifeOfAWebhook),
+            Box::new(SealedCredentials),
+        ]
     }
 }
 
@@ -199,5 +205,23 @@ impl MigrationTrait for LifeOfAWebhook {
             manager.alter_table(Table::alter().table("webhooks").add_column(column).to_owned()).await?;
         }
         Ok(())
+    }
+}
+
+/// What is secret of a webhook is sealed. This database cannot do it, having no key: the api seals what is in plain when
+/// it starts.
+struct SealedCredentials;
+
+impl MigrationName for SealedCredentials {
+    fn name(&self) -> &'static str {
+        "m0005_sealed_credentials"
+    }
+}
+
+#[async_trait::async_trait]
+impl MigrationTrait for SealedCredentials {
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        let mut webhooks = Table::alter();
+        manager.alter_table(webhooks.table("webhooks").rename_column("secret", "sealed").to_owned()).await
     }
 }

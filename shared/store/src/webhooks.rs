@@ -2,7 +2,7 @@ use sea_orm::sea_query::Expr;
 use sea_orm::{
     ActiveValue::Set, ColumnTrait, Condition, EntityTrait, PaginatorTrait, QueryFilter, QueryOrder, QuerySelect,
 };
-use shopery_model::{EndpointSecret, EventPattern, Rules, TenantId, Webhook, WebhookId};
+use shopery_model::{EventPattern, Rules, Sealed, TenantId, Webhook, WebhookId};
 use time::OffsetDateTime;
 use url::Url;
 
@@ -21,7 +21,7 @@ pub struct WebhookRecord {
     pub url: Url,
     pub events: Vec<EventPattern>,
     pub state: WebhookState,
-    pub secret: EndpointSecret,
+    pub sealed: Sealed,
     pub rules: Rules,
     pub created_at: OffsetDateTime,
     pub updated_at: OffsetDateTime,
@@ -85,7 +85,8 @@ impl WebhookRecord {
             url: self.url.clone(),
             events: self.events.clone(),
             is_enabled: self.state == WebhookState::Active,
-            secret: self.secret.clone(),
+            sealed: self.sealed.clone(),
+            credentials: None,
             rules: self.rules.clone(),
             discard_before: self.discard_before,
             updated_at: self.updated_at,
@@ -100,9 +101,16 @@ pub struct WebhookChange {
     pub url: Option<Url>,
     pub events: Option<Vec<EventPattern>>,
     pub state: Option<WebhookState>,
-    pub secret: Option<EndpointSecret>,
+    pub sealed: Option<Resealed>,
     pub rules: Option<Rules>,
     pub discard_before: Option<OffsetDateTime>,
+}
+
+/// Credentials in place of those that they were made from. Should somebody else have changed those, nothing is.
+#[derive(Debug, Clone)]
+pub struct Resealed {
+    pub before: Sealed,
+    pub after: Sealed,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -125,7 +133,7 @@ impl Store {
             url: Set(record.url.to_string()),
             events: Set(join(&record.events)),
             state: Set(record.state.name().to_owned()),
-            secret: Set(Hidden(record.secret.expose().to_owned())),
+            sealed: Set(Hidden(record.sealed.stored().to_owned())),
             rules: Set(write_rules(&record.rules)),
             created_at: Set(to_millis(record.created_at)),
             updated_at: Set(to_millis(record.updated_at)),
@@ -170,7 +178,31 @@ impl Store {
         all.all(&self.db).await?.into_iter().map(read).collect()
     }
 
-    /// Changes a webhook; false if the tenant has no such one.
+    /// Webhooks whose credentials are stored as a text that begins otherwise, with an id above `after`, by id.
+    pub async fn webhooks_sealed_otherwise(
+        &self,
+        prefix: &str,
+        after: Option<WebhookId>,
+        limit: u64,
+    ) -> Result<Vec<WebhookRecord>, StoreError> {
+        use webhook::Column;
+        let mut found = webhook::Entity::find().filter(Column::Sealed.not_like(format!("{prefix}%")));
+        if let Some(after) = after {
+            found = found.filter(Column::Id.gt(after.to_string()));
+        }
+        found.order_by_asc(Column::Id).limit(limit).all(&self.db).await?.into_iter().map(read).collect()
+    }
+
+    /// Puts other credentials in place of those that they were made from, which changes nothing else; false if those
+    /// are there no more.
+    pub async fn reseal(&self, tenant: &TenantId, id: WebhookId, change: &Resealed) -> Result<bool, StoreError> {
+        use webhook::Column;
+        let update = webhook::Entity::update_many().col_expr(Column::Sealed, Expr::value(change.after.stored()));
+        let still = is(tenant, id).add(Column::Sealed.eq(change.before.stored()));
+        Ok(update.filter(still).exec(&self.db).await?.rows_affected > 0)
+    }
+
+    /// Changes a webhook; false if the tenant has no such one, or not with the credentials that are to be replaced.
     pub async fn update_webhook(
         &self,
         tenant: &TenantId,
@@ -200,8 +232,9 @@ impl Store {
                 .col_expr(Column::DisabledReason, Expr::value(None::<String>))
                 .col_expr(Column::ToldAt, nothing());
         }
-        if let Some(secret) = change.secret {
-            update = update.col_expr(Column::Secret, Expr::value(secret.expose()));
+        if let Some(Resealed { before, after }) = change.sealed {
+            update = update.col_expr(Column::Sealed, Expr::value(after.stored()));
+            update = update.filter(Column::Sealed.eq(before.stored()));
         }
         if let Some(rules) = change.rules {
             update = update.col_expr(Column::Rules, Expr::value(write_rules(&rules)));
@@ -260,7 +293,6 @@ fn read(row: webhook::Model) -> Result<WebhookRecord, StoreError> {
             _ => return Err(corrupt("state")),
         },
         rules: serde_json::from_str(&row.rules).map_err(|_| corrupt("rules"))?,
-        secret: EndpointSecret::parse(&row.secret.0).map_err(|_| corrupt("secret"))?,
         failing_since: row.failing_since.map(from_millis),
         disabled: match row.disabled_reason.as_deref() {
             None => None,
@@ -271,6 +303,7 @@ fn read(row: webhook::Model) -> Result<WebhookRecord, StoreError> {
         .and_then(|reason| Some((from_millis(row.disabled_at?), reason))),
         is_told: row.told_at.is_some(),
         discard_before: row.discard_before.map(from_millis),
+        sealed: Sealed::of_stored(row.sealed.0),
         name: row.name,
         created_at: from_millis(row.created_at),
         updated_at: from_millis(row.updated_at),

@@ -21,6 +21,8 @@ pub struct Span {
     pub trace: String,
     pub id: String,
     pub parent: String,
+    /// All there is of it, attributes and events too.
+    pub whole: String,
 }
 
 #[derive(Debug)]
@@ -60,6 +62,7 @@ async fn take(State(spans): State<Arc<Mutex<Vec<Span>>>>, body: Bytes) -> Status
             _ => String::new(),
         };
         let found = resource_spans.scope_spans.into_iter().flat_map(|scope| scope.spans).map(|span| Span {
+            whole: format!("{span:?}"),
             service: service.clone(),
             name: span.name,
             trace: hex(&span.trace_id),

@@ -32,6 +32,7 @@ pub mod process;
 pub mod provider;
 pub mod publisher;
 pub mod stack;
+pub mod stored;
 pub mod token;
 pub mod verify;
 pub mod wait;

@@ -58,6 +58,8 @@ pub enum Behaviour {
     Body(String),
     /// Closes the connection in place of an answer.
     Close,
+    /// Answers 200 with the headers of the request.
+    Echo,
 }
 
 /// A request as it came.
@@ -256,21 +258,22 @@ async fn answer(
         version: parts.version,
         connection,
     };
+    let arrival = Arc::new(arrival);
     let number = {
         let mut arrivals = state.arrivals.lock().unwrap();
-        arrivals.all.push(Arc::new(arrival));
+        arrivals.all.push(arrival.clone());
         let number = arrivals.by_path.entry(path.clone()).or_default();
         *number += 1;
         *number
     };
     notify.send_modify(|count| *count += 1);
     let behaviour = state.behaviours.lock().unwrap().get(&path).cloned().unwrap_or(Behaviour::Answer(200));
-    behaviour.respond(number, &state).await
+    behaviour.respond(number, &arrival, &state).await
 }
 
 impl Behaviour {
     /// To request number `number` (the first is 1) of a path.
-    async fn respond(self, number: usize, state: &Arc<State>) -> io::Result<Response<Body>> {
+    async fn respond(self, number: usize, arrival: &Arrival, state: &Arc<State>) -> io::Result<Response<Body>> {
         match self {
             Self::Answer(status) => Ok(plain(status)),
             Self::FailFirst { times, status } => Ok(plain(if number <= times { status } else { 200 })),
@@ -292,6 +295,10 @@ impl Behaviour {
             Self::Trickle => Ok(trickle()),
             Self::Body(text) => Ok(Response::new(Full::new(Bytes::from(text)).boxed_unsync())),
             Self::Close => Err(io::Error::other("closed on purpose")),
+            Self::Echo => {
+                let headers = format!("{:?}", arrival.headers);
+                Ok(Response::new(Full::new(Bytes::from(headers)).boxed_unsync()))
+            }
         }
     }
 }

@@ -10,6 +10,10 @@ impl Metrics {
         Ok(Self(answer.text().await.map_err(|error| error.to_string())?))
     }
 
+    pub fn text(&self) -> &str {
+        &self.0
+    }
+
     /// One series, by its name with its labels as they are written: `shopery_x_total{a="b"}`.
     pub fn value(&self, series: &str) -> Option<f64> {
         self.0.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok())

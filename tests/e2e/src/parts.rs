@@ -34,6 +34,14 @@ pub fn python() -> PathBuf {
     path
 }
 
+/// The folder from which Node finds the package `standardwebhooks`.
+pub fn node_packages() -> PathBuf {
+    let path = folder().join("receiver");
+    let package = path.join("node_modules/standardwebhooks");
+    assert!(package.exists(), "npm's standardwebhooks IS MISSING at {}: run tests/run", package.display());
+    path
+}
+
 /// The `nats-server` binary.
 pub async fn nats_server() -> PathBuf {
     static FOUND: OnceCell<PathBuf> = OnceCell::const_new();

@@ -68,6 +68,14 @@ impl Postgres {
         .await;
     }
 
+    /// All that the database holds, as SQL.
+    pub async fn dump(&self) -> String {
+        let mut command = Command::new(self.binaries.join("pg_dump"));
+        let dumped = command.args(["--inserts", &self.url()]).stdin(Stdio::null()).output().await.unwrap();
+        assert!(dumped.status.success(), "pg_dump: {}", String::from_utf8_lossy(&dumped.stderr));
+        String::from_utf8(dumped.stdout).unwrap()
+    }
+
     /// One value from the database, as text.
     pub async fn value(&self, sql: &str) -> String {
         let mut command = Command::new(self.binaries.join("psql"));

@@ -16,6 +16,9 @@ use crate::{
     Client, Folder, Merchant, Metrics, Process, Publisher, Signal, parts, ports, postgres::Postgres, token, wait,
 };
 
+/// `SHOPERY_ENCRYPTION_KEYS` of a stack that is not told otherwise.
+pub const KEYS: &str = "first:dGhlIGZpcnN0IGtleSBvZiB0aGUgZTJlIHN1aXRlISE=";
+
 const START: Duration = Duration::from_secs(60);
 const STOP: Duration = Duration::from_secs(40);
 
@@ -130,6 +133,7 @@ impl Plan {
             ("SHOPERY_ACK_WAIT", "6s".to_owned()),
             ("SHOPERY_RETRY_SCHEDULE", "300ms,1s,2s,4s,8s".to_owned()),
             ("SHOPERY_JWT_SECRET", token::SECRET.to_owned()),
+            ("SHOPERY_ENCRYPTION_KEYS", KEYS.to_owned()),
             ("SHOPERY_DATABASE_URL", database),
             ("SHOPERY_CA_FILE", roots.display().to_string()),
             ("SHOPERY_JWKS_CA_FILE", roots.display().to_string()),
@@ -226,11 +230,17 @@ impl Stack {
         self.run(service).await;
     }
 
-    /// Starts a service without waiting for it.
-    pub fn spawn(&mut self, service: Service) {
+    /// A service's binary, with the stack's variables.
+    pub fn command(&self, service: Service) -> Command {
         let mut command = Command::new(parts::binary(service.name()));
         command.env_clear().envs(&self.env).env("RUST_BACKTRACE", "1").current_dir(self.folder.path());
         command.env("SHOPERY_LISTEN", format!("127.0.0.1:{}", self.ports[&service]));
+        command
+    }
+
+    /// Starts a service without waiting for it.
+    pub fn spawn(&mut self, service: Service) {
+        let command = self.command(service);
         let process = Process::start(service.name(), command, &self.log_of(service));
         self.services.insert(service, process);
     }

@@ -89,6 +89,10 @@ impl Stack {
             ("SHOPERY_NATS_USER", user),
             ("SHOPERY_NATS_PASSWORD", password),
             ("SHOPERY_JWT_SECRET", secret.clone()),
+            (
+                "SHOPERY_ENCRYPTION_KEYS",
+                format!("load:{}", EndpointSecret::generate()?.expose().trim_start_matches("whsec_")),
+            ),
             ("SHOPERY_DATABASE_URL", format!("sqlite://{}?mode=rwc", database.display())),
             ("SHOPERY_EGRESS_ALLOW", sink.secure.to_string()),
             ("SHOPERY_CA_FILE", ca_file.display().to_string()),

@@ -86,7 +86,8 @@ async fn logs_are_json_and_hold_neither_secrets_nor_payloads() {
     let secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
     stack.merchant.behave("/a", Behaviour::FailFirst { times: 1, status: 500 });
     let body = json!({
-        "name": "a", "url": stack.merchant.url("/a"), "events": ["*"], "isEnabled": true, "secret": secret
+        "name": "a", "url": stack.merchant.url("/a"), "events": ["*"], "isEnabled": true, "secret": secret,
+        "headers": { "Authorization": "Bearer the-token-of-a-gateway" }
     });
     let webhook = client.post("/company/webhooks", &body).await.expect(201).json()["id"].as_str().unwrap().to_owned();
     let payload = "the-customer-lives-in-Storgatan-12";
@@ -108,6 +109,8 @@ async fn logs_are_json_and_hold_neither_secrets_nor_payloads() {
 
     let hidden = [
         ("the endpoint's secret", &secret["whsec_".len()..]),
+        ("a header's value", "the-token-of-a-gateway"),
+        ("an encryption key", shopery_e2e::stack::KEYS.split_once(':').unwrap().1),
         ("a payload", payload),
         ("the token secret", token::SECRET),
         ("the password of NATS", "the-services-nats-password"),

@@ -131,6 +131,7 @@ async fn help_lists_the_variables_of_each_service() {
                 "SHOPERY_EGRESS_ALLOW",
                 "SHOPERY_EGRESS_PORTS",
                 "SHOPERY_EGRESS_DNS",
+                "SHOPERY_ENCRYPTION_KEYS",
             ],
             Service::Api => &[
                 "SHOPERY_JWT_SECRET",
@@ -138,6 +139,7 @@ async fn help_lists_the_variables_of_each_service() {
                 "SHOPERY_API_TENANT_LIMIT",
                 "SHOPERY_DATABASE_URL",
                 "SHOPERY_CA_FILE",
+                "SHOPERY_ENCRYPTION_KEYS",
             ],
         });
         for variable in variables {

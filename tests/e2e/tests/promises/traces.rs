@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use serde_json::json;
 use shopery_e2e::client::ONE;
 use shopery_e2e::collector::Collector;
 use shopery_e2e::{Behaviour, Event, Stack, wait};
@@ -16,7 +17,9 @@ async fn one_trace_leads_from_publish_to_post() {
     let stack = plan.start().await;
     let client = stack.client("tnt_a");
     stack.merchant.behave("/a", Behaviour::FailFirst { times: 1, status: 500 });
-    client.create_webhook(&stack.merchant.url("/a"), &["*"]).await;
+    let token = "Bearer the-token-of-a-gateway";
+    let given = json!({ "headers": { "Authorization": token }, "signature": "both" });
+    let webhook = client.create_webhook_with(&stack.merchant.url("/a"), &["*"], given).await;
 
     let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
     let url = format!("{}/events", client.ingest);
@@ -50,4 +53,10 @@ async fn one_trace_leads_from_publish_to_post() {
         if spans.iter().all(|span| ids.contains(span.parent.as_str())) { Ok(()) } else { Err(format!("{spans:?}")) }
     })
     .await;
+    let secret = client.secret(&webhook).await;
+    let spans = collector.spans();
+    assert!(spans.iter().any(|span| span.whole.contains(&webhook)), "{spans:?}");
+    for hidden in [token, &secret["whsec_".len()..]] {
+        assert!(spans.iter().all(|span| !span.whole.contains(hidden)), "a span holds a secret: {spans:?}");
+    }
 }

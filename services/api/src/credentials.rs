@@ -1,0 +1,104 @@
+//! The credentials of a webhook, opened for whoever may see, use or change them, and sealed again.
+
+use shopery_http::Problem;
+use shopery_model::{
+    Credentials, EndpointSecret, HeadersChange, Sealed, SignatureKind, SigningKey, TenantId, WebhookId,
+};
+use shopery_store::{Resealed, WebhookChange, WebhookRecord};
+use time::OffsetDateTime;
+
+use crate::body::Fields;
+use crate::webhooks::no_such_webhook;
+use crate::{App, database_problem};
+
+/// Times that a change may lose against others.
+const TRIES: usize = 5;
+
+pub(crate) fn open(app: &App, record: &WebhookRecord) -> Result<Credentials, Problem> {
+    app.keys.open(&record.tenant, record.id, &record.sealed).map_err(|why| {
+        tracing::error!(webhook = %record.id, %why, "a webhook cannot be opened");
+        Problem::internal()
+    })
+}
+
+pub(crate) fn seal(app: &App, tenant: &TenantId, id: WebhookId, credentials: &Credentials) -> Result<Sealed, Problem> {
+    app.keys.seal(tenant, id, credentials).map_err(|error| {
+        tracing::error!("{error}");
+        Problem::internal()
+    })
+}
+
+/// What a request says of the credentials of a webhook.
+#[derive(Debug, Default)]
+pub(crate) struct CredentialsChange {
+    pub(crate) secret: Option<EndpointSecret>,
+    pub(crate) headers: Option<HeadersChange>,
+}
+
+impl CredentialsChange {
+    pub(crate) fn read(fields: &mut Fields) -> Self {
+        Self { secret: read_secret(fields), headers: read_headers(fields) }
+    }
+
+    /// Whether credentials have to be opened for it.
+    pub(crate) fn is_any(&self) -> bool {
+        self.secret.is_some() || self.headers.is_some()
+    }
+
+    /// Whoever is to sign asymmetrically gets a key to do it with.
+    pub(crate) fn apply(&self, credentials: &mut Credentials, signature: SignatureKind) -> Result<(), Problem> {
+        if let Some(secret) = &self.secret {
+            credentials.replace(secret.clone());
+        }
+        if let Some(change) = &self.headers {
+            let headers = change.apply(&credentials.headers);
+            credentials.headers = headers.map_err(|invalid| Problem::invalid(vec![invalid]))?;
+        }
+        if signature.is_asymmetric() && credentials.key.is_none() {
+            credentials.key = Some(SigningKey::generate().map_err(|_| Problem::internal())?);
+        }
+        Ok(())
+    }
+}
+
+pub(crate) fn read_secret(fields: &mut Fields) -> Option<EndpointSecret> {
+    fields.string("secret").and_then(|secret| fields.check(EndpointSecret::parse(&secret)))
+}
+
+/// `null` takes all headers away.
+pub(crate) fn read_headers(fields: &mut Fields) -> Option<HeadersChange> {
+    let change = fields.clearable("headers", |fields| {
+        let given = fields.members("headers")?;
+        match HeadersChange::parse(given) {
+            Ok(change) => Some(change),
+            Err(wrong) => wrong.into_iter().find_map(|invalid| fields.check(Err(invalid))),
+        }
+    });
+    change.map(Option::unwrap_or_default)
+}
+
+/// What is done to credentials.
+pub(crate) type Edit<'a> = &'a (dyn Fn(&mut Credentials) -> Result<(), Problem> + Send + Sync);
+
+/// Changes a webhook together with its credentials, and returns those. `edit` is called again if somebody else has
+/// changed them meanwhile, so no change of theirs is lost.
+pub(crate) async fn update(
+    app: &App,
+    mut found: WebhookRecord,
+    change: WebhookChange,
+    now: OffsetDateTime,
+    edit: Edit<'_>,
+) -> Result<Credentials, Problem> {
+    for _ in 0..TRIES {
+        let (tenant, id) = (found.tenant.clone(), found.id);
+        let mut credentials = open(app, &found)?;
+        edit(&mut credentials)?;
+        let sealed = Resealed { after: seal(app, &tenant, id, &credentials)?, before: found.sealed };
+        let change = WebhookChange { sealed: Some(sealed), ..change.clone() };
+        if app.store.update_webhook(&tenant, id, change, now).await.map_err(database_problem)? {
+            return Ok(credentials);
+        }
+        found = app.store.webhook(&tenant, id).await.map_err(database_problem)?.ok_or_else(no_such_webhook)?;
+    }
+    Err(Problem::conflict("others change the credentials of this webhook at the same time; try again"))
+}
