@@ -146,9 +146,7 @@ impl Drainer {
         };
         drain.run(shutdown).await
     }
-}
 
-impl Drainer {
     pub(crate) async fn bury(
         &self,
         tenant: &TenantId,

@@ -180,6 +180,16 @@ impl Client {
         .await
     }
 
+    /// Waits until the webhook's history has `count` deliveries in a state, no more and no fewer; returns them.
+    pub async fn in_state(&self, webhook: &str, state: &str, count: usize, deadline: Duration) -> Vec<Value> {
+        let path = format!("/company/webhooks/{webhook}/deliveries?status={state}");
+        wait::until(&format!("{count} deliveries that are {state}"), deadline, async || {
+            let found = self.all(&path).await;
+            if found.len() == count { Ok(found) } else { Err(format!("{} of them", found.len())) }
+        })
+        .await
+    }
+
     /// A delivery with its attempts.
     pub async fn delivery(&self, id: &Value) -> Value {
         self.get(&format!("/company/deliveries/{}", id.as_str().unwrap())).await.expect(200).json()

@@ -27,23 +27,13 @@ async fn publish(client: &Client, numbers: std::ops::Range<usize>) {
     }
 }
 
-/// Waits until the webhook has so many deliveries in this state.
-async fn in_state(client: &Client, webhook: &str, state: &str, count: usize) -> Vec<Value> {
-    let path = format!("/company/webhooks/{webhook}/deliveries?status={state}");
-    wait::until(&format!("{count} deliveries that are {state}"), SOON, async || {
-        let found = client.all(&path).await;
-        if found.len() == count { Ok(found) } else { Err(format!("{} of them", found.len())) }
-    })
-    .await
-}
-
 /// A webhook whose endpoint, `/down`, has failed often enough for its circuit to open.
 async fn broken_webhook(stack: &Stack, client: &Client) -> String {
     stack.merchant.behave("/down", Behaviour::Answer(500));
     let webhook = client.create_webhook(&stack.merchant.url("/down"), &["*"]).await;
     for number in 0..5 {
         client.publish(&event(number)).await.expect(202);
-        in_state(client, &webhook, "pending", number + 1).await;
+        client.in_state(&webhook, "pending", number + 1, SOON).await;
     }
     webhook
 }
@@ -54,14 +44,14 @@ async fn an_endpoint_that_fails_is_left_alone_and_gets_everything_in_order_when_
     let client = stack.client("tnt_a");
     let webhook = broken_webhook(&stack, &client).await;
     publish(&client, 5..200).await;
-    let parked = in_state(&client, &webhook, "parked", 195).await;
+    let parked = client.in_state(&webhook, "parked", 195, SOON).await;
     let attempted = parked.iter().filter(|delivery| delivery["attemptCount"] != 0).count();
     assert!(attempted <= 10, "{attempted} of 195 were attempted while the endpoint was down");
     let while_down = stack.merchant.arrivals_at("/down").len();
     assert!(while_down < 40, "{while_down} requests to a broken endpoint");
 
     stack.merchant.behave("/down", Behaviour::Answer(200));
-    in_state(&client, &webhook, "delivered", 195).await;
+    client.in_state(&webhook, "delivered", 195, SOON).await;
     let arrivals = stack.merchant.arrivals_at("/down");
     let order: Vec<_> = arrivals[while_down..].iter().map(|arrival| arrival.event_id().to_owned()).collect();
     // The probe may take one of the eight oldest; attempts that are under way at once may overtake each other.
@@ -140,24 +130,24 @@ async fn what_a_disabled_webhook_has_waiting_is_sent_when_it_is_enabled_and_forg
     }
     publish(&client, 0..3).await;
     for webhook in &webhooks {
-        in_state(&client, webhook, "pending", 3).await;
+        client.in_state(webhook, "pending", 3, SOON).await;
         client.patch(&format!("/company/webhooks/{webhook}"), &json!({ "isEnabled": false })).await.expect(200);
     }
     for (webhook, path) in webhooks.iter().zip(["/kept", "/deleted"]) {
-        in_state(&client, webhook, "parked", 3).await;
+        client.in_state(webhook, "parked", 3, SOON).await;
         stack.merchant.behave(path, Behaviour::Answer(200));
     }
     let (kept, deleted) = (&webhooks[0], &webhooks[1]);
     client.delete(&format!("/company/webhooks/{deleted}")).await.expect(204);
     client.patch(&format!("/company/webhooks/{kept}"), &json!({ "isEnabled": true })).await.expect(200);
-    in_state(&client, kept, "delivered", 3).await;
+    client.in_state(kept, "delivered", 3, SOON).await;
     let operator = async_nats::jetstream::new(stack.operator().await);
     wait::until("PARKED to be empty", SOON, async || {
         let left = operator.get_stream("PARKED").await.unwrap().cached_info().state.messages;
         if left == 0 { Ok(()) } else { Err(format!("{left} left")) }
     })
     .await;
-    in_state(&client, deleted, "failed", 3).await;
+    client.in_state(deleted, "failed", 3, SOON).await;
     let late = stack.merchant.arrivals_at("/deleted").iter().filter(|one| one.attempt() > 2).count();
     assert_eq!(late, 0, "a deleted webhook was delivered to");
 }
@@ -168,7 +158,7 @@ async fn what_is_parked_too_long_expires_and_is_recorded() {
     let client = stack.client("tnt_a");
     let webhook = broken_webhook(&stack, &client).await;
     publish(&client, 5..40).await;
-    in_state(&client, &webhook, "expired", 35).await;
+    client.in_state(&webhook, "expired", 35, SOON).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

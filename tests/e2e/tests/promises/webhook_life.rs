@@ -19,16 +19,6 @@ on_both_databases!(
     a_receiver_finds_what_it_misses_by_digests,
 );
 
-/// Waits until the webhook has so many deliveries in this state.
-async fn in_state(client: &Client, webhook: &str, state: &str, count: usize) -> Vec<Value> {
-    let path = format!("/company/webhooks/{webhook}/deliveries?status={state}");
-    wait::until(&format!("{count} deliveries that are {state}"), SOON, async || {
-        let found = client.all(&path).await;
-        if found.len() == count { Ok(found) } else { Err(format!("{} of them", found.len())) }
-    })
-    .await
-}
-
 async fn create_disabled(client: &Client, url: &str) -> String {
     client.create_webhook_with(url, &["*"], json!({ "isEnabled": false })).await
 }
@@ -51,7 +41,7 @@ async fn what_waits_for_a_disabled_webhook_is_shown_and_sent_when_it_is_enabled(
     for number in 0..5 {
         client.publish(&Event::order(&number.to_string())).await.expect(202);
     }
-    in_state(&client, &webhook, "parked", 5).await;
+    client.in_state(&webhook, "parked", 5, SOON).await;
     let found = client.get(&path).await.expect(200).json();
     assert_eq!((&found["state"], &found["waiting"]["parked"]), (&json!("paused"), &json!(5)), "{found}");
     let oldest = shopery_e2e::client::time(&found["waiting"]["oldestAt"]);
@@ -87,12 +77,12 @@ async fn what_has_waited_may_be_discarded_whatever_crashes(database: DatabaseKin
     for number in 0..2 {
         client.publish(&Event::order(&format!("scheduled_{number}"))).await.expect(202);
     }
-    in_state(&client, &webhook, "pending", 2).await;
+    client.in_state(&webhook, "pending", 2, SOON).await;
     client.patch(&path, &json!({ "isEnabled": false })).await.expect(200);
     for number in 0..3 {
         client.publish(&Event::order(&format!("parked_{number}"))).await.expect(202);
     }
-    in_state(&client, &webhook, "parked", 3).await;
+    client.in_state(&webhook, "parked", 3, SOON).await;
 
     stack.merchant.behave("/a", Behaviour::Answer(200));
     stack.kill(Service::Deliverer).await;
@@ -101,7 +91,7 @@ async fn what_has_waited_may_be_discarded_whatever_crashes(database: DatabaseKin
     stack.kill(Service::Api).await;
     stack.run(Service::Deliverer).await;
     stack.run(Service::Api).await;
-    for discarded in in_state(&client, &webhook, "failed", 5).await {
+    for discarded in client.in_state(&webhook, "failed", 5, SOON).await {
         assert_eq!(discarded["error"]["reason"], "discarded", "{discarded}");
     }
     assert_eq!(client.get(&path).await.expect(200).json()["waiting"]["parked"], 0);
@@ -110,7 +100,7 @@ async fn what_has_waited_may_be_discarded_whatever_crashes(database: DatabaseKin
     let mut again = Event::order("parked_0");
     again.id = "evt_again".to_owned();
     client.publish(&again).await.expect(202);
-    in_state(&client, &webhook, "delivered", 1).await;
+    client.in_state(&webhook, "delivered", 1, SOON).await;
     let sent: Vec<_> = stack.merchant.arrivals_at("/a").iter().map(|one| one.event_id().to_owned()).collect();
     assert_eq!(sent[2..], ["evt_again"], "{sent:?}");
 }
@@ -173,7 +163,7 @@ async fn that_a_webhook_was_disabled_is_told_once_there_is_room_for_it() {
     let gone = create_disabled(&client, &stack.merchant.url("/gone")).await;
     client.create_webhook(&stack.merchant.url("/operations"), &["webhook-*"]).await;
     client.publish(&Event::order("1")).await.expect(202);
-    in_state(&client, &gone, "parked", 1).await;
+    client.in_state(&gone, "parked", 1, SOON).await;
     // EVENTS takes nothing more, however small.
     for size in [50_000, 1000, 1] {
         for number in 0.. {
@@ -220,10 +210,10 @@ async fn the_retries_of_a_deleted_webhook_end_soon_and_nobody_elses() {
         client.publish(&Event::order(&number.to_string())).await.expect(202);
     }
     for webhook in &webhooks {
-        in_state(&client, webhook, "pending", 3).await;
+        client.in_state(webhook, "pending", 3, SOON).await;
     }
     client.delete(&format!("/company/webhooks/{deleted}")).await.expect(204);
-    for ended in in_state(&client, deleted, "failed", 3).await {
+    for ended in client.in_state(deleted, "failed", 3, SOON).await {
         let what = (&ended["error"]["reason"], &ended["attemptCount"]);
         assert_eq!(what, (&json!("webhook_deleted"), &json!(1)), "{ended}");
     }
@@ -237,7 +227,7 @@ async fn the_retries_of_a_deleted_webhook_end_soon_and_nobody_elses() {
         if (of(deleted), of(kept)) == (0, 3) { Ok(()) } else { Err(format!("{subjects:?}")) }
     })
     .await;
-    in_state(&client, kept, "pending", 3).await;
+    client.in_state(kept, "pending", 3, SOON).await;
     assert_eq!(stack.merchant.arrivals_at("/deleted").len(), 3);
 }
 
@@ -250,7 +240,7 @@ async fn a_retry_that_was_scheduled_after_all_was_discarded_is_made() {
     let path = format!("/company/webhooks/{webhook}");
     client.patch(&path, &json!({ "isEnabled": true, "waiting": "discard" })).await.expect(200);
     client.publish(&Event::order("1")).await.expect(202);
-    in_state(&client, &webhook, "pending", 1).await;
+    client.in_state(&webhook, "pending", 1, SOON).await;
     // What is scheduled is looked through once more, and this is found and left.
     client.patch(&path, &json!({ "isEnabled": true })).await.expect(200);
     let retry = jetstream::new(stack.operator().await).get_stream("RETRY").await.unwrap();
@@ -262,7 +252,7 @@ async fn a_retry_that_was_scheduled_after_all_was_discarded_is_made() {
     assert_eq!(stack.merchant.arrivals_at("/a").len(), 1);
     let arrivals = stack.merchant.wait_at("/a", 2, SOON).await;
     assert!(arrivals[1].at - arrivals[0].at > Duration::from_secs(3), "the schedule was not what it had been");
-    in_state(&client, &webhook, "delivered", 1).await;
+    client.in_state(&webhook, "delivered", 1, SOON).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -273,15 +263,15 @@ async fn what_comes_for_a_webhook_that_has_all_parked_that_it_may_expires_and_sa
     for number in 0..10 {
         client.publish(&Event::order(&number.to_string())).await.expect(202);
     }
-    in_state(&client, &webhook, "parked", 10).await;
+    client.in_state(&webhook, "parked", 10, SOON).await;
     for number in 10..15 {
         client.publish(&Event::order(&number.to_string())).await.expect(202);
     }
-    for expired in in_state(&client, &webhook, "expired", 5).await {
+    for expired in client.in_state(&webhook, "expired", 5, SOON).await {
         assert_eq!(expired["error"]["reason"], "parking_full", "{expired}");
     }
     client.patch(&format!("/company/webhooks/{webhook}"), &json!({ "isEnabled": true })).await.expect(200);
-    in_state(&client, &webhook, "delivered", 10).await;
+    client.in_state(&webhook, "delivered", 10, SOON).await;
     assert_eq!(stack.merchant.arrivals_at("/a").len(), 10);
 }
 
@@ -328,7 +318,7 @@ async fn a_receiver_finds_what_it_misses_by_digests(database: DatabaseKind) {
         if found.len() == 300 { Ok(()) } else { Err(format!("{} of 300", found.len())) }
     })
     .await;
-    in_state(&client, &paused, "parked", 300).await;
+    client.in_state(&paused, "parked", 300, SOON).await;
     let lost: HashSet<_> = [received.remove(200), received.remove(20)].into();
     let from = client.get(&format!("/company/webhooks/{webhook}")).await.expect(200).json()["createdAt"].clone();
     let (path, from) = (format!("/company/webhooks/{webhook}"), from.as_str().unwrap());
