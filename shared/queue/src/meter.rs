@@ -67,7 +67,8 @@ mod tests {
         let meter = Meter::new(Allowance { rate: 1.0, burst: 10.0 });
         let (quiet, loud) = ("quiet".parse().unwrap(), "loud".parse().unwrap());
         let fast = |tenant| meter.lane(tenant, 1) == Lane::Fast;
-        assert_eq!((0..100).filter(|_| fast(&loud)).count(), 10);
+        // The last one may be paid with what a moment earns.
+        assert!((10..=11).contains(&(0..100).filter(|_| fast(&loud)).count()));
         assert!(fast(&quiet));
     }
 }

@@ -160,7 +160,7 @@ mod tests {
             (1, &b, (false, false)),
             (2, &a, (false, false)),
             (4, &a, (true, false)),
-            (9, &b, (true, true)),
+            (9, &b, (false, true)),
             (9, &a, (false, false)),
         ] {
             let now = began + Duration::from_secs(seconds);
