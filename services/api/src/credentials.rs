@@ -9,7 +9,7 @@ use time::OffsetDateTime;
 
 use crate::body::Fields;
 use crate::webhooks::no_such_webhook;
-use crate::{App, database_problem};
+use crate::{App, database_problem, version};
 
 /// Times that a change may lose against others.
 const TRIES: usize = 5;
@@ -94,11 +94,14 @@ pub(crate) async fn update(
         let mut credentials = open(app, &found)?;
         edit(&mut credentials)?;
         let sealed = Resealed { after: seal(app, &tenant, id, &credentials)?, before: found.sealed };
-        let change = WebhookChange { sealed: Some(sealed), ..change.clone() };
-        if app.store.update_webhook(&tenant, id, change, now).await.map_err(database_problem)? {
+        let with_sealed = WebhookChange { sealed: Some(sealed), ..change.clone() };
+        if app.store.update_webhook(&tenant, id, with_sealed, now).await.map_err(database_problem)? {
             return Ok(credentials);
         }
         found = app.store.webhook(&tenant, id).await.map_err(database_problem)?.ok_or_else(no_such_webhook)?;
+        if change.of_version.is_some_and(|version| version != found.version) {
+            return Err(version::changed());
+        }
     }
     Err(Problem::conflict("others change the credentials of this webhook at the same time; try again"))
 }

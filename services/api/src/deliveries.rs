@@ -172,9 +172,7 @@ async fn list(
         event_type: query.take("event", |text| {
             text.parse::<EventType>().map(String::from).map_err(|invalid| invalid.detail.into_owned())
         }),
-        created_at_min: query.time("created_at_min"),
-        created_at_max: query.time("created_at_max"),
-        updated_at_min: query.time("updated_at_min"),
+        times: query.times(),
     };
     let (limit, cursor) = (query.limit(), query.cursor());
     query.finish()?;

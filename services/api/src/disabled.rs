@@ -29,13 +29,13 @@ pub(crate) fn untold(record: &WebhookRecord) -> Result<Option<Event>, Invalid> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use shopery_model::{Rules, Sealed};
     use shopery_store::DisabledReason;
     use time::macros::datetime;
 
-    fn record() -> WebhookRecord {
+    pub(crate) fn record() -> WebhookRecord {
         WebhookRecord {
             id: "wbh_01HA4XCG60CT4G3EWF4CKYM1MF".parse().unwrap(),
             tenant: "t".parse().unwrap(),
@@ -51,6 +51,7 @@ mod tests {
             disabled: Some((datetime!(2026-11-24 10:00 UTC), DisabledReason::Failing)),
             is_told: false,
             discard_before: None,
+            version: 1,
         }
     }
 

@@ -9,6 +9,7 @@ use serde_json::value::RawValue;
 use shopery_http::{Permission, Problem};
 use shopery_model::{Event, EventType, TenantId};
 use shopery_queue::{FeedStart, StoredEvent};
+use shopery_store::Times;
 use time::OffsetDateTime;
 
 use crate::query::Query;
@@ -53,12 +54,11 @@ struct Asked {
 impl Asked {
     fn read(query: Option<&str>) -> Result<Self, Problem> {
         let mut query = Query::read(query);
-        let created = query.time("created_at_min");
         // An event is never updated: a change of its resource is another event.
-        let updated = query.time("updated_at_min");
+        let Times { created_at_min, created_at_max, updated_at_min, updated_at_max } = query.times();
         let asked = Self {
-            since: created.max(updated),
-            until: query.time("created_at_max"),
+            since: created_at_min.max(updated_at_min),
+            until: [created_at_max, updated_at_max].into_iter().flatten().min(),
             event_type: query
                 .take("event", |text| text.parse::<EventType>().map_err(|invalid| invalid.detail.into_owned())),
             limit: usize::try_from(query.limit()).unwrap_or(usize::MAX),

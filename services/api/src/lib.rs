@@ -8,6 +8,7 @@ mod digest;
 mod disabled;
 mod event_types;
 mod events;
+mod idempotency;
 mod publicist;
 mod query;
 mod recorder;
@@ -19,6 +20,7 @@ mod rules;
 mod secret;
 mod test_call;
 mod timestamp;
+mod version;
 mod waiting;
 mod webhooks;
 
@@ -28,6 +30,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use axum::Router;
+use axum::middleware::from_fn_with_state;
 use secrecy::{ExposeSecret, SecretString};
 use shopery_http::{Access, AccessConfig, LimitsConfig, Problem, Usual};
 use shopery_model::Keyring;
@@ -155,6 +158,7 @@ pub async fn run(config: Config, listener: TcpListener, runtime: Runtime) -> any
         .merge(recoveries::routes())
         .merge(events::routes())
         .merge(event_types::routes())
+        .route_layer(from_fn_with_state(app.clone(), idempotency::once))
         .with_state(app);
     let routes = shopery_http::guarded(routes, access, &config.limits).merge(shopery_http::operations(&runtime));
     let routes = shopery_http::with_limits(routes, "api", &runtime);
@@ -167,11 +171,15 @@ pub async fn run(config: Config, listener: TcpListener, runtime: Runtime) -> any
     let patience = Some(config.disable_after).filter(|patience| !patience.is_zero());
     tokio::try_join!(
         shopery_http::serve(listener, routes, &runtime.shutdown),
-        recorder::run(&queue, store, publicist.clone(), patience, &runtime),
+        recorder::run(&queue, store.clone(), publicist.clone(), patience, &runtime),
         publicist.reconcile(&runtime.shutdown),
         recoverer.run(&runtime),
         async {
             watch_ages(&queue, &ages, &runtime.shutdown).await;
+            Ok(())
+        },
+        async {
+            idempotency::sweep(&store, &runtime.shutdown).await;
             Ok(())
         },
     )?;

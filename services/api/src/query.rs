@@ -6,7 +6,7 @@ use axum::Json;
 use serde::Serialize;
 use shopery_http::Problem;
 use shopery_model::Invalid;
-use shopery_store::{Cursor, Page};
+use shopery_store::{Cursor, Page, Times};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -71,6 +71,15 @@ impl Query {
             OffsetDateTime::parse(text, &Rfc3339)
                 .map_err(|_| "must be an RFC 3339 timestamp, such as 2026-11-24T10:00:00Z".to_owned())
         })
+    }
+
+    pub(crate) fn times(&mut self) -> Times {
+        Times {
+            created_at_min: self.time("created_at_min"),
+            created_at_max: self.time("created_at_max"),
+            updated_at_min: self.time("updated_at_min"),
+            updated_at_max: self.time("updated_at_max"),
+        }
     }
 
     pub(crate) fn limit(&mut self) -> u64 {

@@ -147,9 +147,10 @@ async fn of_webhook(
     let tenant = app.access.tenant(&headers, Permission::WebhooksRead)?;
     let id: WebhookId = id.parse().map_err(|_| no_such_webhook())?;
     let mut query = Query::read(query.as_deref());
+    let times = query.times();
     let (limit, cursor) = (query.limit(), query.cursor());
     query.finish()?;
-    let page = app.store.recoveries(&tenant, id, cursor.as_ref(), limit).await.map_err(database_problem)?;
+    let page = app.store.recoveries(&tenant, id, &times, cursor.as_ref(), limit).await.map_err(database_problem)?;
     if page.items.is_empty() && app.store.webhook(&tenant, id).await.map_err(database_problem)?.is_none() {
         return Err(no_such_webhook());
     }

@@ -13,7 +13,7 @@ use serde_json::json;
 use shopery_http::{Permission, Problem};
 use shopery_model::{Credentials, EndpointSecret, EventPattern, Invalid, Rules, TenantId, WebhookId, validate_name};
 use shopery_sender::Egress;
-use shopery_store::{WebhookChange, WebhookFilter, WebhookRecord, WebhookState};
+use shopery_store::{WebhookChange, WebhookRecord, WebhookState};
 use time::OffsetDateTime;
 use url::Url;
 
@@ -22,7 +22,7 @@ use crate::credentials::{self, CredentialsChange};
 use crate::query::{List, Query};
 use crate::rules::RulesChange;
 use crate::waiting::{self, Waiting};
-use crate::{App, database_problem};
+use crate::{App, database_problem, version};
 
 const MAX_EVENTS: usize = 50;
 
@@ -132,11 +132,12 @@ async fn create(State(app): State<App>, headers: HeaderMap, body: Body) -> Resul
         disabled: None,
         is_told: false,
         discard_before: None,
+        version: 1,
     };
     app.store.create_webhook(&record).await.map_err(database_problem)?;
     app.publicist.publish(&tenant, id).await;
-    let location = format!("/company/webhooks/{id}");
-    Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(json!({ "id": id }))).into_response())
+    let headers = [(header::LOCATION, format!("/company/webhooks/{id}")), (header::ETAG, version::tag(&record))];
+    Ok((StatusCode::CREATED, headers, Json(json!({ "id": id }))).into_response())
 }
 
 async fn list(
@@ -146,19 +147,23 @@ async fn list(
 ) -> Result<Json<List<Resource>>, Problem> {
     let tenant = app.access.tenant(&headers, Permission::WebhooksRead)?;
     let mut query = Query::read(query.as_deref());
-    let filter =
-        WebhookFilter { created_at_min: query.time("created_at_min"), updated_at_min: query.time("updated_at_min") };
+    let times = query.times();
     let (limit, cursor) = (query.limit(), query.cursor());
     query.finish()?;
-    let page = app.store.webhooks(&tenant, &filter, cursor.as_ref(), limit).await.map_err(database_problem)?;
+    let page = app.store.webhooks(&tenant, &times, cursor.as_ref(), limit).await.map_err(database_problem)?;
     Ok(List::of(page, |record| Resource::of(&app, record, None)))
 }
 
-async fn one(State(app): State<App>, headers: HeaderMap, Path(id): Path<String>) -> Result<Json<Resource>, Problem> {
+async fn one(State(app): State<App>, headers: HeaderMap, Path(id): Path<String>) -> Result<Response, Problem> {
     let tenant = app.access.tenant(&headers, Permission::WebhooksRead)?;
     let record = find(&app, &tenant, &id).await?;
     let waiting = waiting::look(&app.queue, &tenant, record.id).await;
-    Ok(Json(Resource::of(&app, record, waiting)))
+    Ok(show(&app, record, waiting))
+}
+
+/// The answer that shows a webhook.
+fn show(app: &App, record: WebhookRecord, waiting: Option<Waiting>) -> Response {
+    ([(header::ETAG, version::tag(&record))], Json(Resource::of(app, record, waiting))).into_response()
 }
 
 async fn change(
@@ -166,10 +171,10 @@ async fn change(
     headers: HeaderMap,
     Path(id): Path<String>,
     body: Body,
-) -> Result<Json<Resource>, Problem> {
+) -> Result<Response, Problem> {
     let tenant = app.access.tenant(&headers, Permission::WebhooksWrite)?;
     let found = find(&app, &tenant, &id).await?;
-    let id = found.id;
+    let (id, of_version) = (found.id, version::wanted(&headers, &found)?);
     let mut fields = Fields::read(&headers, body).await?;
     let mut change = read_change(&mut fields, &app.egress);
     let asked = CredentialsChange::read(&mut fields);
@@ -179,7 +184,7 @@ async fn change(
     let wish = waiting::Wish::read(&mut fields, is_enabled);
     fields.finish()?;
     let (now, is_new_chance) = (now(), is_enabled || change.url.is_some());
-    change.discard_before = (wish == waiting::Wish::Discard).then_some(now);
+    (change.discard_before, change.of_version) = ((wish == waiting::Wish::Discard).then_some(now), of_version);
     update(&app, found, change, &asked, now).await?;
     let waiting = if is_enabled { waiting::look(&app.queue, &tenant, id).await } else { None };
     app.publicist.publish(&tenant, id).await;
@@ -187,7 +192,7 @@ async fn change(
         app.publicist.see_to_waiting(&tenant, id).await;
     }
     let record = app.store.webhook(&tenant, id).await.map_err(database_problem)?.ok_or_else(no_such_webhook)?;
-    Ok(Json(Resource::of(&app, record, waiting)))
+    Ok(show(&app, record, waiting))
 }
 
 /// Changes a webhook, and what of its credentials the change is about.
@@ -200,9 +205,16 @@ async fn update(
 ) -> Result<(), Problem> {
     let signature = change.rules.as_ref().map_or(found.rules.signature, |rules| rules.signature);
     if !asked.is_any() && signature == found.rules.signature {
-        let (tenant, id) = (found.tenant, found.id);
-        let is_there = app.store.update_webhook(&tenant, id, change, now).await.map_err(database_problem)?;
-        return is_there.then_some(()).ok_or_else(no_such_webhook);
+        let (tenant, id, of_version) = (found.tenant, found.id, change.of_version);
+        let is_changed = app.store.update_webhook(&tenant, id, change, now).await.map_err(database_problem)?;
+        // Whoever asks for a version that is gone may ask for a webhook that is.
+        return match of_version {
+            _ if is_changed => Ok(()),
+            Some(_) if app.store.webhook(&tenant, id).await.map_err(database_problem)?.is_some() => {
+                Err(version::changed())
+            }
+            _ => Err(no_such_webhook()),
+        };
     }
     let edit = |credentials: &mut Credentials| asked.apply(credentials, signature);
     credentials::update(app, found, change, now, &edit).await.map(drop)

@@ -108,6 +108,11 @@ impl Problem {
         Self::new(StatusCode::CONFLICT, "conflict", "The request conflicts with the current state", detail)
     }
 
+    /// 412: it is no longer as the request takes it to be.
+    pub fn precondition_failed(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::PRECONDITION_FAILED, "precondition-failed", "It was changed meanwhile", detail)
+    }
+
     /// 410: it was there and is there no more.
     pub fn gone(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::GONE, "gone", "What is asked for is no longer held", detail)

@@ -70,9 +70,14 @@ pub struct NotSealed;
 
 impl Keyring {
     pub fn seal(&self, tenant: &TenantId, webhook: WebhookId, credentials: &Credentials) -> Result<Sealed, NotSealed> {
+        self.seal_text(&owner(tenant, webhook), credentials.encode())
+    }
+
+    /// Seals a text that opens for the same owner alone. None of what names an owner can contain a NUL.
+    pub fn seal_text(&self, owner: &str, text: Vec<u8>) -> Result<Sealed, NotSealed> {
         let Some(key) = self.0.first() else { return Err(NotSealed) };
-        let mut text = Zeroizing::new(credentials.encode());
-        let aad = Aad::from(owner(tenant, webhook, &key.id));
+        let mut text = Zeroizing::new(text);
+        let aad = Aad::from(format!("{owner}\0{}", key.id));
         let nonce = key.cipher.seal_in_place_append_tag(aad, &mut *text).map_err(|_| NotSealed)?;
         let sealed = STANDARD.encode([nonce.as_ref().as_slice(), &text].concat());
         Ok(Sealed(format!("{VERSION}.{}.{sealed}", key.id).into()))
@@ -83,14 +88,19 @@ impl Keyring {
             let secret = EndpointSecret::parse(sealed.stored()).map_err(|_| Unopened::Malformed)?;
             return Ok(Credentials::new(secret));
         }
+        Credentials::decode(&self.open_text(&owner(tenant, webhook), sealed)?).ok_or(Unopened::Malformed)
+    }
+
+    /// What [`Keyring::seal_text`] has sealed.
+    pub fn open_text(&self, owner: &str, sealed: &Sealed) -> Result<Zeroizing<Vec<u8>>, Unopened> {
         let (id, text) = sealed.parts().ok_or(Unopened::Malformed)?;
         let Some(key) = self.0.iter().find(|key| key.id == id) else { return Err(Unopened::UnknownKey(id.to_owned())) };
         let mut text = Zeroizing::new(STANDARD.decode(text).map_err(|_| Unopened::Malformed)?);
         let (nonce, text) = text.split_at_mut_checked(NONCE_BYTES).ok_or(Unopened::Malformed)?;
         let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| Unopened::Malformed)?;
-        let aad = Aad::from(owner(tenant, webhook, id));
+        let aad = Aad::from(format!("{owner}\0{id}"));
         let text = key.cipher.open_in_place(nonce, aad, text).map_err(|_| Unopened::WrongKey(id.to_owned()))?;
-        Credentials::decode(text).ok_or(Unopened::Malformed)
+        Ok(Zeroizing::new(text.to_vec()))
     }
 
     /// How everything that the first key has sealed begins.
@@ -104,9 +114,8 @@ impl Keyring {
     }
 }
 
-/// What is authenticated beside the text. None of the three can contain a NUL.
-fn owner(tenant: &TenantId, webhook: WebhookId, key: &str) -> Vec<u8> {
-    format!("shopery webhook credentials\0{}\0{webhook}\0{key}", tenant.as_str()).into_bytes()
+fn owner(tenant: &TenantId, webhook: WebhookId) -> String {
+    format!("shopery webhook credentials\0{}\0{webhook}", tenant.as_str())
 }
 
 impl Sealed {

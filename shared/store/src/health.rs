@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use sea_orm::sea_query::Expr;
+use sea_orm::sea_query::{Expr, ExprTrait};
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QuerySelect};
 use shopery_model::{Fault, Outcome, TenantId, WebhookId};
 use time::OffsetDateTime;
@@ -108,7 +108,8 @@ impl Store {
                         .col_expr(Column::DisabledAt, Expr::value(at))
                         .col_expr(Column::DisabledReason, Expr::value(reason.name()))
                         .col_expr(Column::ToldAt, Expr::value(None::<i64>))
-                        .col_expr(Column::UpdatedAt, Expr::value(to_millis(now)));
+                        .col_expr(Column::UpdatedAt, Expr::value(to_millis(now)))
+                        .col_expr(Column::Version, ExprTrait::add(Expr::col(Column::Version), 1));
                 }
                 let is_updated = update.exec(&self.db).await?.rows_affected > 0;
                 disabled.extend(disable.filter(|_| is_updated).map(|(_, reason)| (tenant.clone(), *id, reason)));

@@ -21,7 +21,7 @@ use shopery_model::{DeliveryId, DeliveryState, Outcome, TenantId, WebhookId};
 use time::OffsetDateTime;
 
 use crate::entity::delivery;
-use crate::{Cursor, Page, Store, StoreError, from_millis, to_millis};
+use crate::{Cursor, Page, Store, StoreError, Times, from_millis, to_millis};
 
 /// Rows in one INSERT; what is left over goes in smaller ones. Few sizes, so that every statement is prepared once.
 const ROWS: [usize; 3] = [100, 10, 1];
@@ -70,9 +70,7 @@ pub struct DeliveryFilter {
     pub webhook: Option<WebhookId>,
     pub state: Option<DeliveryState>,
     pub event_type: Option<String>,
-    pub created_at_min: Option<OffsetDateTime>,
-    pub created_at_max: Option<OffsetDateTime>,
-    pub updated_at_min: Option<OffsetDateTime>,
+    pub times: Times,
 }
 
 impl Store {
@@ -97,9 +95,9 @@ impl Store {
             .add_option(filter.webhook.map(|id| Column::WebhookId.eq(id.to_string())))
             .add_option(filter.state.map(|state| Column::State.eq(state.name())))
             .add_option(filter.event_type.as_ref().map(|event| Column::EventType.eq(event.as_str())))
-            .add_option(filter.created_at_min.map(|min| Column::Id.gte(DeliveryId::first_at(min).to_string())))
-            .add_option(filter.created_at_max.map(|max| Column::Id.lte(DeliveryId::last_at(max).to_string())))
-            .add_option(filter.updated_at_min.map(|min| Column::UpdatedAt.gte(to_millis(min))))
+            .add_option(filter.times.created_at_min.map(|min| Column::Id.gte(DeliveryId::first_at(min).to_string())))
+            .add_option(filter.times.created_at_max.map(|max| Column::Id.lte(DeliveryId::last_at(max).to_string())))
+            .add(filter.times.updated(Column::UpdatedAt))
             .add_option(after.map(|cursor| Column::Id.lt(cursor.0.as_str())));
         let rows =
             delivery::Entity::find().filter(matching).order_by_desc(Column::Id).limit(limit + 1).all(&self.db).await?;

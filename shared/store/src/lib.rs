@@ -7,6 +7,7 @@ mod connect;
 mod entity;
 mod health;
 mod history;
+mod idempotency;
 mod migration;
 mod page;
 mod recoveries;
@@ -15,10 +16,11 @@ mod webhooks;
 
 pub use connect::{Store, StoreError};
 pub use history::{AttemptRecord, DeliveryFilter, DeliveryRecord};
-pub use page::{Cursor, Page};
+pub use idempotency::{Answered, Claim, Keyed};
+pub use page::{Cursor, Page, Times};
 pub use recoveries::{RecoveryRecord, RecoveryState};
 pub use recovery_turns::{ItemState, RecoveryItem, RecoveryPage, RecoveryTurn};
-pub use webhooks::{DisabledReason, Resealed, WebhookChange, WebhookFilter, WebhookRecord, WebhookState};
+pub use webhooks::{DisabledReason, Resealed, WebhookChange, WebhookRecord, WebhookState};
 
 use time::OffsetDateTime;
 

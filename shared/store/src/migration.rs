@@ -14,6 +14,8 @@ impl MigratorTrait for Migrator {
             Box::new(Recoveries),
             Box::new(LifeOfAWebhook),
             Box::new(SealedCredentials),
+            Box::new(VersionOfAWebhook),
+            Box::new(IdempotencyKeys),
         ]
     }
 }
@@ -223,5 +225,52 @@ impl MigrationTrait for SealedCredentials {
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
         let mut webhooks = Table::alter();
         manager.alter_table(webhooks.table("webhooks").rename_column("secret", "sealed").to_owned()).await
+    }
+}
+
+/// Changes of a webhook are counted, so that one who has read it can tell whether it is still the same.
+struct VersionOfAWebhook;
+
+impl MigrationName for VersionOfAWebhook {
+    fn name(&self) -> &'static str {
+        "m0006_version_of_a_webhook"
+    }
+}
+
+#[async_trait::async_trait]
+impl MigrationTrait for VersionOfAWebhook {
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        let mut webhooks = Table::alter();
+        let version = big_integer("version").default(1).to_owned();
+        manager.alter_table(webhooks.table("webhooks").add_column(version).to_owned()).await
+    }
+}
+
+/// What was answered to requests with an `Idempotency-Key`.
+struct IdempotencyKeys;
+
+impl MigrationName for IdempotencyKeys {
+    fn name(&self) -> &'static str {
+        "m0007_idempotency_keys"
+    }
+}
+
+#[async_trait::async_trait]
+impl MigrationTrait for IdempotencyKeys {
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        let mut keys = Table::create();
+        keys.table("idempotency_keys")
+            .col(string("tenant"))
+            .col(string("key"))
+            .col(text("fingerprint"))
+            .col(integer_null("status"))
+            .col(text_null("location"))
+            .col(text_null("body"))
+            .col(big_integer("created_at"))
+            .primary_key(Index::create().col("tenant").col("key"));
+        manager.create_table(keys).await?;
+        let mut index = Index::create();
+        index.name("idempotency_keys_by_age").table("idempotency_keys").col("created_at");
+        manager.create_index(index).await
     }
 }

@@ -1,7 +1,12 @@
 use std::fmt;
 use std::str::FromStr;
 
+use sea_orm::sea_query::SimpleExpr;
+use sea_orm::{ColumnTrait, Condition};
 use shopery_model::Invalid;
+use time::OffsetDateTime;
+
+use crate::to_millis;
 
 /// A part of a list, newest first.
 #[derive(Debug, Clone)]
@@ -15,6 +20,31 @@ pub struct Page<T> {
 /// the time of their creation, so they are the order of every list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cursor(pub(crate) String);
+
+/// When the rows of a list were created and last changed; both ends belong to it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Times {
+    pub created_at_min: Option<OffsetDateTime>,
+    pub created_at_max: Option<OffsetDateTime>,
+    pub updated_at_min: Option<OffsetDateTime>,
+    pub updated_at_max: Option<OffsetDateTime>,
+}
+
+impl Times {
+    pub(crate) fn created(&self, column: impl ColumnTrait) -> Condition {
+        between(column, self.created_at_min, self.created_at_max)
+    }
+
+    pub(crate) fn updated(&self, column: impl ColumnTrait) -> Condition {
+        between(column, self.updated_at_min, self.updated_at_max)
+    }
+}
+
+fn between(column: impl ColumnTrait, min: Option<OffsetDateTime>, max: Option<OffsetDateTime>) -> Condition {
+    let ends: [Option<SimpleExpr>; 2] =
+        [min.map(|min| column.gte(to_millis(min))), max.map(|max| column.lte(to_millis(max)))];
+    ends.into_iter().fold(Condition::all(), Condition::add_option)
+}
 
 impl fmt::Display for Cursor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -9,7 +9,7 @@ use shopery_model::{DeliveryState, PayloadMode, RecoveryId, TenantId, WebhookId}
 use time::OffsetDateTime;
 
 use crate::entity::recovery;
-use crate::{Cursor, Page, Store, StoreError, from_millis, to_millis};
+use crate::{Cursor, Page, Store, StoreError, Times, from_millis, to_millis};
 
 /// Of one tenant at a time.
 const MAX_RUNNING: u64 = 4;
@@ -139,6 +139,7 @@ impl Store {
         &self,
         tenant: &TenantId,
         webhook: WebhookId,
+        times: &Times,
         after: Option<&Cursor>,
         limit: u64,
     ) -> Result<Page<RecoveryRecord>, StoreError> {
@@ -146,6 +147,8 @@ impl Store {
         let matching = Condition::all()
             .add(Column::Tenant.eq(tenant.as_str()))
             .add(Column::WebhookId.eq(webhook.to_string()))
+            .add(times.created(Column::CreatedAt))
+            .add(times.updated(Column::UpdatedAt))
             .add_option(after.map(|cursor| Column::Id.lt(cursor.0.as_str())));
         let rows =
             recovery::Entity::find().filter(matching).order_by_desc(Column::Id).limit(limit + 1).all(&self.db).await?;

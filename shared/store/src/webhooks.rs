@@ -1,4 +1,4 @@
-use sea_orm::sea_query::Expr;
+use sea_orm::sea_query::{Expr, ExprTrait};
 use sea_orm::{
     ActiveValue::Set, ColumnTrait, Condition, EntityTrait, PaginatorTrait, QueryFilter, QueryOrder, QuerySelect,
 };
@@ -7,7 +7,7 @@ use time::OffsetDateTime;
 use url::Url;
 
 use crate::entity::{Hidden, webhook};
-use crate::{Cursor, Page, Store, StoreError, from_millis, to_millis};
+use crate::{Cursor, Page, Store, StoreError, Times, from_millis, to_millis};
 
 /// Webhooks of one tenant: a bound on what each event can cost.
 const MAX_WEBHOOKS: u64 = 100;
@@ -33,6 +33,8 @@ pub struct WebhookRecord {
     pub is_told: bool,
     /// What has waited since before this time is not to be sent.
     pub discard_before: Option<OffsetDateTime>,
+    /// Counts what its owner, or we, have changed of it.
+    pub version: i64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,6 +106,8 @@ pub struct WebhookChange {
     pub sealed: Option<Resealed>,
     pub rules: Option<Rules>,
     pub discard_before: Option<OffsetDateTime>,
+    /// Only if that is still its version.
+    pub of_version: Option<i64>,
 }
 
 /// Credentials in place of those that they were made from. Should somebody else have changed those, nothing is.
@@ -111,12 +115,6 @@ pub struct WebhookChange {
 pub struct Resealed {
     pub before: Sealed,
     pub after: Sealed,
-}
-
-#[derive(Debug, Clone, Default)]
-pub struct WebhookFilter {
-    pub created_at_min: Option<OffsetDateTime>,
-    pub updated_at_min: Option<OffsetDateTime>,
 }
 
 impl Store {
@@ -142,6 +140,7 @@ impl Store {
             disabled_reason: Set(None),
             told_at: Set(None),
             discard_before: Set(None),
+            version: Set(record.version),
         };
         webhook::Entity::insert(row).exec_without_returning(&self.db).await?;
         Ok(())
@@ -154,15 +153,15 @@ impl Store {
     pub async fn webhooks(
         &self,
         tenant: &TenantId,
-        filter: &WebhookFilter,
+        times: &Times,
         after: Option<&Cursor>,
         limit: u64,
     ) -> Result<Page<WebhookRecord>, StoreError> {
         use webhook::Column;
         let matching = Condition::all()
             .add(Column::Tenant.eq(tenant.as_str()))
-            .add_option(filter.created_at_min.map(|min| Column::CreatedAt.gte(to_millis(min))))
-            .add_option(filter.updated_at_min.map(|min| Column::UpdatedAt.gte(to_millis(min))))
+            .add(times.created(Column::CreatedAt))
+            .add(times.updated(Column::UpdatedAt))
             .add_option(after.map(|cursor| Column::Id.lt(cursor.0.as_str())));
         let rows =
             webhook::Entity::find().filter(matching).order_by_desc(Column::Id).limit(limit + 1).all(&self.db).await?;
@@ -202,7 +201,8 @@ impl Store {
         Ok(update.filter(still).exec(&self.db).await?.rows_affected > 0)
     }
 
-    /// Changes a webhook; false if the tenant has no such one, or not with the credentials that are to be replaced.
+    /// Changes a webhook; false if the tenant has no such one, or not of that version or with the credentials that are to
+    /// be replaced.
     pub async fn update_webhook(
         &self,
         tenant: &TenantId,
@@ -211,7 +211,12 @@ impl Store {
         now: OffsetDateTime,
     ) -> Result<bool, StoreError> {
         use webhook::Column;
-        let mut update = webhook::Entity::update_many().col_expr(Column::UpdatedAt, Expr::value(to_millis(now)));
+        let mut update = webhook::Entity::update_many()
+            .col_expr(Column::UpdatedAt, Expr::value(to_millis(now)))
+            .col_expr(Column::Version, ExprTrait::add(Expr::col(Column::Version), 1));
+        if let Some(version) = change.of_version {
+            update = update.filter(Column::Version.eq(version));
+        }
         if let Some(name) = change.name {
             update = update.col_expr(Column::Name, Expr::value(name));
         }
@@ -292,6 +297,7 @@ fn read(row: webhook::Model) -> Result<WebhookRecord, StoreError> {
             "disabled" => WebhookState::Disabled,
             _ => return Err(corrupt("state")),
         },
+        version: row.version,
         rules: serde_json::from_str(&row.rules).map_err(|_| corrupt("rules"))?,
         failing_since: row.failing_since.map(from_millis),
         disabled: match row.disabled_reason.as_deref() {

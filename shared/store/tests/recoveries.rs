@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use shopery_model::{AttemptId, DeliveryId, DeliveryState, JobMeta, Outcome, PayloadMode, Resend, TenantId, WebhookId};
-use shopery_store::{ItemState, RecoveryItem, RecoveryRecord, RecoveryState, RecoveryTurn, Store, StoreError};
+use shopery_store::{ItemState, RecoveryItem, RecoveryRecord, RecoveryState, RecoveryTurn, Store, StoreError, Times};
 use time::macros::datetime;
 use time::{Duration, OffsetDateTime};
 
@@ -170,8 +170,8 @@ async fn a_tenant_has_a_bounded_number_of_recoveries_running_and_sees_its_own() 
     store.create_recovery(&theirs).await.unwrap();
     assert!(store.recovery(&another, records[0].id).await.unwrap().is_none());
     assert!(!store.cancel_recovery(&another, records[0].id, START).await.unwrap());
-    assert_eq!(store.recoveries(&another, webhook, None, 10).await.unwrap().items.len(), 1);
+    assert_eq!(store.recoveries(&another, webhook, &Times::default(), None, 10).await.unwrap().items.len(), 1);
     assert!(store.cancel_recovery(&tenant(), records[0].id, START).await.unwrap());
     store.create_recovery(&records[4]).await.unwrap();
-    assert_eq!(store.recoveries(&tenant(), webhook, None, 10).await.unwrap().items.len(), 5);
+    assert_eq!(store.recoveries(&tenant(), webhook, &Times::default(), None, 10).await.unwrap().items.len(), 5);
 }

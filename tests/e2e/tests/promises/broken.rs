@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
+use serde_json::json;
 use shopery_e2e::stack::Plan;
 use shopery_e2e::{Behaviour, Client, Event, Service, Stack, wait};
 

@@ -8,12 +8,15 @@ use shopery_e2e::client::time;
 use shopery_e2e::{Client, DatabaseKind, Event, Service, Signal, Stack, process, wait};
 
 const SOON: Duration = Duration::from_secs(30);
+const MS: Duration = Duration::from_millis(1);
 
 on_both_databases!(
     a_webhook_is_created_as_documented,
     a_webhook_lives_and_dies,
     what_is_published_once_a_webhook_is_created_reaches_it,
     lists_are_paged_newest_first,
+    lists_are_cut_by_times,
+    a_change_of_what_others_have_changed_meanwhile_is_refused,
     a_webhook_created_while_nats_is_away_works_when_it_is_back,
     a_webhook_that_config_has_lost_is_put_back,
 );
@@ -186,6 +189,75 @@ async fn pages(client: &Client, path: &str, limit: usize) -> Vec<usize> {
 }
 
 /// As if the API had stopped between the two writes, to SQL and to CONFIG.
+async fn lists_are_cut_by_times(database: DatabaseKind) {
+    let stack = Stack::on(database).await;
+    let client = stack.client("tnt_a");
+    let mut ids = Vec::new();
+    for number in 0..3 {
+        let id = client.create_webhook(&stack.merchant.url(&format!("/{number}")), &["order-created"]).await;
+        // Times have milliseconds: each webhook its own.
+        let created = client.get(&format!("/company/webhooks/{id}")).await.expect(200).json()["createdAt"].clone();
+        wait::until_true("the next millisecond", SOON, async || time::OffsetDateTime::now_utc() > time(&created) + MS)
+            .await;
+        ids.push((id, created.as_str().unwrap().to_owned()));
+    }
+    let (_, second) = &ids[1];
+    let path = format!("/company/webhooks/{}", ids[0].0);
+    let changed = client.patch(&path, &json!({ "name": "changed" })).await.expect(200).json();
+    let changed = changed["updatedAt"].as_str().unwrap();
+    for (query, found) in [
+        (format!("created_at_min={second}"), [2, 1].as_slice()),
+        (format!("created_at_max={second}"), &[1, 0]),
+        (format!("created_at_min={second}&created_at_max={second}"), &[1]),
+        (format!("updated_at_min={changed}"), &[0]),
+        (format!("updated_at_max={second}"), &[1]),
+        (format!("created_at_max={second}&updated_at_min={changed}"), &[0]),
+    ] {
+        let listed = client.get(&format!("/company/webhooks?{query}")).await.expect(200).json();
+        let listed: Vec<_> = listed["data"].as_array().unwrap().iter().map(|one| one["id"].as_str().unwrap()).collect();
+        let wanted: Vec<_> = found.iter().map(|number| ids[*number].0.as_str()).collect();
+        assert_eq!(listed, wanted, "{query}");
+    }
+    // The same for deliveries.
+    client.publish(&Event::order("order-1")).await.expect(202);
+    for (id, _) in &ids {
+        client.settled(id, 1, SOON).await;
+    }
+    let all = client.all("/company/deliveries").await;
+    let last = all.iter().map(|one| one["updatedAt"].as_str().unwrap()).max().unwrap();
+    assert_eq!(client.all(&format!("/company/deliveries?updated_at_max={last}")).await.len(), 3);
+    assert_eq!(client.all(&format!("/company/deliveries?updated_at_max={second}")).await.len(), 0);
+    assert_eq!(client.all(&format!("/company/deliveries?created_at_max={second}")).await.len(), 0);
+}
+
+async fn a_change_of_what_others_have_changed_meanwhile_is_refused(database: DatabaseKind) {
+    let stack = Stack::on(database).await;
+    let client = stack.client("tnt_a");
+    let id = client.create_webhook(&stack.merchant.url("/a"), &["order-created"]).await;
+    let path = format!("/company/webhooks/{id}");
+    let patch = async |if_match: &str, body: &Value| {
+        let request = client.request(reqwest::Method::PATCH, &path).header("If-Match", if_match);
+        shopery_e2e::client::send(request.json(body)).await.unwrap()
+    };
+    let tag = client.get(&path).await.expect(200).header("etag");
+    let first = patch(&tag, &json!({ "name": "first" })).await.expect(200);
+    assert_ne!(first.header("etag"), tag);
+    let lost = patch(&tag, &json!({ "name": "second" })).await.expect(412).problem();
+    assert_eq!(lost["type"], "urn:shopery:problem:precondition-failed");
+    // What is secret of it, too.
+    patch(&tag, &json!({ "headers": { "X-A": "a" } })).await.expect(412);
+    patch(&first.header("etag"), &json!({ "headers": { "X-A": "a" } })).await.expect(200);
+    patch("*", &json!({ "name": "third" })).await.expect(200);
+    client.patch(&path, &json!({ "name": "fourth" })).await.expect(200);
+    patch("4", &json!({ "name": "fifth" })).await.expect(400);
+    // Of many at once with one tag, one wins.
+    let tag = client.get(&path).await.expect(200).header("etag");
+    let many: Vec<_> = (0..10).map(|number| json!({ "name": format!("of many {number}") })).collect();
+    let answers = futures_util::future::join_all(many.iter().map(|body| patch(&tag, body))).await;
+    let won = answers.iter().filter(|answer| answer.status == 200).count();
+    assert!(won == 1 && answers.iter().all(|answer| matches!(answer.status, 200 | 412)), "{won}");
+}
+
 async fn a_webhook_created_while_nats_is_away_works_when_it_is_back(database: DatabaseKind) {
     let mut stack = Stack::on(database).await;
     let client = stack.client("tnt_a");

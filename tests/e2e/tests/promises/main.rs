@@ -34,6 +34,7 @@ mod endpoints;
 mod event_types;
 mod faults;
 mod flapping;
+mod idempotency;
 mod input;
 mod isolation;
 mod launcher;

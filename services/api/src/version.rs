@@ -1,0 +1,65 @@
+//! `ETag` and `If-Match` (RFC 9110): whoever has read a webhook can change it only as long as nobody else has.
+//!
+//! The tag is the version of the webhook: it changes with whatever a PATCH can change, and when we disable it. What
+//! happens to its deliveries (`failingSince`, `waiting`) leaves it as it is.
+
+use axum::http::{HeaderMap, header};
+use shopery_http::Problem;
+use shopery_store::WebhookRecord;
+
+pub(crate) fn tag(record: &WebhookRecord) -> String {
+    format!("\"{}\"", record.version)
+}
+
+/// The version that a change is for, if the request names any; an error if it is not that of the webhook.
+pub(crate) fn wanted(headers: &HeaderMap, record: &WebhookRecord) -> Result<Option<i64>, Problem> {
+    let (mut is_named, tag) = (false, tag(record));
+    for value in headers.get_all(header::IF_MATCH) {
+        let form =
+            || Problem::malformed("the header If-Match must have the ETag of an earlier answer, unchanged, or *");
+        for named in value.to_str().map_err(|_| form())?.split(',').map(str::trim) {
+            if named == "*" || named == tag {
+                return Ok((named == tag).then_some(record.version));
+            }
+            let is_tag = named.strip_prefix("W/").unwrap_or(named);
+            if is_tag.len() < 2 || !is_tag.starts_with('"') || !is_tag.ends_with('"') {
+                return Err(form());
+            }
+            is_named = true;
+        }
+    }
+    if is_named { Err(changed()) } else { Ok(None) }
+}
+
+pub(crate) fn changed() -> Problem {
+    Problem::precondition_failed(
+        "the webhook is not the one that If-Match names any more: read it again, then change it",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::http::HeaderValue;
+
+    #[test]
+    fn a_change_is_for_the_version_that_it_names() {
+        let record = crate::disabled::tests::record();
+        for (named, found) in [
+            (None, Ok(None)),
+            (Some("*"), Ok(None)),
+            (Some("\"1\""), Ok(Some(1))),
+            (Some("\"7\", \"1\""), Ok(Some(1))),
+            (Some("\"2\""), Err(412)),
+            // A weak tag never matches.
+            (Some("W/\"1\""), Err(412)),
+            (Some("1"), Err(400)),
+            (Some("\""), Err(400)),
+            (Some(""), Err(400)),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.extend(named.map(|named| (header::IF_MATCH, HeaderValue::from_static(named))));
+            assert_eq!(wanted(&headers, &record).map_err(|problem| problem.status), found, "{named:?}");
+        }
+    }
+}
