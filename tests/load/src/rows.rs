@@ -245,15 +245,16 @@ impl Bench<'_> {
         self.for_a_while(stack, Row::G, BESIDE_RATE, "alone").await?;
         let count = usize::try_from(self.options.parked)?;
         eprintln!("row g: {count} events for an endpoint that is away");
-        let tenant = stack.tenant_named(stack::PARKED)?;
+        let headers = stack.tenant_named(stack::PARKED)?.headers.clone();
         let ingest = stack.service("shopery-ingest")?.address;
         // First a few, so that all of the others find the circuit open.
         let few = self.ledger.open(BATCH, 1, None)?;
         let missed = self.ledger.open(count, 1, None)?;
-        let lane = Lane::http(ingest, &tenant.headers).await?;
-        let importer = Lane::http(ingest, &tenant.headers).await?;
+        let lane = Lane::http(ingest, &headers).await?;
         publish::until(Instant::now() + LONG, vec![lane], 1, &few).await?;
         parked::hold(stack, BATCH).await?;
+        // Not before: a connection that says nothing is not kept.
+        let importer = Lane::http(ingest, &headers).await?;
         publish::until(Instant::now() + LONG, vec![importer], IMPORT_BATCH, &missed).await?;
         parked::hold(stack, BATCH + count).await?;
         let lay = parked::order(stack, &missed).await?;
