@@ -126,7 +126,7 @@ const SLOWEST: f64 = 500.0;
 const FASTEST: f64 = 100_000.0;
 const FIRST: f64 = 1_000.0;
 /// An answer that comes so many seconds later than at rest tells of a queue that others wait in.
-const TOLERATED: f64 = 0.001;
+const TOLERATED: f64 = 0.000_7;
 const GROWTH: f64 = 1.02;
 const FALL: f64 = 0.8;
 /// How quickly it is forgotten that answers were once quicker.
