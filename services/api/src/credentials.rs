@@ -2,9 +2,9 @@
 
 use shopery_http::Problem;
 use shopery_model::{
-    Credentials, EndpointSecret, HeadersChange, Sealed, SignatureKind, SigningKey, TenantId, WebhookId,
+    Credentials, EndpointSecret, HeadersChange, MaskedChange, Sealed, SignatureKind, SigningKey, TenantId, WebhookId,
 };
-use shopery_store::{Resealed, WebhookChange, WebhookRecord};
+use shopery_store::{Author, Resealed, WebhookChange, WebhookRecord};
 use time::OffsetDateTime;
 
 use crate::body::Fields;
@@ -86,16 +86,19 @@ pub(crate) async fn update(
     app: &App,
     mut found: WebhookRecord,
     change: WebhookChange,
+    by: &Author,
     now: OffsetDateTime,
     edit: Edit<'_>,
 ) -> Result<Credentials, Problem> {
     for _ in 0..TRIES {
         let (tenant, id) = (found.tenant.clone(), found.id);
-        let mut credentials = open(app, &found)?;
+        let before = open(app, &found)?;
+        let mut credentials = before.clone();
         edit(&mut credentials)?;
-        let sealed = Resealed { after: seal(app, &tenant, id, &credentials)?, before: found.sealed };
+        let told = MaskedChange::between(Some(&before), &credentials, now);
+        let sealed = Resealed { after: seal(app, &tenant, id, &credentials)?, before: found.sealed, told };
         let with_sealed = WebhookChange { sealed: Some(sealed), ..change.clone() };
-        if app.store.update_webhook(&tenant, id, with_sealed, now).await.map_err(database_problem)? {
+        if app.store.update_webhook(&tenant, id, with_sealed, by, now).await.map_err(database_problem)? {
             return Ok(credentials);
         }
         found = app.store.webhook(&tenant, id).await.map_err(database_problem)?.ok_or_else(no_such_webhook)?;

@@ -7,7 +7,7 @@ use axum::{Json, Router};
 use serde::Serialize;
 use shopery_http::{Permission, Problem};
 use shopery_model::{DeliveryState, EventType, TenantId, WebhookId};
-use shopery_store::{AttemptRecord, DeliveryFilter, DeliveryRecord};
+use shopery_store::{AttemptRecord, DeliveryFilter, DeliveryRecord, Times};
 use time::OffsetDateTime;
 
 use crate::query::{List, Query};
@@ -142,11 +142,14 @@ async fn of_webhook(
     list(&app, &tenant, Some(id), query.as_deref()).await
 }
 
-/// A webhook of the tenant that there is, or was: one that was deleted is known by its history.
+/// A webhook of the tenant that there is, or was: one that was deleted is known by its changes, or its history.
 pub(crate) async fn with_history(app: &App, tenant: &TenantId, id: &str) -> Result<WebhookId, Problem> {
     let id: WebhookId = id.parse().map_err(|_| no_such_webhook())?;
-    let is_known = app.store.webhook(tenant, id).await.map_err(database_problem)?.is_some();
-    if !is_known {
+    if app.store.webhook(tenant, id).await.map_err(database_problem)?.is_some() {
+        return Ok(id);
+    }
+    let changes = app.store.changes(tenant, id, &Times::default(), None, 1).await.map_err(database_problem)?;
+    if changes.items.is_empty() {
         let of_deleted = DeliveryFilter { webhook: Some(id), ..DeliveryFilter::default() };
         let history = app.store.deliveries(tenant, &of_deleted, None, 1).await.map_err(database_problem)?;
         if history.items.is_empty() {

@@ -2,6 +2,7 @@
 //! that keeps CONFIG, which the data plane reads, true to the database.
 
 mod body;
+mod changes;
 mod credentials;
 mod deliveries;
 mod digest;
@@ -74,6 +75,7 @@ pub struct Config {
     keys: Keyring,
     database: SecretString,
     disable_after: Duration,
+    changes_max_age: Duration,
 }
 
 impl Config {
@@ -90,7 +92,10 @@ impl Config {
             "3d",
             "A webhook whose every attempt has failed for so long is disabled; 0s: never",
         );
+        let changes_max_age =
+            env.duration("SHOPERY_CHANGES_MAX_AGE", "365d", "How long it is kept who has changed which webhook");
         Some(Self {
+            changes_max_age: changes_max_age?,
             disable_after: disable_after?,
             listen: listen?,
             queue: queue?,
@@ -150,6 +155,7 @@ pub async fn run(config: Config, listener: TcpListener, runtime: Runtime) -> any
     };
     let routes = Router::new()
         .merge(webhooks::routes())
+        .merge(changes::routes())
         .merge(secret::routes())
         .merge(test_call::routes())
         .merge(deliveries::routes())
@@ -180,6 +186,10 @@ pub async fn run(config: Config, listener: TcpListener, runtime: Runtime) -> any
         },
         async {
             idempotency::sweep(&store, &runtime.shutdown).await;
+            Ok(())
+        },
+        async {
+            changes::sweep(&store, config.changes_max_age, &runtime.shutdown).await;
             Ok(())
         },
     )?;

@@ -14,8 +14,9 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::body::Fields;
+use crate::deliveries::with_history;
 use crate::query::{List, Query};
-use crate::webhooks::{find, no_such_webhook};
+use crate::webhooks::find;
 use crate::{App, database_problem};
 
 pub(crate) fn routes() -> Router<App> {
@@ -145,15 +146,12 @@ async fn of_webhook(
     RawQuery(query): RawQuery,
 ) -> Result<Json<List<Resource>>, Problem> {
     let tenant = app.access.tenant(&headers, Permission::WebhooksRead)?;
-    let id: WebhookId = id.parse().map_err(|_| no_such_webhook())?;
+    let id = with_history(&app, &tenant, &id).await?;
     let mut query = Query::read(query.as_deref());
     let times = query.times();
     let (limit, cursor) = (query.limit(), query.cursor());
     query.finish()?;
     let page = app.store.recoveries(&tenant, id, &times, cursor.as_ref(), limit).await.map_err(database_problem)?;
-    if page.items.is_empty() && app.store.webhook(&tenant, id).await.map_err(database_problem)?.is_none() {
-        return Err(no_such_webhook());
-    }
     Ok(List::of(page, Resource::from))
 }
 

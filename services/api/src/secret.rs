@@ -16,7 +16,7 @@ use time::OffsetDateTime;
 use crate::App;
 use crate::body::Fields;
 use crate::credentials::{self, read_secret};
-use crate::webhooks::{find, now};
+use crate::webhooks::{author, find, now};
 
 pub(crate) fn routes() -> Router<App> {
     Router::new()
@@ -76,7 +76,7 @@ async fn rotate(
     Path(id): Path<String>,
     body: Body,
 ) -> Result<Response, Problem> {
-    let tenant = app.access.tenant(&headers, Permission::WebhooksWrite)?;
+    let (tenant, by) = author(&app, &headers)?;
     let found = find(&app, &tenant, &id).await?;
     let mut fields = Fields::read_any(&headers, body).await?;
     let secret = read_secret(&mut fields);
@@ -91,7 +91,7 @@ async fn rotate(
         let rotated = credentials.rotate(secret.clone(), overlap.unwrap_or_default(), now);
         rotated.map_err(|_| Problem::internal())
     };
-    let rotated = credentials::update(&app, found, WebhookChange::default(), now, &edit).await?;
+    let rotated = credentials::update(&app, found, WebhookChange::default(), &by, now, &edit).await?;
     app.publicist.publish(&tenant, id).await;
     Ok(answer(&rotated))
 }

@@ -10,10 +10,12 @@ use axum::routing::get;
 use axum::{Json, Router};
 use serde::Serialize;
 use serde_json::json;
-use shopery_http::{Permission, Problem};
-use shopery_model::{Credentials, EndpointSecret, EventPattern, Invalid, Rules, TenantId, WebhookId, validate_name};
+use shopery_http::{Caller, Permission, Problem};
+use shopery_model::{
+    Credentials, EndpointSecret, EventPattern, Invalid, MaskedChange, Rules, TenantId, WebhookId, validate_name,
+};
 use shopery_sender::Egress;
-use shopery_store::{WebhookChange, WebhookRecord, WebhookState};
+use shopery_store::{Author, WebhookChange, WebhookRecord, WebhookState};
 use time::OffsetDateTime;
 use url::Url;
 
@@ -99,7 +101,7 @@ pub(crate) fn now() -> OffsetDateTime {
 }
 
 async fn create(State(app): State<App>, headers: HeaderMap, body: Body) -> Result<Response, Problem> {
-    let tenant = app.access.tenant(&headers, Permission::WebhooksWrite)?;
+    let (tenant, by) = author(&app, &headers)?;
     let mut fields = Fields::read(&headers, body).await?;
     let change = read_change(&mut fields, &app.egress);
     let asked = CredentialsChange::read(&mut fields);
@@ -134,7 +136,8 @@ async fn create(State(app): State<App>, headers: HeaderMap, body: Body) -> Resul
         discard_before: None,
         version: 1,
     };
-    app.store.create_webhook(&record).await.map_err(database_problem)?;
+    let told = MaskedChange::between(None, &credentials, now);
+    app.store.create_webhook(&record, &told, &by).await.map_err(database_problem)?;
     app.publicist.publish(&tenant, id).await;
     let headers = [(header::LOCATION, format!("/company/webhooks/{id}")), (header::ETAG, version::tag(&record))];
     Ok((StatusCode::CREATED, headers, Json(json!({ "id": id }))).into_response())
@@ -172,7 +175,7 @@ async fn change(
     Path(id): Path<String>,
     body: Body,
 ) -> Result<Response, Problem> {
-    let tenant = app.access.tenant(&headers, Permission::WebhooksWrite)?;
+    let (tenant, by) = author(&app, &headers)?;
     let found = find(&app, &tenant, &id).await?;
     let (id, of_version) = (found.id, version::wanted(&headers, &found)?);
     let mut fields = Fields::read(&headers, body).await?;
@@ -185,7 +188,7 @@ async fn change(
     fields.finish()?;
     let (now, is_new_chance) = (now(), is_enabled || change.url.is_some());
     (change.discard_before, change.of_version) = ((wish == waiting::Wish::Discard).then_some(now), of_version);
-    update(&app, found, change, &asked, now).await?;
+    update(&app, found, change, &asked, &by, now).await?;
     let waiting = if is_enabled { waiting::look(&app.queue, &tenant, id).await } else { None };
     app.publicist.publish(&tenant, id).await;
     if is_new_chance {
@@ -201,12 +204,13 @@ async fn update(
     found: WebhookRecord,
     change: WebhookChange,
     asked: &CredentialsChange,
+    by: &Author,
     now: OffsetDateTime,
 ) -> Result<(), Problem> {
     let signature = change.rules.as_ref().map_or(found.rules.signature, |rules| rules.signature);
     if !asked.is_any() && signature == found.rules.signature {
         let (tenant, id, of_version) = (found.tenant, found.id, change.of_version);
-        let is_changed = app.store.update_webhook(&tenant, id, change, now).await.map_err(database_problem)?;
+        let is_changed = app.store.update_webhook(&tenant, id, change, by, now).await.map_err(database_problem)?;
         // Whoever asks for a version that is gone may ask for a webhook that is.
         return match of_version {
             _ if is_changed => Ok(()),
@@ -217,18 +221,24 @@ async fn update(
         };
     }
     let edit = |credentials: &mut Credentials| asked.apply(credentials, signature);
-    credentials::update(app, found, change, now, &edit).await.map(drop)
+    credentials::update(app, found, change, by, now, &edit).await.map(drop)
 }
 
 async fn delete(State(app): State<App>, headers: HeaderMap, Path(id): Path<String>) -> Result<Response, Problem> {
-    let tenant = app.access.tenant(&headers, Permission::WebhooksWrite)?;
+    let (tenant, by) = author(&app, &headers)?;
     let id = id.parse().map_err(|_| no_such_webhook())?;
-    if !app.store.delete_webhook(&tenant, id).await.map_err(database_problem)? {
+    if !app.store.delete_webhook(&tenant, id, &by, now()).await.map_err(database_problem)? {
         return Err(no_such_webhook());
     }
     app.publicist.publish(&tenant, id).await;
     app.publicist.see_to_waiting(&tenant, id).await;
     Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+/// The tenant whose webhook is to be changed, and who asks for it.
+pub(crate) fn author(app: &App, headers: &HeaderMap) -> Result<(TenantId, Author), Problem> {
+    let Caller { tenant, subject } = app.access.caller(headers, Permission::WebhooksWrite)?;
+    Ok((tenant, Author::of(subject.as_deref())))
 }
 
 /// The tenant's webhook. An id that is malformed, unknown or another tenant's gives the same answer.

@@ -31,8 +31,9 @@ const HEARTBEAT: Duration = Duration::from_secs(3);
 const LEASE: Duration = Duration::from_secs(12);
 /// A probe chooses among so many of the oldest jobs, another one each time: one that is never taken holds up no others.
 const CHOICE: usize = 8;
-/// Attempts under way at a time while a backlog is sent.
+/// Attempts under way at a time while a backlog is sent: they begin together, so whoever else is here waits for all.
 const MAX_PACE: usize = 64;
+const MAX_PACE_BESIDE_OTHERS: usize = 24;
 /// Failed probes that the history shows: the first ones, and then one in so many, so that it can be seen that the
 /// endpoint still fails.
 const SHOWN_PROBES: u32 = 5;
@@ -271,7 +272,8 @@ impl Drain<'_> {
 
     /// How many jobs may go now. A webhook with a rate limit gets a tenth of a second's worth at a time; `None`: not yet.
     async fn turn(&mut self) -> Option<usize> {
-        let most = self.pace.min(self.drainer.slots.available_permits().max(1));
+        let max = if self.drainer.pacer.is_alone(&self.tenant) { MAX_PACE } else { MAX_PACE_BESIDE_OTHERS };
+        let most = self.pace.min(max).min(self.drainer.slots.available_permits().max(1));
         let Some(limit) = self.webhook.rules.rate_limit else { return Some(most) };
         let now = Instant::now();
         if self.next > now {

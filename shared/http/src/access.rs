@@ -127,6 +127,14 @@ struct Claims {
     exp: u64,
 }
 
+/// Who sends a request, and for whom.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    pub tenant: TenantId,
+    /// The `sub` of the token.
+    pub subject: Option<String>,
+}
+
 /// Why a token is not taken.
 enum Refusal {
     Invalid(&'static str),
@@ -186,6 +194,11 @@ impl Access {
 
     /// The tenant that the request acts for, if its token permits that and `permission`.
     pub fn tenant(&self, headers: &HeaderMap, permission: Permission) -> Result<TenantId, Problem> {
+        self.caller(headers, permission).map(|caller| caller.tenant)
+    }
+
+    /// As [`tenant`](Self::tenant), and who asks.
+    pub fn caller(&self, headers: &HeaderMap, permission: Permission) -> Result<Caller, Problem> {
         let token = bearer(headers)?;
         let grant = self.remembered(token).map_or_else(|| self.verify(token), Ok)?;
         let scope = permission.name();
@@ -204,7 +217,7 @@ impl Access {
         if !grant.is_for(tenant.as_str()) {
             return Err(Problem::forbidden(scope, "the token is not for the tenant that X-tenant-ID names"));
         }
-        Ok(tenant)
+        Ok(Caller { tenant, subject: grant.subject.clone() })
     }
 
     /// What the request's token grants, if it was verified before.

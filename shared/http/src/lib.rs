@@ -11,7 +11,7 @@ mod peer;
 mod problem;
 mod serve;
 
-pub use access::{Access, AccessConfig, Permission};
+pub use access::{Access, AccessConfig, Caller, Permission};
 pub use guard::{LimitsConfig, Usual, guarded};
 pub use problem::Problem;
 pub use serve::{bind, operations, read_body, serve, with_limits};

@@ -118,6 +118,11 @@ prefixed_id!(
     RecoveryId,
     "rcv"
 );
+prefixed_id!(
+    /// A change of a webhook, as the record of them has it.
+    ChangeId,
+    "chg"
+);
 
 impl WebhookId {
     pub fn generate() -> Self {
@@ -133,6 +138,17 @@ impl WebhookId {
 impl AttemptId {
     pub fn generate() -> Self {
         Self(Ulid::generate())
+    }
+}
+
+impl ChangeId {
+    pub fn generate() -> Self {
+        Self(Ulid::generate())
+    }
+
+    /// The lowest id of this millisecond.
+    pub fn first_at(time: OffsetDateTime) -> Self {
+        Self(Ulid::from_parts(unix_millis(time), 0))
     }
 }
 

@@ -36,6 +36,29 @@ pub(crate) mod webhook {
     impl ActiveModelBehavior for ActiveModel {}
 }
 
+pub(crate) mod webhook_change {
+    use sea_orm::entity::prelude::*;
+
+    #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
+    #[sea_orm(table_name = "webhook_changes")]
+    pub struct Model {
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub id: String,
+        pub tenant: String,
+        pub webhook_id: String,
+        pub action: String,
+        pub author: Option<String>,
+        /// JSON
+        pub changes: String,
+        pub created_at: i64,
+    }
+
+    #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+    pub enum Relation {}
+
+    impl ActiveModelBehavior for ActiveModel {}
+}
+
 pub(crate) mod idempotency_key {
     use sea_orm::entity::prelude::*;
 

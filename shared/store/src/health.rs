@@ -7,12 +7,13 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use sea_orm::sea_query::{Expr, ExprTrait};
-use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QuerySelect};
+use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QuerySelect, TransactionTrait, UpdateMany};
 use shopery_model::{Fault, Outcome, TenantId, WebhookId};
 use time::OffsetDateTime;
 
+use crate::changes::{self, Action, Author, Change};
 use crate::entity::webhook;
-use crate::webhooks::is;
+use crate::webhooks::{is, read};
 use crate::{DisabledReason, Store, StoreError, WebhookState, to_millis};
 
 /// Webhooks in one query.
@@ -111,11 +112,36 @@ impl Store {
                         .col_expr(Column::UpdatedAt, Expr::value(to_millis(now)))
                         .col_expr(Column::Version, ExprTrait::add(Expr::col(Column::Version), 1));
                 }
-                let is_updated = update.exec(&self.db).await?.rows_affected > 0;
-                disabled.extend(disable.filter(|_| is_updated).map(|(_, reason)| (tenant.clone(), *id, reason)));
+                let Some((_, reason)) = disable else {
+                    update.exec(&self.db).await?;
+                    continue;
+                };
+                if self.disable(tenant, *id, update, now).await? {
+                    disabled.push((tenant.clone(), *id, reason));
+                }
             }
         }
         Ok(disabled)
+    }
+
+    /// Does that update, and writes down that it was us; false if it finds nothing to update.
+    async fn disable(
+        &self,
+        tenant: &TenantId,
+        id: WebhookId,
+        update: UpdateMany<webhook::Entity>,
+        now: OffsetDateTime,
+    ) -> Result<bool, StoreError> {
+        let transaction = self.db.begin().await?;
+        let Some(before) = changes::hold(&transaction, tenant, id).await? else { return Ok(false) };
+        if update.exec(&transaction).await?.rows_affected == 0 {
+            return Ok(false);
+        }
+        let after = webhook::Entity::find().filter(is(tenant, id)).one(&transaction).await?.map(read).transpose()?;
+        let (action, by, before, after) = (Action::Disabled, &Author::default(), Some(&before), after.as_ref());
+        changes::note(&transaction, Change { action, by, before, after, masked: &[], at: now }).await?;
+        transaction.commit().await?;
+        Ok(true)
     }
 }
 

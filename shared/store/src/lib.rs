@@ -3,6 +3,7 @@
 //! The control plane alone comes here; the data plane never does. Every query names the tenant: a row of another tenant
 //! is as good as none. Times are stored as milliseconds since the Unix epoch, so that both databases compare them alike.
 
+mod changes;
 mod connect;
 mod entity;
 mod health;
@@ -14,6 +15,7 @@ mod recoveries;
 mod recovery_turns;
 mod webhooks;
 
+pub use changes::{Author, ChangeRecord, FieldChange};
 pub use connect::{Store, StoreError};
 pub use history::{AttemptRecord, DeliveryFilter, DeliveryRecord};
 pub use idempotency::{Answered, Claim, Keyed};

@@ -16,6 +16,7 @@ impl MigratorTrait for Migrator {
             Box::new(SealedCredentials),
             Box::new(VersionOfAWebhook),
             Box::new(IdempotencyKeys),
+            Box::new(WebhookChanges),
         ]
     }
 }
@@ -272,5 +273,33 @@ impl MigrationTrait for IdempotencyKeys {
         let mut index = Index::create();
         index.name("idempotency_keys_by_age").table("idempotency_keys").col("created_at");
         manager.create_index(index).await
+    }
+}
+
+/// Who has changed which webhook.
+struct WebhookChanges;
+
+impl MigrationName for WebhookChanges {
+    fn name(&self) -> &'static str {
+        "m0009_webhook_changes"
+    }
+}
+
+#[async_trait::async_trait]
+impl MigrationTrait for WebhookChanges {
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        let mut changes = Table::create();
+        changes.table("webhook_changes").col(string("id").primary_key());
+        for column in ["tenant", "webhook_id", "action", "changes"] {
+            changes.col(text(column));
+        }
+        changes.col(text_null("author")).col(big_integer("created_at"));
+        manager.create_table(changes).await?;
+        for (name, column) in [("webhook_changes_by_tenant", "tenant"), ("webhook_changes_by_webhook", "webhook_id")] {
+            let mut index = Index::create();
+            index.name(name).table("webhook_changes").col(column).col("id");
+            manager.create_index(index).await?;
+        }
+        Ok(())
     }
 }

@@ -1,11 +1,13 @@
 use sea_orm::sea_query::{Expr, ExprTrait};
 use sea_orm::{
     ActiveValue::Set, ColumnTrait, Condition, EntityTrait, PaginatorTrait, QueryFilter, QueryOrder, QuerySelect,
+    TransactionTrait,
 };
-use shopery_model::{EventPattern, Rules, Sealed, TenantId, Webhook, WebhookId};
+use shopery_model::{EventPattern, MaskedChange, Rules, Sealed, TenantId, Webhook, WebhookId};
 use time::OffsetDateTime;
 use url::Url;
 
+use crate::changes::{self, Action, Author, Change};
 use crate::entity::{Hidden, webhook};
 use crate::{Cursor, Page, Store, StoreError, Times, from_millis, to_millis};
 
@@ -115,10 +117,18 @@ pub struct WebhookChange {
 pub struct Resealed {
     pub before: Sealed,
     pub after: Sealed,
+    /// What may be told of the difference.
+    pub told: Vec<MaskedChange>,
 }
 
 impl Store {
-    pub async fn create_webhook(&self, record: &WebhookRecord) -> Result<(), StoreError> {
+    /// `told`: what may be told of its credentials.
+    pub async fn create_webhook(
+        &self,
+        record: &WebhookRecord,
+        told: &[MaskedChange],
+        by: &Author,
+    ) -> Result<(), StoreError> {
         let of_tenant = webhook::Entity::find().filter(webhook::Column::Tenant.eq(record.tenant.as_str()));
         // Two requests at once may pass the limit by one; it bounds cost, it is not a promise.
         if of_tenant.count(&self.db).await? >= MAX_WEBHOOKS {
@@ -142,7 +152,11 @@ impl Store {
             discard_before: Set(None),
             version: Set(record.version),
         };
-        webhook::Entity::insert(row).exec_without_returning(&self.db).await?;
+        let transaction = self.db.begin().await?;
+        webhook::Entity::insert(row).exec_without_returning(&transaction).await?;
+        let (before, after, at) = (None, Some(record), record.created_at);
+        changes::note(&transaction, Change { action: Action::Created, by, before, after, masked: told, at }).await?;
+        transaction.commit().await?;
         Ok(())
     }
 
@@ -208,9 +222,13 @@ impl Store {
         tenant: &TenantId,
         id: WebhookId,
         change: WebhookChange,
+        by: &Author,
         now: OffsetDateTime,
     ) -> Result<bool, StoreError> {
         use webhook::Column;
+        let transaction = self.db.begin().await?;
+        let Some(before) = changes::hold(&transaction, tenant, id).await? else { return Ok(false) };
+        let mut masked = Vec::new();
         let mut update = webhook::Entity::update_many()
             .col_expr(Column::UpdatedAt, Expr::value(to_millis(now)))
             .col_expr(Column::Version, ExprTrait::add(Expr::col(Column::Version), 1));
@@ -237,7 +255,8 @@ impl Store {
                 .col_expr(Column::DisabledReason, Expr::value(None::<String>))
                 .col_expr(Column::ToldAt, nothing());
         }
-        if let Some(Resealed { before, after }) = change.sealed {
+        if let Some(Resealed { before, after, told }) = change.sealed {
+            masked = told;
             update = update.col_expr(Column::Sealed, Expr::value(after.stored()));
             update = update.filter(Column::Sealed.eq(before.stored()));
         }
@@ -247,7 +266,15 @@ impl Store {
         if let Some(before) = change.discard_before {
             update = update.col_expr(Column::DiscardBefore, Expr::value(to_millis(before)));
         }
-        Ok(update.filter(is(tenant, id)).exec(&self.db).await?.rows_affected > 0)
+        if update.filter(is(tenant, id)).exec(&transaction).await?.rows_affected == 0 {
+            return Ok(false);
+        }
+        let after = webhook::Entity::find().filter(is(tenant, id)).one(&transaction).await?.map(read).transpose()?;
+        let (before, after) = (Some(&before), after.as_ref());
+        let change = Change { action: Action::Updated, by, before, after, masked: &masked, at: now };
+        changes::note(&transaction, change).await?;
+        transaction.commit().await?;
+        Ok(true)
     }
 
     /// The tenant's other webhooks have been told that this one was disabled at that time.
@@ -266,8 +293,21 @@ impl Store {
     }
 
     /// Deletes a webhook; false if the tenant has no such one. Its history stays.
-    pub async fn delete_webhook(&self, tenant: &TenantId, id: WebhookId) -> Result<bool, StoreError> {
-        Ok(webhook::Entity::delete_many().filter(is(tenant, id)).exec(&self.db).await?.rows_affected > 0)
+    pub async fn delete_webhook(
+        &self,
+        tenant: &TenantId,
+        id: WebhookId,
+        by: &Author,
+        now: OffsetDateTime,
+    ) -> Result<bool, StoreError> {
+        let transaction = self.db.begin().await?;
+        let Some(before) = changes::hold(&transaction, tenant, id).await? else { return Ok(false) };
+        webhook::Entity::delete_many().filter(is(tenant, id)).exec(&transaction).await?;
+        let (before, after, masked) = (Some(&before), None, &[]);
+        let change = Change { action: Action::Deleted, by, before, after, masked, at: now };
+        changes::note(&transaction, change).await?;
+        transaction.commit().await?;
+        Ok(true)
     }
 }
 
@@ -284,7 +324,7 @@ fn join(events: &[EventPattern]) -> String {
     events.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
 }
 
-fn read(row: webhook::Model) -> Result<WebhookRecord, StoreError> {
+pub(crate) fn read(row: webhook::Model) -> Result<WebhookRecord, StoreError> {
     let corrupt = |what: &str| StoreError::Corrupt(format!("webhook {}: {what}", row.id));
     Ok(WebhookRecord {
         id: row.id.parse().map_err(|_| corrupt("id"))?,

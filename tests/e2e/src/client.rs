@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::{Event, token, wait};
+use crate::{Event, leaks, token, wait};
 
 pub const ONE: &str = "application/cloudevents+json";
 pub const BATCH: &str = "application/cloudevents-batch+json";
@@ -211,5 +211,11 @@ pub fn time(value: &Value) -> OffsetDateTime {
 pub async fn send(request: RequestBuilder) -> reqwest::Result<Reply> {
     let response = request.send().await?;
     let (status, headers) = (response.status().as_u16(), response.headers().clone());
-    Ok(Reply { status, headers, body: response.bytes().await? })
+    let reply = Reply { status, headers, body: response.bytes().await? };
+    if status >= 400
+        && let Some(leak) = leaks::find(&reply.body)
+    {
+        panic!("an error has {leak}");
+    }
+    Ok(reply)
 }

@@ -23,6 +23,7 @@ pub mod dns;
 pub mod documents;
 pub mod event;
 mod folder;
+pub mod leaks;
 pub mod merchant;
 pub mod metrics;
 pub mod parts;

@@ -10,14 +10,20 @@ use shopery_local::nats_server::{self, NatsServer};
 use shopery_local::tls::Authority;
 use tokio::process::Command;
 
+use crate::collector::Traces;
 use crate::process::tail;
 use crate::publisher::Credentials;
 use crate::{
-    Client, Folder, Merchant, Metrics, Process, Publisher, Signal, parts, ports, postgres::Postgres, token, wait,
+    Client, Folder, Merchant, Metrics, Process, Publisher, Signal, leaks, metrics, parts, ports, postgres::Postgres,
+    token, wait,
 };
 
 /// `SHOPERY_ENCRYPTION_KEYS` of a stack that is not told otherwise.
 pub const KEYS: &str = "first:dGhlIGZpcnN0IGtleSBvZiB0aGUgZTJlIHN1aXRlISE=";
+
+/// The password by which the services connect to NATS, and how that of each publisher begins.
+pub const PASSWORD: &str = "the-services-nats-password";
+pub const PUBLISHERS_PASSWORD: &str = "publishers-password";
 
 const START: Duration = Duration::from_secs(60);
 const STOP: Duration = Duration::from_secs(40);
@@ -58,7 +64,8 @@ pub struct Plan {
     more_roots: String,
 }
 
-/// Everything ends when it is dropped; when the test has failed, the ends of the logs are printed.
+/// Everything ends when it is dropped, and what the services have said is searched for [`leaks`]; when the test has failed,
+/// the ends of the logs are printed.
 #[derive(Debug)]
 pub struct Stack {
     pub merchant: Merchant,
@@ -70,6 +77,7 @@ pub struct Stack {
     services: HashMap<Service, Process>,
     nats: Option<NatsServer>,
     nats_options: nats_server::Options,
+    traces: Traces,
     folder: Folder,
 }
 
@@ -107,7 +115,7 @@ impl Plan {
 
         let publisher = |(number, tenant): (usize, &String)| nats_server::Publisher {
             user: format!("publisher-{number}"),
-            password: format!("publishers-password-{number}"),
+            password: format!("{PUBLISHERS_PASSWORD}-{number}"),
             tenant: tenant.clone(),
             inbox_prefix: format!("_INBOX_{number}"),
         };
@@ -115,9 +123,10 @@ impl Plan {
             binary: parts::nats_server().await,
             store: folder.join("nats"),
             port: Some(ports::free()),
-            service: ("services".to_owned(), "the-services-nats-password".to_owned()),
+            service: ("services".to_owned(), PASSWORD.to_owned()),
             publishers: self.tenants.iter().enumerate().map(publisher).collect(),
         };
+        let traces = Traces::start().await;
         let postgres = match self.database {
             DatabaseKind::Sqlite => None,
             DatabaseKind::Postgres => Some(Postgres::start().await),
@@ -139,6 +148,8 @@ impl Plan {
             ("SHOPERY_JWKS_CA_FILE", roots.display().to_string()),
             ("SHOPERY_EGRESS_ALLOW", "127.0.0.1".to_owned()),
             ("SHOPERY_EGRESS_PORTS", "1-65535".to_owned()),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", traces.url()),
+            ("OTEL_BSP_SCHEDULE_DELAY", "1000".to_owned()),
         ]
         .map(|(name, value)| (name.to_owned(), value))
         .into();
@@ -154,6 +165,7 @@ impl Plan {
             services: HashMap::new(),
             nats: None,
             nats_options,
+            traces,
             folder,
         };
         stack.start_nats().await;
@@ -347,9 +359,26 @@ impl Stack {
     }
 }
 
+impl Stack {
+    /// What a service has said that it must not.
+    fn leak(&self) -> Option<String> {
+        let of = |service: Service| {
+            let log = std::fs::read(self.log_of(service)).unwrap_or_default();
+            let said = leaks::find(&log).map(|leak| format!("the log of {} has {leak}", service.name()));
+            let metrics = || metrics::read_now(self.ports[&service]).unwrap_or_default();
+            said.or_else(|| leaks::find(&metrics()).map(|leak| format!("a metric of {} has {leak}", service.name())))
+        };
+        Service::ALL.into_iter().find_map(of).or_else(|| Some(format!("a trace has {}", self.traces.leak()?)))
+    }
+}
+
 impl Drop for Stack {
     fn drop(&mut self) {
-        if std::thread::panicking() {
+        if !std::thread::panicking() {
+            if let Some(leak) = self.leak() {
+                panic!("{leak}");
+            }
+        } else {
             for service in Service::ALL {
                 eprintln!("--- the end of {}.log\n{}", service.name(), tail(&self.log(service), 15));
             }

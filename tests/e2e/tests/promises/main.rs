@@ -24,6 +24,7 @@ mod access;
 mod accounting;
 mod back_pressure;
 mod broken;
+mod changes;
 mod control_plane;
 mod crashes;
 mod custom_headers;

@@ -1,0 +1,89 @@
+//! `GET /company/webhooks/{id}/changes`: who has changed a webhook, when, and from what to what.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use axum::extract::{Path, RawQuery, State};
+use axum::http::HeaderMap;
+use axum::routing::get;
+use axum::{Json, Router};
+use serde::Serialize;
+use shopery_http::{Permission, Problem};
+use shopery_model::{ChangeId, WebhookId};
+use shopery_runtime::Shutdown;
+use shopery_store::{ChangeRecord, FieldChange, Store};
+use time::OffsetDateTime;
+
+use crate::deliveries::with_history;
+use crate::query::{List, Query};
+use crate::{App, database_problem};
+
+/// How often old changes are forgotten.
+const SWEEP: Duration = Duration::from_secs(3600);
+
+pub(crate) fn routes() -> Router<App> {
+    Router::new().route("/company/webhooks/{id}/changes", get(of_webhook))
+}
+
+/// A change, as the API shows it.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Resource {
+    id: ChangeId,
+    webhook_id: WebhookId,
+    action: String,
+    /// `null` if it was us, or a token without a `sub`.
+    by: Option<String>,
+    #[serde(with = "crate::timestamp")]
+    created_at: OffsetDateTime,
+    changes: BTreeMap<String, FieldChange>,
+}
+
+impl From<ChangeRecord> for Resource {
+    fn from(record: ChangeRecord) -> Self {
+        Self {
+            id: record.id,
+            webhook_id: record.webhook,
+            action: record.action,
+            by: record.by,
+            created_at: record.at,
+            changes: record.fields,
+        }
+    }
+}
+
+/// Also of a webhook that was deleted.
+async fn of_webhook(
+    State(app): State<App>,
+    headers: HeaderMap,
+    Path(id): Path<String>,
+    RawQuery(query): RawQuery,
+) -> Result<Json<List<Resource>>, Problem> {
+    let tenant = app.access.tenant(&headers, Permission::WebhooksRead)?;
+    let id = with_history(&app, &tenant, &id).await?;
+    let mut query = Query::read(query.as_deref());
+    let times = query.times();
+    let (limit, cursor) = (query.limit(), query.cursor());
+    query.finish()?;
+    let page = app.store.changes(&tenant, id, &times, cursor.as_ref(), limit).await.map_err(database_problem)?;
+    Ok(List::of(page, Resource::from))
+}
+
+/// Forgets changes that are older than `kept`, from time to time.
+pub(crate) async fn sweep(store: &Store, kept: Duration, shutdown: &Shutdown) {
+    let kept = time::Duration::try_from(kept).unwrap_or(time::Duration::MAX);
+    loop {
+        // Before the calendar begins there is nothing to forget.
+        if let Some(before) = OffsetDateTime::now_utc().checked_sub(kept) {
+            match store.forget_changes(before).await {
+                Ok(true) => continue,
+                Ok(false) => {}
+                Err(error) => tracing::warn!(%error, "old changes of webhooks are forgotten later"),
+            }
+        }
+        tokio::select! {
+            () = tokio::time::sleep(SWEEP) => {}
+            () = shutdown.draining() => return,
+        }
+    }
+}
