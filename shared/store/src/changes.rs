@@ -120,7 +120,7 @@ pub(crate) async fn hold(
 ) -> Result<Option<WebhookRecord>, StoreError> {
     use webhook::Column;
     // Both databases lock what is written.
-    let hold = webhook::Entity::update_many().col_expr(Column::Version, Expr::col(Column::Version).into());
+    let hold = webhook::Entity::update_many().col_expr(Column::Version, Expr::col(Column::Version));
     if hold.filter(is(tenant, id)).exec(transaction).await?.rows_affected == 0 {
         return Ok(None);
     }
