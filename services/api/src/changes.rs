@@ -3,39 +3,47 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use axum::Json;
 use axum::extract::{Path, RawQuery, State};
 use axum::http::HeaderMap;
-use axum::routing::get;
-use axum::{Json, Router};
 use serde::Serialize;
 use shopery_http::{Permission, Problem};
 use shopery_model::{ChangeId, WebhookId};
 use shopery_runtime::Shutdown;
 use shopery_store::{ChangeRecord, FieldChange, Store};
 use time::OffsetDateTime;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::deliveries::with_history;
+use crate::openapi::schemas;
 use crate::query::{List, Query};
 use crate::{App, database_problem};
 
 /// How often old changes are forgotten.
 const SWEEP: Duration = Duration::from_secs(3600);
 
-pub(crate) fn routes() -> Router<App> {
-    Router::new().route("/company/webhooks/{id}/changes", get(of_webhook))
+pub(crate) fn routes() -> OpenApiRouter<App> {
+    OpenApiRouter::new().routes(routes!(of_webhook))
 }
 
 /// A change, as the API shows it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = Change)]
 struct Resource {
+    #[schema(value_type = String)]
     id: ChangeId,
+    #[schema(value_type = String)]
     webhook_id: WebhookId,
+    #[schema(value_type = schemas::ChangeAction)]
     action: String,
     /// `null` if it was us, or a token without a `sub`.
     by: Option<String>,
     #[serde(with = "crate::timestamp")]
     created_at: OffsetDateTime,
+    #[schema(value_type = BTreeMap<String, schemas::FieldChange>)]
     changes: BTreeMap<String, FieldChange>,
 }
 
@@ -52,7 +60,20 @@ impl From<ChangeRecord> for Resource {
     }
 }
 
+/// Says who has changed a webhook.
+///
 /// Also of a webhook that was deleted.
+#[utoipa::path(
+    get, path = "/company/webhooks/{id}/changes",
+    tag = "webhooks", operation_id = "listChanges",
+    security(("bearer" = ["webhooks:read"])),
+    params(
+        ("id" = String, Path, description = "Of the webhook", example = "wbh_01HA4XCG60CT4G3EWF4CKYM1MF"),
+        schemas::Part,
+        schemas::Times,
+    ),
+    responses((status = 200, description = "Newest first", body = List<Resource>)),
+)]
 async fn of_webhook(
     State(app): State<App>,
     headers: HeaderMap,

@@ -1,35 +1,37 @@
 //! The history: `/company/deliveries`, and the same of one webhook.
 
+use axum::Json;
 use axum::extract::{Path, RawQuery, State};
 use axum::http::HeaderMap;
-use axum::routing::get;
-use axum::{Json, Router};
 use serde::Serialize;
 use shopery_http::{Permission, Problem};
 use shopery_model::{DeliveryState, EventType, TenantId, WebhookId};
 use shopery_store::{AttemptRecord, DeliveryFilter, DeliveryRecord, Times};
 use time::OffsetDateTime;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
+use crate::openapi::schemas;
 use crate::query::{List, Query};
 use crate::webhooks::no_such_webhook;
 use crate::{App, database_problem};
 
-pub(crate) fn routes() -> Router<App> {
-    Router::new()
-        .route("/company/deliveries", get(all))
-        .route("/company/deliveries/{id}", get(one))
-        .route("/company/webhooks/{id}/deliveries", get(of_webhook))
+pub(crate) fn routes() -> OpenApiRouter<App> {
+    OpenApiRouter::new().routes(routes!(all)).routes(routes!(of_webhook)).routes(routes!(one))
 }
 
 /// A delivery, as the API shows it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = Delivery)]
 struct Resource {
     id: String,
     webhook_id: String,
     event_id: String,
     event: String,
     resource: String,
+    #[schema(value_type = schemas::DeliveryState)]
     state: String,
     attempt_count: i32,
     #[serde(with = "crate::timestamp")]
@@ -49,7 +51,7 @@ struct Resource {
     attempts: Option<Vec<Attempt>>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct Attempt {
     id: String,
@@ -62,22 +64,26 @@ struct Attempt {
     error: Option<Reason>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = AttemptRequest)]
 struct Request {
     method: &'static str,
     url: String,
     bytes: u32,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = AttemptResponse)]
 struct ResponsePart {
     status: u16,
     /// Its start.
     body: String,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = DeliveryError)]
 struct Reason {
+    #[schema(value_type = schemas::FaultName)]
     reason: String,
     detail: String,
 }
@@ -121,6 +127,14 @@ fn reason((reason, detail): (String, String)) -> Reason {
     Reason { reason, detail }
 }
 
+/// Lists the deliveries of the tenant.
+#[utoipa::path(
+    get, path = "/company/deliveries",
+    tag = "deliveries", operation_id = "listDeliveries",
+    security(("bearer" = ["webhooks:read"])),
+    params(schemas::OfDeliveries, schemas::Part, schemas::Times),
+    responses((status = 200, description = "Newest first", body = List<Resource>)),
+)]
 async fn all(
     State(app): State<App>,
     headers: HeaderMap,
@@ -130,7 +144,21 @@ async fn all(
     list(&app, &tenant, None, query.as_deref()).await
 }
 
+/// Lists the deliveries of a webhook.
+///
 /// Also of a webhook that was deleted: its history stays.
+#[utoipa::path(
+    get, path = "/company/webhooks/{id}/deliveries",
+    tag = "deliveries", operation_id = "listDeliveriesOfWebhook",
+    security(("bearer" = ["webhooks:read"])),
+    params(
+        ("id" = String, Path, description = "Of the webhook", example = "wbh_01HA4XCG60CT4G3EWF4CKYM1MF"),
+        schemas::OfDeliveries,
+        schemas::Part,
+        schemas::Times,
+    ),
+    responses((status = 200, description = "Newest first", body = List<Resource>)),
+)]
 async fn of_webhook(
     State(app): State<App>,
     headers: HeaderMap,
@@ -183,6 +211,16 @@ async fn list(
     Ok(List::of(page, |record| Resource::of(record, None)))
 }
 
+/// Shows a delivery with its attempts.
+#[utoipa::path(
+    get, path = "/company/deliveries/{id}",
+    tag = "deliveries", operation_id = "getDelivery",
+    security(("bearer" = ["webhooks:read"])),
+    params(
+        ("id" = String, Path, description = "Of the delivery", example = "dlv_01HA4XCG60CT4G3EWF4CKYM1MF"),
+    ),
+    responses((status = 200, description = "The delivery, with its attempts", body = Resource)),
+)]
 async fn one(State(app): State<App>, headers: HeaderMap, Path(id): Path<String>) -> Result<Json<Resource>, Problem> {
     let tenant = app.access.tenant(&headers, Permission::WebhooksRead)?;
     let missing = || Problem::not_found("there is no delivery with this id");

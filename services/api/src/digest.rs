@@ -7,16 +7,19 @@ use std::collections::BTreeMap;
 use std::str::FromStr;
 use std::time::Duration;
 
+use axum::Json;
 use axum::extract::{Path, RawQuery, State};
 use axum::http::HeaderMap;
-use axum::routing::get;
-use axum::{Json, Router};
 use serde::Serialize;
 use shopery_http::{Permission, Problem};
 use shopery_model::{DeliveryId, DeliveryState, Digest, Invalid};
 use time::OffsetDateTime;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::deliveries::with_history;
+use crate::openapi::schemas;
 use crate::query::Query;
 use crate::{App, database_problem, timestamp};
 
@@ -28,18 +31,20 @@ const MAX_ROWS: usize = 200_000;
 /// Of these, read at a time.
 const PAGE: u64 = 5000;
 
-pub(crate) fn routes() -> Router<App> {
-    Router::new().route("/company/webhooks/{id}/digest", get(digest))
+pub(crate) fn routes() -> OpenApiRouter<App> {
+    OpenApiRouter::new().routes(routes!(digest))
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Digest)]
 struct Answer {
     data: Vec<Window>,
 }
 
 /// The deliveries of a window of time, oldest window first. `from` and `to` are within it, to the millisecond, as
 /// `created_at_min` and `created_at_max` of a list are.
-#[derive(Debug, PartialEq, Serialize)]
+#[derive(Debug, PartialEq, Serialize, ToSchema)]
+#[schema(as = DigestWindow)]
 struct Window {
     #[serde(with = "crate::timestamp")]
     from: OffsetDateTime,
@@ -48,10 +53,12 @@ struct Window {
     delivered: usize,
     /// Of the delivered ones.
     #[serde(serialize_with = "as_text")]
+    #[schema(value_type = String)]
     digest: Digest,
     /// Pending or parked.
     open: usize,
     /// At another end, by state.
+    #[schema(value_type = BTreeMap<String, usize>)]
     other: BTreeMap<&'static str, usize>,
 }
 
@@ -138,7 +145,19 @@ fn step(text: &str) -> Result<Duration, String> {
     step.ok_or_else(|| "must be a duration of whole seconds, 1s or more, such as 1h".to_owned())
 }
 
+/// Says of each window of time what was delivered, so that a receiver can find what it misses.
+///
 /// Also of a webhook that was deleted: its history stays.
+#[utoipa::path(
+    get, path = "/company/webhooks/{id}/digest",
+    tag = "deliveries", operation_id = "getDigest",
+    security(("bearer" = ["webhooks:read"])),
+    params(
+        ("id" = String, Path, description = "Of the webhook", example = "wbh_01HA4XCG60CT4G3EWF4CKYM1MF"),
+        schemas::Windows,
+    ),
+    responses((status = 200, description = "Oldest window first", body = Answer)),
+)]
 async fn digest(
     State(app): State<App>,
     headers: HeaderMap,

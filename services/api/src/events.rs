@@ -1,9 +1,8 @@
 //! `/company/events`: the tenant's events, for whoever would rather pull them than be called. Straight from EVENTS.
 
+use axum::Json;
 use axum::extract::{RawQuery, State};
 use axum::http::HeaderMap;
-use axum::routing::get;
-use axum::{Json, Router};
 use serde::Serialize;
 use serde_json::value::RawValue;
 use shopery_http::{Permission, Problem};
@@ -11,7 +10,11 @@ use shopery_model::{Event, EventType, TenantId};
 use shopery_queue::{FeedStart, StoredEvent};
 use shopery_store::Times;
 use time::OffsetDateTime;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
+use crate::openapi::schemas;
 use crate::query::Query;
 use crate::{App, queue_problem};
 
@@ -22,14 +25,16 @@ const MAX_SEEN: usize = 2000;
 /// What stands before the place of an event in EVENTS.
 const CURSOR: &str = "evp_";
 
-pub(crate) fn routes() -> Router<App> {
-    Router::new().route("/company/events", get(list))
+pub(crate) fn routes() -> OpenApiRouter<App> {
+    OpenApiRouter::new().routes(routes!(list))
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = EventPage)]
 struct Page {
     /// CloudEvents, oldest first.
+    #[schema(value_type = Vec<schemas::CloudEvent>)]
     data: Vec<Box<RawValue>>,
     /// Where the next page begins; `null` if there is nothing more now.
     next_cursor: Option<String>,
@@ -79,6 +84,14 @@ impl Asked {
     }
 }
 
+/// Gives the events of the tenant, for whoever would rather pull them.
+#[utoipa::path(
+    get, path = "/company/events",
+    tag = "events", operation_id = "listEvents",
+    security(("bearer" = ["webhooks:read"])),
+    params(schemas::OfEvents, schemas::Part, schemas::Times),
+    responses((status = 200, description = "Oldest first", body = Page)),
+)]
 async fn list(State(app): State<App>, headers: HeaderMap, RawQuery(query): RawQuery) -> Result<Json<Page>, Problem> {
     let tenant = app.access.tenant(&headers, Permission::WebhooksRead)?;
     let asked = Asked::read(query.as_deref())?;

@@ -10,6 +10,7 @@ mod disabled;
 mod event_types;
 mod events;
 mod idempotency;
+mod openapi;
 mod publicist;
 mod query;
 mod recorder;
@@ -30,7 +31,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use axum::Router;
 use axum::middleware::from_fn_with_state;
 use secrecy::{ExposeSecret, SecretString};
 use shopery_http::{Access, AccessConfig, LimitsConfig, Problem, Usual};
@@ -43,6 +43,7 @@ use shopery_store::{Store, StoreError};
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::Instant;
+use utoipa_axum::router::OpenApiRouter;
 
 use crate::publicist::Publicist;
 use crate::recover::Recoverer;
@@ -153,20 +154,11 @@ pub async fn run(config: Config, listener: TcpListener, runtime: Runtime) -> any
         digests: Arc::new(Semaphore::new(DIGESTS)),
         recoveries,
     };
-    let routes = Router::new()
-        .merge(webhooks::routes())
-        .merge(changes::routes())
-        .merge(secret::routes())
-        .merge(test_call::routes())
-        .merge(deliveries::routes())
-        .merge(digest::routes())
-        .merge(resend::routes())
-        .merge(recoveries::routes())
-        .merge(events::routes())
-        .merge(event_types::routes())
-        .route_layer(from_fn_with_state(app.clone(), idempotency::once))
-        .with_state(app);
-    let routes = shopery_http::guarded(routes, access, &config.limits).merge(shopery_http::operations(&runtime));
+    let (routes, document) = described().split_for_parts();
+    let routes = routes.route_layer(from_fn_with_state(app.clone(), idempotency::once)).with_state(app);
+    let routes = shopery_http::guarded(routes, access, &config.limits)
+        .merge(openapi::routes(document)?)
+        .merge(shopery_http::operations(&runtime));
     let routes = shopery_http::with_limits(routes, "api", &runtime);
     let age = runtime.metrics.register(
         "oldest_unrecorded_seconds",
@@ -194,6 +186,21 @@ pub async fn run(config: Config, listener: TcpListener, runtime: Runtime) -> any
         },
     )?;
     Ok(())
+}
+
+/// The routes that a tenant has, and what is told of them.
+fn described() -> OpenApiRouter<App> {
+    OpenApiRouter::with_openapi(openapi::about())
+        .merge(webhooks::routes())
+        .merge(changes::routes())
+        .merge(secret::routes())
+        .merge(test_call::routes())
+        .merge(deliveries::routes())
+        .merge(digest::routes())
+        .merge(resend::routes())
+        .merge(recoveries::routes())
+        .merge(events::routes())
+        .merge(event_types::routes())
 }
 
 /// Waits for a PostgreSQL that is still starting. A SQLite file that cannot be opened will not heal.

@@ -9,12 +9,13 @@ use shopery_model::Invalid;
 use shopery_store::{Cursor, Page, Times};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use utoipa::ToSchema;
 
 const DEFAULT_LIMIT: u64 = 50;
 const MAX_LIMIT: u64 = 200;
 
 /// The answer to a list request: newest first, and the cursor of the next page if there is one.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct List<T> {
     data: Vec<T>,

@@ -1,44 +1,53 @@
 //! Recoveries: `POST /company/webhooks/{id}/recover`, and how they get on. What they do is in [`crate::recover`].
 
+use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, RawQuery, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
-use axum::{Json, Router};
 use serde::Serialize;
 use shopery_http::{Permission, Problem};
 use shopery_model::{DeliveryState, Invalid, PayloadMode, RecoveryId, TenantId, WebhookId};
 use shopery_store::{RecoveryRecord, RecoveryState};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::body::Fields;
 use crate::deliveries::with_history;
+use crate::openapi::schemas;
 use crate::query::{List, Query};
 use crate::webhooks::find;
 use crate::{App, database_problem};
 
-pub(crate) fn routes() -> Router<App> {
-    Router::new()
-        .route("/company/webhooks/{id}/recover", post(recover))
-        .route("/company/webhooks/{id}/recoveries", get(of_webhook))
-        .route("/company/recoveries/{id}", get(one))
-        .route("/company/recoveries/{id}/cancel", post(cancel))
+pub(crate) fn routes() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(recover))
+        .routes(routes!(of_webhook))
+        .routes(routes!(one))
+        .routes(routes!(cancel))
 }
 
 /// A recovery, as the API shows it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = Recovery)]
 struct Resource {
+    #[schema(value_type = String)]
     id: RecoveryId,
+    #[schema(value_type = String)]
     webhook_id: WebhookId,
+    #[schema(value_type = schemas::RecoveryState)]
     state: &'static str,
     #[serde(with = "crate::timestamp")]
     since: OffsetDateTime,
     #[serde(with = "crate::timestamp")]
     until: OffsetDateTime,
+    #[schema(value_type = Vec<schemas::DeliveryState>)]
     statuses: Vec<&'static str>,
+    #[schema(value_type = schemas::PayloadMode)]
     mode: &'static str,
     /// `null` until they have been counted.
     total: Option<u64>,
@@ -76,6 +85,17 @@ impl From<RecoveryRecord> for Resource {
     }
 }
 
+/// Sends again what a webhook has missed.
+#[utoipa::path(
+    post, path = "/company/webhooks/{id}/recover",
+    tag = "recovery", operation_id = "recoverWebhook",
+    security(("bearer" = ["webhooks:write"])),
+    params(
+        ("id" = String, Path, description = "Of the webhook", example = "wbh_01HA4XCG60CT4G3EWF4CKYM1MF"),
+    ),
+    request_body = schemas::RecoverRequest,
+    responses((status = 202, description = "It runs", body = Resource)),
+)]
 async fn recover(
     State(app): State<App>,
     headers: HeaderMap,
@@ -138,7 +158,20 @@ fn status(text: &str) -> Result<DeliveryState, Invalid> {
     })
 }
 
+/// Lists the recoveries of a webhook.
+///
 /// Also of a webhook that was deleted.
+#[utoipa::path(
+    get, path = "/company/webhooks/{id}/recoveries",
+    tag = "recovery", operation_id = "listRecoveries",
+    security(("bearer" = ["webhooks:read"])),
+    params(
+        ("id" = String, Path, description = "Of the webhook", example = "wbh_01HA4XCG60CT4G3EWF4CKYM1MF"),
+        schemas::Part,
+        schemas::Times,
+    ),
+    responses((status = 200, description = "Newest first", body = List<Resource>)),
+)]
 async fn of_webhook(
     State(app): State<App>,
     headers: HeaderMap,
@@ -155,13 +188,34 @@ async fn of_webhook(
     Ok(List::of(page, Resource::from))
 }
 
+/// Shows a recovery.
+#[utoipa::path(
+    get, path = "/company/recoveries/{id}",
+    tag = "recovery", operation_id = "getRecovery",
+    security(("bearer" = ["webhooks:read"])),
+    params(
+        ("id" = String, Path, description = "Of the recovery", example = "rcv_01HA4XCG60CT4G3EWF4CKYM1MF"),
+    ),
+    responses((status = 200, description = "How it gets on", body = Resource)),
+)]
 async fn one(State(app): State<App>, headers: HeaderMap, Path(id): Path<String>) -> Result<Json<Resource>, Problem> {
     let tenant = app.access.tenant(&headers, Permission::WebhooksRead)?;
     let id = id.parse().map_err(|_| no_such_recovery())?;
     known(&app, &tenant, id).await.map(Resource::from).map(Json)
 }
 
+/// Cancels a recovery.
+///
 /// What has been handed to the deliverers by then is sent all the same.
+#[utoipa::path(
+    post, path = "/company/recoveries/{id}/cancel",
+    tag = "recovery", operation_id = "cancelRecovery",
+    security(("bearer" = ["webhooks:write"])),
+    params(
+        ("id" = String, Path, description = "Of the recovery", example = "rcv_01HA4XCG60CT4G3EWF4CKYM1MF"),
+    ),
+    responses((status = 200, description = "It is cancelled", body = Resource)),
+)]
 async fn cancel(State(app): State<App>, headers: HeaderMap, Path(id): Path<String>) -> Result<Json<Resource>, Problem> {
     let tenant = app.access.tenant(&headers, Permission::WebhooksWrite)?;
     let id = id.parse().map_err(|_| no_such_recovery())?;

@@ -6,18 +6,20 @@
 use std::time::Duration;
 
 use anyhow::Context;
+use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::post;
-use axum::{Json, Router};
 use serde_json::json;
 use shopery_http::{Permission, Problem};
 use shopery_model::{DeliveryId, DeliveryState, Job, JobMeta, Lane, Outcome, PayloadMode, Resend};
 use shopery_queue::{Outgoing, PublishError, Queue, subject};
 use shopery_store::{DeliveryRecord, WebhookRecord};
 use time::OffsetDateTime;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
+use crate::openapi::schemas;
 use crate::{App, database_problem, queue_problem};
 
 /// Rounds of one delivery: its row grows with each.
@@ -25,10 +27,23 @@ pub(crate) const MAX_ROUNDS: u32 = 50;
 /// How long JOBS may be full before the request fails.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-pub(crate) fn routes() -> Router<App> {
-    Router::new().route("/company/deliveries/{id}/resend", post(resend))
+pub(crate) fn routes() -> OpenApiRouter<App> {
+    OpenApiRouter::new().routes(routes!(resend))
 }
 
+/// Sends a delivery again.
+#[utoipa::path(
+    post, path = "/company/deliveries/{id}/resend",
+    tag = "recovery", operation_id = "resendDelivery",
+    security(("bearer" = ["webhooks:write"])),
+    params(
+        ("id" = String, Path, description = "Of the delivery", example = "dlv_01HA4XCG60CT4G3EWF4CKYM1MF"),
+    ),
+    responses(
+        (status = 202, description = "It will be sent again, under its id", body = schemas::Made),
+        (status = 410, description = "What it would carry is no longer held", body = schemas::Problem),
+    ),
+)]
 async fn resend(State(app): State<App>, headers: HeaderMap, Path(id): Path<String>) -> Result<Response, Problem> {
     let tenant = app.access.tenant(&headers, Permission::WebhooksWrite)?;
     let missing = || Problem::not_found("there is no delivery with this id");

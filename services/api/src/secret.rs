@@ -1,33 +1,35 @@
 //! `/company/webhooks/{id}/secret` and `/rotate-secret`: what a receiver verifies with. Whoever may read the secret may
 //! forge deliveries, so reading webhooks is not enough for either.
 
+use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
-use axum::{Json, Router};
 use serde::Serialize;
 use shopery_http::{Permission, Problem};
 use shopery_model::{Credentials, EndpointSecret, Former, Overlap, SigningKey};
 use shopery_store::WebhookChange;
 use time::OffsetDateTime;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::App;
 use crate::body::Fields;
 use crate::credentials::{self, read_secret};
+use crate::openapi::schemas;
 use crate::webhooks::{author, find, now};
 
-pub(crate) fn routes() -> Router<App> {
-    Router::new()
-        .route("/company/webhooks/{id}/secret", get(show))
-        .route("/company/webhooks/{id}/rotate-secret", post(rotate))
+pub(crate) fn routes() -> OpenApiRouter<App> {
+    OpenApiRouter::new().routes(routes!(show)).routes(routes!(rotate))
 }
 
 /// What is valid now.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct Secrets {
+    #[schema(value_type = String)]
     secret: EndpointSecret,
     #[serde(skip_serializing_if = "Option::is_none")]
     public_key: Option<String>,
@@ -36,9 +38,10 @@ struct Secrets {
     previous: Vec<Previous>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct Previous {
+    #[schema(value_type = String)]
     secret: EndpointSecret,
     #[serde(skip_serializing_if = "Option::is_none")]
     public_key: Option<String>,
@@ -63,13 +66,35 @@ impl Secrets {
     }
 }
 
+/// Shows the secret: whoever has it can forge deliveries.
+#[utoipa::path(
+    get, path = "/company/webhooks/{id}/secret",
+    tag = "webhooks", operation_id = "getSecret",
+    security(("bearer" = ["webhooks:write"])),
+    params(
+        ("id" = String, Path, description = "Of the webhook", example = "wbh_01HA4XCG60CT4G3EWF4CKYM1MF"),
+    ),
+    responses((status = 200, description = "What is valid now", body = Secrets)),
+)]
 async fn show(State(app): State<App>, headers: HeaderMap, Path(id): Path<String>) -> Result<Response, Problem> {
     let tenant = app.access.tenant(&headers, Permission::WebhooksWrite)?;
     let credentials = credentials::open(&app, &find(&app, &tenant, &id).await?)?;
     Ok(answer(&credentials))
 }
 
+/// Puts another secret in place; the former one stays valid for an overlap.
+///
 /// `{"secret"?, "overlap"?}`
+#[utoipa::path(
+    post, path = "/company/webhooks/{id}/rotate-secret",
+    tag = "webhooks", operation_id = "rotateSecret",
+    security(("bearer" = ["webhooks:write"])),
+    params(
+        ("id" = String, Path, description = "Of the webhook", example = "wbh_01HA4XCG60CT4G3EWF4CKYM1MF"),
+    ),
+    request_body = Option<schemas::RotateSecret>,
+    responses((status = 200, description = "What is valid now", body = Secrets)),
+)]
 async fn rotate(
     State(app): State<App>,
     headers: HeaderMap,

@@ -1,10 +1,9 @@
 //! The Test button: sends a message to an endpoint now, by the same code and under the same rules as a delivery.
 
+use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::HeaderMap;
-use axum::routing::post;
-use axum::{Json, Router};
 use bytes::Bytes;
 use serde::Serialize;
 use serde_json::json;
@@ -12,18 +11,23 @@ use shopery_http::{Permission, Problem};
 use shopery_model::{Answer, AttemptId, Credentials, EndpointSecret, SignatureKind, TenantId};
 use shopery_sender::{Endpoint, Message};
 use time::OffsetDateTime;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::App;
 use crate::body::Fields;
 use crate::credentials::{self, CredentialsChange};
+use crate::openapi::schemas;
 use crate::webhooks::find;
 
-pub(crate) fn routes() -> Router<App> {
-    Router::new().route("/company/webhooks/test", post(unsaved)).route("/company/webhooks/{id}/test", post(saved))
+pub(crate) fn routes() -> OpenApiRouter<App> {
+    OpenApiRouter::new().routes(routes!(unsaved)).routes(routes!(saved))
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = TestReport)]
 struct Report {
     /// The endpoint answered 200.
     success: bool,
@@ -32,13 +36,22 @@ struct Report {
     error: Option<Reason>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = TestError)]
 struct Reason {
+    #[schema(value_type = schemas::FaultName)]
     reason: &'static str,
     detail: String,
 }
 
 /// Tests a URL that is not saved yet: `{"url", "secret"?, "headers"?}`.
+#[utoipa::path(
+    post, path = "/company/webhooks/test",
+    tag = "webhooks", operation_id = "testUrl",
+    security(("bearer" = ["webhooks:write"])),
+    request_body = schemas::TestRequest,
+    responses((status = 200, description = "What the endpoint answered", body = Report)),
+)]
 async fn unsaved(State(app): State<App>, headers: HeaderMap, body: Body) -> Result<Json<Report>, Problem> {
     let tenant = app.access.tenant(&headers, Permission::WebhooksWrite)?;
     let mut fields = Fields::read(&headers, body).await?;
@@ -54,6 +67,16 @@ async fn unsaved(State(app): State<App>, headers: HeaderMap, body: Body) -> Resu
     send(&app, &tenant, endpoint, None).await
 }
 
+/// Sends a test to the endpoint of a webhook, as a delivery is sent.
+#[utoipa::path(
+    post, path = "/company/webhooks/{id}/test",
+    tag = "webhooks", operation_id = "testWebhook",
+    security(("bearer" = ["webhooks:write"])),
+    params(
+        ("id" = String, Path, description = "Of the webhook", example = "wbh_01HA4XCG60CT4G3EWF4CKYM1MF"),
+    ),
+    responses((status = 200, description = "What the endpoint answered", body = Report)),
+)]
 async fn saved(State(app): State<App>, headers: HeaderMap, Path(id): Path<String>) -> Result<Json<Report>, Problem> {
     let tenant = app.access.tenant(&headers, Permission::WebhooksWrite)?;
     let record = find(&app, &tenant, &id).await?;

@@ -7,6 +7,7 @@ use serde::Serialize;
 use shopery_model::{Invalid, TenantId, WebhookId};
 use shopery_queue::{Parked, Queue};
 use time::OffsetDateTime;
+use utoipa::ToSchema;
 
 use crate::body::Fields;
 
@@ -14,7 +15,7 @@ use crate::body::Fields;
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Deliveries that are parked.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Waiting {
     parked: usize,

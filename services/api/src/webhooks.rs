@@ -2,12 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, RawQuery, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
-use axum::{Json, Router};
 use serde::Serialize;
 use serde_json::json;
 use shopery_http::{Caller, Permission, Problem};
@@ -18,9 +17,13 @@ use shopery_sender::Egress;
 use shopery_store::{Author, WebhookChange, WebhookRecord, WebhookState};
 use time::OffsetDateTime;
 use url::Url;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::body::Fields;
 use crate::credentials::{self, CredentialsChange};
+use crate::openapi::schemas;
 use crate::query::{List, Query};
 use crate::rules::RulesChange;
 use crate::waiting::{self, Waiting};
@@ -28,26 +31,30 @@ use crate::{App, database_problem, version};
 
 const MAX_EVENTS: usize = 50;
 
-pub(crate) fn routes() -> Router<App> {
-    Router::new()
-        .route("/company/webhooks", get(list).post(create))
-        .route("/company/webhooks/{id}", get(one).patch(change).delete(delete))
+pub(crate) fn routes() -> OpenApiRouter<App> {
+    OpenApiRouter::new().routes(routes!(create, list)).routes(routes!(one, change, delete))
 }
 
 /// A webhook, as the API shows it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = Webhook)]
 pub(crate) struct Resource {
+    #[schema(value_type = String)]
     id: WebhookId,
     name: String,
+    #[schema(value_type = String)]
     url: Url,
+    #[schema(value_type = Vec<String>)]
     events: Vec<EventPattern>,
     is_enabled: bool,
     #[serde(flatten)]
+    #[schema(ignore)]
     rules: Rules,
     /// Names, with a mask in place of each value.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     headers: BTreeMap<String, &'static str>,
+    #[schema(value_type = schemas::WebhookState)]
     state: &'static str,
     #[serde(with = "crate::timestamp")]
     created_at: OffsetDateTime,
@@ -59,6 +66,7 @@ pub(crate) struct Resource {
     #[serde(with = "crate::timestamp::option", skip_serializing_if = "Option::is_none")]
     disabled_at: Option<OffsetDateTime>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<schemas::DisabledReason>)]
     disabled_reason: Option<&'static str>,
     /// Of one webhook; absent while nobody can tell.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -100,6 +108,14 @@ pub(crate) fn now() -> OffsetDateTime {
     now.replace_millisecond(now.millisecond()).unwrap_or(now)
 }
 
+/// Creates a webhook.
+#[utoipa::path(
+    post, path = "/company/webhooks",
+    tag = "webhooks", operation_id = "createWebhook",
+    security(("bearer" = ["webhooks:write"])),
+    request_body = schemas::WebhookCreate,
+    responses((status = 201, description = "It is made, and known wherever events are routed", body = schemas::Made)),
+)]
 async fn create(State(app): State<App>, headers: HeaderMap, body: Body) -> Result<Response, Problem> {
     let (tenant, by) = author(&app, &headers)?;
     let mut fields = Fields::read(&headers, body).await?;
@@ -143,6 +159,14 @@ async fn create(State(app): State<App>, headers: HeaderMap, body: Body) -> Resul
     Ok((StatusCode::CREATED, headers, Json(json!({ "id": id }))).into_response())
 }
 
+/// Lists the webhooks of the tenant.
+#[utoipa::path(
+    get, path = "/company/webhooks",
+    tag = "webhooks", operation_id = "listWebhooks",
+    security(("bearer" = ["webhooks:read"])),
+    params(schemas::Part, schemas::Times),
+    responses((status = 200, description = "Newest first", body = List<Resource>)),
+)]
 async fn list(
     State(app): State<App>,
     headers: HeaderMap,
@@ -157,6 +181,16 @@ async fn list(
     Ok(List::of(page, |record| Resource::of(&app, record, None)))
 }
 
+/// Shows a webhook.
+#[utoipa::path(
+    get, path = "/company/webhooks/{id}",
+    tag = "webhooks", operation_id = "getWebhook",
+    security(("bearer" = ["webhooks:read"])),
+    params(
+        ("id" = String, Path, description = "Of the webhook", example = "wbh_01HA4XCG60CT4G3EWF4CKYM1MF"),
+    ),
+    responses((status = 200, description = "The webhook, and what waits for it", body = Resource)),
+)]
 async fn one(State(app): State<App>, headers: HeaderMap, Path(id): Path<String>) -> Result<Response, Problem> {
     let tenant = app.access.tenant(&headers, Permission::WebhooksRead)?;
     let record = find(&app, &tenant, &id).await?;
@@ -169,6 +203,18 @@ fn show(app: &App, record: WebhookRecord, waiting: Option<Waiting>) -> Response 
     ([(header::ETAG, version::tag(&record))], Json(Resource::of(app, record, waiting))).into_response()
 }
 
+/// Changes a webhook.
+#[utoipa::path(
+    patch, path = "/company/webhooks/{id}",
+    tag = "webhooks", operation_id = "updateWebhook",
+    security(("bearer" = ["webhooks:write"])),
+    params(
+        ("id" = String, Path, description = "Of the webhook", example = "wbh_01HA4XCG60CT4G3EWF4CKYM1MF"),
+        schemas::IfMatch,
+    ),
+    request_body = schemas::WebhookUpdate,
+    responses((status = 200, description = "The webhook as it is now", body = Resource)),
+)]
 async fn change(
     State(app): State<App>,
     headers: HeaderMap,
@@ -224,6 +270,16 @@ async fn update(
     credentials::update(app, found, change, by, now, &edit).await.map(drop)
 }
 
+/// Deletes a webhook.
+#[utoipa::path(
+    delete, path = "/company/webhooks/{id}",
+    tag = "webhooks", operation_id = "deleteWebhook",
+    security(("bearer" = ["webhooks:write"])),
+    params(
+        ("id" = String, Path, description = "Of the webhook", example = "wbh_01HA4XCG60CT4G3EWF4CKYM1MF"),
+    ),
+    responses((status = 204, description = "It is gone; its history stays")),
+)]
 async fn delete(State(app): State<App>, headers: HeaderMap, Path(id): Path<String>) -> Result<Response, Problem> {
     let (tenant, by) = author(&app, &headers)?;
     let id = id.parse().map_err(|_| no_such_webhook())?;

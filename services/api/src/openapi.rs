@@ -1,0 +1,308 @@
+//! `/openapi.json` and `/docs`: what the API is, told by its own code.
+//!
+//! Every route is declared together with its description, so that there is none without the other. What all of them have
+//! in common (the tenant, the problems that any can answer with, the limits) is added here.
+
+mod page;
+pub(crate) mod schemas;
+
+use axum::Router;
+use axum::http::header;
+use axum::routing::get;
+use bytes::Bytes;
+use serde_json::{Map, Value, json};
+use shopery_model::catalogue;
+use utoipa::OpenApi;
+
+use schemas::{FaultName, Problem, Rules};
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Shopery Webhooks",
+        description = "Webhooks of a tenant: what they are sent, what became of it, and how to have it again.",
+        license(name = "MIT OR Apache-2.0")
+    ),
+    servers((url = "/")),
+    tags(
+        (name = "webhooks", description = "What is sent where."),
+        (name = "deliveries", description = "What became of each event for each webhook."),
+        (name = "recovery", description = "Sending again what was missed."),
+        (name = "events", description = "The events themselves."),
+    ),
+    components(schemas(Problem, Rules, FaultName))
+)]
+struct About;
+
+/// The document before the routes are added.
+pub(crate) fn about() -> utoipa::openapi::OpenApi {
+    About::openapi()
+}
+
+/// What anybody may read.
+pub(crate) fn routes(document: utoipa::openapi::OpenApi) -> anyhow::Result<Router> {
+    let document = complete(serde_json::to_value(document)?);
+    let page = Bytes::from(page::render(&document));
+    let json = Bytes::from(serde_json::to_vec(&document)?);
+    let as_json = [(header::CONTENT_TYPE, "application/json")];
+    let as_page = [(header::CONTENT_TYPE, "text/html; charset=utf-8"), (header::CONTENT_SECURITY_POLICY, page::POLICY)];
+    Ok(Router::new()
+        .route("/openapi.json", get(move || async move { (as_json, json) }))
+        .route("/docs", get(move || async move { (as_page, page) })))
+}
+
+/// Adds what all operations have in common.
+fn complete(mut document: Value) -> Value {
+    narrow(&mut document);
+    let rules = document["components"]["schemas"]["Rules"]["properties"].take();
+    for name in ["Webhook", "WebhookCreate", "WebhookUpdate"] {
+        let schema = &mut document["components"]["schemas"][name];
+        if name != "Webhook" {
+            close(schema, &["headers"]);
+        }
+        let mut rules = rules.clone();
+        if name == "Webhook" {
+            without_null(&mut rules, &[]);
+        } else {
+            without_null(&mut rules, &["fields", "filter", "changed", "debounce", "rateLimit"]);
+        }
+        extend(&mut schema["properties"], rules);
+    }
+    if let Some(schemas) = document["components"]["schemas"].as_object_mut() {
+        schemas.remove("Rules");
+    }
+    for name in ["RotateSecret", "TestRequest", "RecoverRequest"] {
+        close(&mut document["components"]["schemas"][name], if name == "TestRequest" { &["headers"] } else { &[] });
+    }
+    extend(&mut document["components"], common());
+    let Some(paths) = document["paths"].as_object_mut() else { return document };
+    for (path, operations) in paths {
+        let Some(operations) = operations.as_object_mut() else { continue };
+        for (method, operation) in operations {
+            complete_operation(path, method, operation);
+        }
+    }
+    document
+}
+
+/// What derived schemas cannot say.
+fn narrow(document: &mut Value) {
+    let mut set = |place: &str, more: Value| {
+        if let Some(schema) = document.pointer_mut(place) {
+            extend(schema, more);
+        }
+    };
+    let resources = || catalogue().resources();
+    let types = resources().flat_map(|resource| resource.types().map(|(event_type, _)| event_type.to_string()));
+    let families = resources().map(|resource| format!("{}-*", resource.name));
+    let events: Vec<_> = types.chain(families).chain(["*".to_owned()]).collect();
+    let names = json!({ "pattern": "^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}$" });
+    for schema in ["WebhookCreate", "WebhookUpdate", "TestRequest"] {
+        let of = |member: &str| format!("/components/schemas/{schema}/properties/{member}");
+        set(&of("events/items"), json!({ "enum": events }));
+        set(&of("headers"), json!({ "maxProperties": 16 }));
+        set(&of("headers/propertyNames"), names.clone());
+        set(&of("headers/additionalProperties"), json!({ "pattern": "^[!-~]([ -~]{0,1022}[!-~])?$" }));
+    }
+    let path = json!({ "minLength": 1, "maxLength": 200 });
+    for member in ["fields", "changed"] {
+        set(&format!("/components/schemas/Rules/properties/{member}/items"), path.clone());
+    }
+    set("/components/schemas/Rules/properties/filter", json!({ "minProperties": 1 }));
+}
+
+fn complete_operation(path: &str, method: &str, operation: &mut Value) {
+    let (is_post, has_body) = (method == "post", operation.get("requestBody").is_some());
+    let mut parameters = vec![json!({ "$ref": "#/components/parameters/Tenant" })];
+    let own = operation["parameters"].as_array().cloned().unwrap_or_default();
+    let has_query = own.iter().any(|parameter| parameter["in"] == "query");
+    if is_post {
+        parameters.push(json!({ "$ref": "#/components/parameters/IdempotencyKey" }));
+    }
+    parameters.extend(own.into_iter().map(|mut parameter| {
+        without_null(&mut parameter, &[]);
+        // The example of an id says of what kind it is.
+        if let Some(prefix) =
+            parameter["example"].as_str().filter(|_| parameter["in"] == "path").and_then(|id| id.get(..4))
+        {
+            let pattern = format!("^{prefix}[0-7][0-9A-HJKMNP-TV-Z]{{25}}$");
+            extend(&mut parameter["schema"], json!({ "pattern": pattern }));
+        }
+        parameter
+    }));
+    let mut names =
+        vec!["BadRequest", "Unauthorized", "Forbidden", "RequestTimeout", "TooManyRequests", "Internal", "Unavailable"];
+    names.extend(path.contains("{id}").then_some("NotFound"));
+    names.extend(is_post.then_some("Conflict"));
+    names.extend((is_post || has_body || has_query).then_some("InvalidFields"));
+    names.extend((method == "patch").then_some("PreconditionFailed"));
+    names.extend((method == "patch").then_some("Conflict"));
+    names.extend(has_body.then_some("TooLarge"));
+    names.extend(has_body.then_some("UnsupportedMediaType"));
+    let shown = path == "/company/webhooks/{id}" && (method == "get" || method == "patch");
+    for (status, response) in operation["responses"].as_object_mut().into_iter().flatten() {
+        let mut headers = json!({
+            "RateLimit": { "$ref": "#/components/headers/RateLimit" },
+            "RateLimit-Policy": { "$ref": "#/components/headers/RateLimit-Policy" },
+        });
+        if shown || path == "/company/webhooks" && status == "201" {
+            extend(&mut headers, json!({ "ETag": { "$ref": "#/components/headers/ETag" } }));
+        }
+        if status == "201" || status == "202" {
+            extend(&mut headers, json!({ "Location": { "$ref": "#/components/headers/Location" } }));
+        }
+        if is_post {
+            extend(
+                &mut headers,
+                json!({ "Idempotent-Replayed": { "$ref": "#/components/headers/Idempotent-Replayed" } }),
+            );
+        }
+        response["headers"] = headers;
+        if status.starts_with('4') {
+            response["content"] =
+                json!({ "application/problem+json": { "schema": { "$ref": "#/components/schemas/Problem" } } });
+        }
+    }
+    for name in names {
+        let status = PROBLEMS.iter().find(|problem| problem.0 == name).map_or(500, |problem| problem.1);
+        operation["responses"][status.to_string()] = json!({ "$ref": format!("#/components/responses/{name}") });
+    }
+    operation["parameters"] = parameters.into();
+}
+
+/// Name of the answer, status, name of the problem, when it is given, and the header that goes with it.
+const PROBLEMS: [(&str, u16, &str, &str, Option<&str>); 13] = [
+    (
+        "BadRequest",
+        400,
+        "malformed-request",
+        "The request cannot be read, or the header `X-tenant-ID` is missing.",
+        None,
+    ),
+    ("Unauthorized", 401, "unauthorized", "There is no token, or it does not hold.", Some("WWW-Authenticate")),
+    (
+        "Forbidden",
+        403,
+        "forbidden",
+        "The token lacks the permission, or is for other tenants.",
+        Some("WWW-Authenticate"),
+    ),
+    ("NotFound", 404, "not-found", "There is no such thing; what is another tenant's is answered the same.", None),
+    ("RequestTimeout", 408, "request-timeout", "The request took too long to arrive or to answer.", None),
+    ("Conflict", 409, "conflict", "It does not go with how things are now; `detail` says with what.", None),
+    ("PreconditionFailed", 412, "precondition-failed", "It was changed since it was read.", None),
+    ("TooLarge", 413, "too-large", "The body is over 64 KiB.", None),
+    ("UnsupportedMediaType", 415, "unsupported-media-type", "The body must be `application/json`.", None),
+    ("InvalidFields", 422, "invalid-fields", "`errors` names what is wrong.", None),
+    ("TooManyRequests", 429, "too-many-requests", "There are too many requests.", Some("Retry-After")),
+    ("Internal", 500, "internal", "Something failed on our side.", None),
+    ("Unavailable", 503, "unavailable", "Nothing was done; the same request may succeed later.", Some("Retry-After")),
+];
+
+fn common() -> Value {
+    let mut responses = Map::new();
+    for (name, status, problem, description, with) in PROBLEMS {
+        let example = json!({
+            "type": format!("urn:shopery:problem:{problem}"), "title": "…", "status": status, "detail": "…",
+        });
+        let content = json!({ "schema": { "$ref": "#/components/schemas/Problem" }, "example": example });
+        let mut headers = Map::new();
+        if let Some(with) = with {
+            headers.insert(with.to_owned(), json!({ "$ref": format!("#/components/headers/{with}") }));
+        }
+        let response = json!({ "description": description, "headers": headers, "content": { "application/problem+json": content } });
+        responses.insert(name.to_owned(), response);
+    }
+    let text = |description: &str| json!({ "description": description, "schema": { "type": "string" } });
+    json!({
+        "responses": responses,
+        "parameters": {
+            "Tenant": {
+                "name": "X-tenant-ID", "in": "header", "required": true, "description": "The tenant to act for.",
+                "schema": { "type": "string", "minLength": 1, "maxLength": 64 }, "example": "tnt_demo",
+            },
+            "IdempotencyKey": {
+                "name": "Idempotency-Key", "in": "header", "required": false,
+                "description": "A request that is repeated under its key within 24 hours is done once, and answered the same.",
+                "schema": { "type": "string", "pattern": "^[!-~]{1,255}$" },
+            },
+        },
+        "headers": {
+            "RateLimit": text("What is left of each limit."),
+            "RateLimit-Policy": text("What the limits are."),
+            "Retry-After": { "description": "When to come again, in seconds.", "schema": { "type": "integer" } },
+            "WWW-Authenticate": text("What is wrong with the token, as RFC 6750 has it."),
+            "ETag": text("For `If-Match`."),
+            "Location": text("Where it is."),
+            "Idempotent-Replayed": text("`true` if this was answered before."),
+        },
+        "securitySchemes": {
+            "bearer": { "type": "http", "scheme": "bearer", "bearerFormat": "JWT", "description": "Its claim `scope` has the permissions, `tenants` those that it is for." },
+        },
+    })
+}
+
+/// A request may have no other fields, and none that is `null` but these.
+fn close(schema: &mut Value, clearable: &[&str]) {
+    schema["additionalProperties"] = false.into();
+    without_null(&mut schema["properties"], clearable);
+}
+
+/// What is absent is not `null`, but for these.
+fn without_null(properties: &mut Value, but: &[&str]) {
+    let Some(properties) = properties.as_object_mut() else { return };
+    for (_, schema) in properties.iter_mut().filter(|(name, _)| !but.contains(&name.as_str())) {
+        if let Some(Value::Array(kinds)) = schema.get_mut("type") {
+            kinds.retain(|kind| kind != "null");
+            if let [one] = kinds.as_slice() {
+                schema["type"] = one.clone();
+            }
+        }
+        let Some(of) = schema.get_mut("oneOf").and_then(Value::as_array_mut) else { continue };
+        of.retain(|one| one["type"] != "null");
+        if let ([one], true) = (of.clone().as_slice(), schema.is_object()) {
+            *schema = one.clone();
+        }
+    }
+}
+
+fn extend(object: &mut Value, more: Value) {
+    if let (Some(object), Value::Object(more)) = (object.as_object_mut(), more) {
+        object.extend(more);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn references(value: &Value, found: &mut Vec<String>) {
+        match value {
+            Value::Object(members) => {
+                found.extend(members.get("$ref").and_then(Value::as_str).map(str::to_owned));
+                members.values().for_each(|value| references(value, found));
+            }
+            Value::Array(elements) => elements.iter().for_each(|value| references(value, found)),
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn the_document_hangs_together() {
+        let document = complete(serde_json::to_value(crate::described().into_openapi()).unwrap());
+        let mut found = Vec::new();
+        references(&document, &mut found);
+        if let Ok(p) = std::env::var("DUMP") {
+            std::fs::write(p, serde_json::to_string_pretty(&document).unwrap()).unwrap();
+        }
+        assert!(found.len() > 100);
+        for reference in found {
+            let place = document.pointer(reference.trim_start_matches('#'));
+            assert!(place.is_some(), "{reference} leads nowhere");
+        }
+        let create = &document["components"]["schemas"]["WebhookCreate"];
+        assert_eq!(create["additionalProperties"], false);
+        assert_eq!(create["properties"]["isEnabled"]["type"], "boolean");
+        assert_eq!(create["properties"]["filter"]["type"], json!(["object", "null"]));
+    }
+}

@@ -1,0 +1,364 @@
+//! What requests look like, and the names that fields can hold. The handlers read requests field by field, so that all
+//! that is wrong with one is said at once; these types describe what they read, and the conformance test holds the two
+//! together.
+#![allow(dead_code, reason = "they are described, not made")]
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+use time::OffsetDateTime;
+use utoipa::{IntoParams, ToSchema};
+
+#[derive(ToSchema)]
+#[schema(rename_all = "camelCase")]
+pub(crate) struct WebhookCreate {
+    /// For people.
+    #[schema(min_length = 1, max_length = 200, example = "webhook test")]
+    name: String,
+    /// Where to send to: `https://`, to an address that is public.
+    #[schema(format = "uri", max_length = 2048, example = "https://test.com/wh")]
+    url: String,
+    /// Event types, `order-*` for all of a resource, or `*`.
+    #[schema(min_items = 1, max_items = 50, example = json!(["order-created"]))]
+    events: Vec<String>,
+    #[schema(default = true)]
+    is_enabled: Option<bool>,
+    /// `whsec_` and the base64 of 24 to 64 bytes; one is made if there is none.
+    #[schema(example = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", pattern = "^whsec_([A-Za-z0-9+/]{4}){8,21}$")]
+    secret: Option<String>,
+    /// Sent with every delivery; at most 16.
+    #[schema(example = json!({ "Authorization": "Bearer of-a-gateway" }))]
+    headers: Option<BTreeMap<String, String>>,
+}
+
+/// Any of the fields; `null` takes a rule away, and all headers.
+#[derive(ToSchema)]
+#[schema(rename_all = "camelCase")]
+pub(crate) struct WebhookUpdate {
+    #[schema(min_length = 1, max_length = 200)]
+    name: Option<String>,
+    #[schema(format = "uri", max_length = 2048)]
+    url: Option<String>,
+    #[schema(min_items = 1, max_items = 50)]
+    events: Option<Vec<String>>,
+    #[schema(example = false)]
+    is_enabled: Option<bool>,
+    /// Ends all former secrets at once.
+    #[schema(pattern = "^whsec_([A-Za-z0-9+/]{4}){8,21}$")]
+    secret: Option<String>,
+    /// All of them; a value that is `***` stays as it is.
+    headers: Option<BTreeMap<String, String>>,
+    /// With `isEnabled: true`: what becomes of what has waited.
+    waiting: Option<Wish>,
+}
+
+/// What a webhook asks for beyond its events.
+#[derive(ToSchema)]
+#[schema(rename_all = "camelCase")]
+pub(crate) struct Rules {
+    /// The payload has these parts of the resource alone.
+    #[schema(min_items = 1, max_items = 50, example = json!(["id", "customer.email"]))]
+    fields: Option<Vec<String>>,
+    /// The resource must match; the syntax is that of Amazon EventBridge's event patterns.
+    #[schema(value_type = Option<Object>, example = json!({ "total_price": [{ "prefix": "1" }] }))]
+    filter: Option<Value>,
+    /// One of these paths must differ from the resource's previous state.
+    #[schema(min_items = 1, max_items = 50, example = json!(["total_price"]))]
+    changed: Option<Vec<String>>,
+    /// What a delivery carries that is not sent at once.
+    payload: Option<PayloadMode>,
+    /// The events of one resource within this time (1s to 1h) become one delivery of the latest state.
+    #[schema(example = "5s", pattern = "^([1-9]|[1-5][0-9])(s|m)$|^1h$")]
+    debounce: Option<String>,
+    /// Deliveries a second, at most; the others wait.
+    #[schema(minimum = 1, maximum = 1000, example = 50)]
+    rate_limit: Option<u16>,
+    /// Whether a payload is dropped that is the same as the previous one for this resource and event.
+    #[schema(default = true)]
+    drop_duplicates: Option<bool>,
+    signature: Option<SignatureKind>,
+}
+
+#[derive(ToSchema)]
+#[schema(rename_all = "snake_case")]
+pub(crate) enum PayloadMode {
+    Latest,
+    Original,
+}
+
+#[derive(ToSchema)]
+#[schema(rename_all = "snake_case")]
+pub(crate) enum SignatureKind {
+    Symmetric,
+    Asymmetric,
+    Both,
+}
+
+#[derive(ToSchema)]
+#[schema(rename_all = "snake_case")]
+pub(crate) enum Wish {
+    Send,
+    Discard,
+}
+
+#[derive(ToSchema)]
+#[schema(rename_all = "snake_case")]
+pub(crate) enum WebhookState {
+    Active,
+    /// `isEnabled` is false.
+    Paused,
+    /// By us.
+    Disabled,
+}
+
+#[derive(ToSchema)]
+#[schema(rename_all = "snake_case")]
+pub(crate) enum DisabledReason {
+    Failing,
+    Gone,
+}
+
+#[derive(ToSchema)]
+#[schema(rename_all = "snake_case")]
+pub(crate) enum DeliveryState {
+    Pending,
+    Delivered,
+    Failed,
+    Filtered,
+    Duplicate,
+    Superseded,
+    Parked,
+    Expired,
+}
+
+#[derive(ToSchema)]
+#[schema(rename_all = "snake_case")]
+pub(crate) enum RecoveryState {
+    Running,
+    Completed,
+    Cancelled,
+    Failed,
+}
+
+#[derive(ToSchema)]
+#[schema(rename_all = "snake_case")]
+pub(crate) enum ChangeAction {
+    Created,
+    Updated,
+    Deleted,
+    Disabled,
+}
+
+/// Why an attempt failed, or a delivery ended without one.
+#[derive(ToSchema)]
+#[schema(rename_all = "snake_case")]
+pub(crate) enum FaultName {
+    DnsFailed,
+    AddressForbidden,
+    ConnectionRefused,
+    ConnectTimeout,
+    CertificateInvalid,
+    TlsFailed,
+    ConnectionFailed,
+    Timeout,
+    Redirected,
+    HttpStatus,
+    ResponseTooLarge,
+    Gone,
+    WebhookDeleted,
+    Discarded,
+    ParkingFull,
+}
+
+/// A field before and after; what was or is not set is absent.
+#[derive(ToSchema)]
+pub(crate) struct FieldChange {
+    from: Option<Value>,
+    to: Option<Value>,
+}
+
+#[derive(ToSchema)]
+pub(crate) struct RotateSecret {
+    /// The new secret; one is made if there is none.
+    #[schema(pattern = "^whsec_([A-Za-z0-9+/]{4}){8,21}$")]
+    secret: Option<String>,
+    /// How long the former one stays valid: 0s to 7d.
+    #[schema(
+        example = "24h",
+        default = "24h",
+        pattern = "^[0-9]{1,5}s$|^([0-9]|[1-9][0-9]|1[0-5][0-9]|16[0-8])h$|^[0-7]d$"
+    )]
+    overlap: Option<String>,
+}
+
+/// A URL that is not saved yet.
+#[derive(ToSchema)]
+pub(crate) struct TestRequest {
+    #[schema(format = "uri", max_length = 2048, example = "https://test.com/wh")]
+    url: String,
+    #[schema(pattern = "^whsec_([A-Za-z0-9+/]{4}){8,21}$")]
+    secret: Option<String>,
+    headers: Option<BTreeMap<String, String>>,
+}
+
+#[derive(ToSchema)]
+pub(crate) struct RecoverRequest {
+    /// Events that were stored from then on.
+    #[schema(example = "2026-11-24T10:00:00Z")]
+    since: OffsetDateTime,
+    /// Until then; until now, if it is absent or later.
+    until: Option<OffsetDateTime>,
+    /// Of their deliveries, those that have ended so; `failed` and `expired` if absent. Not `pending` and `parked`.
+    #[schema(min_items = 1, example = json!(["failed"]))]
+    statuses: Option<Vec<DeliveryState>>,
+    /// One message for each resource, or every delivery with the state of its event; `latest` if absent.
+    mode: Option<PayloadMode>,
+}
+
+/// What was made.
+#[derive(ToSchema)]
+pub(crate) struct Made {
+    #[schema(example = "wbh_01HA4XCG60CT4G3EWF4CKYM1MF")]
+    id: String,
+}
+
+/// An error: RFC 9457. `type` is `urn:shopery:problem:` and the name of the problem.
+#[derive(ToSchema)]
+pub(crate) struct Problem {
+    #[schema(example = "urn:shopery:problem:invalid-fields")]
+    r#type: String,
+    title: String,
+    #[schema(minimum = 400, maximum = 599, example = 422)]
+    status: u16,
+    /// What is wrong, and how to mend it.
+    detail: String,
+    /// What is wrong with the input, field by field.
+    errors: Option<Vec<Wrong>>,
+}
+
+#[derive(ToSchema)]
+pub(crate) struct Wrong {
+    #[schema(example = "events[0]")]
+    field: String,
+    detail: String,
+}
+
+/// An event as it was published: CloudEvents 1.0, its `data` byte for byte.
+#[derive(ToSchema)]
+pub(crate) struct CloudEvent {
+    #[schema(example = "1.0")]
+    specversion: String,
+    #[schema(example = "evt_1")]
+    id: String,
+    #[schema(example = "orders")]
+    source: String,
+    #[schema(example = "order-created")]
+    r#type: String,
+    #[schema(example = "order/ord_123")]
+    subject: String,
+    time: OffsetDateTime,
+    datacontenttype: String,
+    /// The resource.
+    #[schema(value_type = Object)]
+    data: Value,
+}
+
+/// Which part of a list.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct Part {
+    /// So many at a time.
+    #[param(minimum = 1, maximum = 200, default = 50)]
+    limit: Option<u16>,
+    /// The `nextCursor` of an earlier page.
+    #[param(pattern = "^[a-z]{3}_[0-9A-Z]+$")]
+    cursor: Option<String>,
+}
+
+/// RFC 3339; both ends belong to it.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct Times {
+    created_at_min: Option<OffsetDateTime>,
+    created_at_max: Option<OffsetDateTime>,
+    updated_at_min: Option<OffsetDateTime>,
+    updated_at_max: Option<OffsetDateTime>,
+}
+
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct OfDeliveries {
+    /// Deliveries that stand so.
+    #[param(inline)]
+    status: Option<DeliveryState>,
+    /// Of this event type.
+    #[param(example = "order-created", pattern = "^[a-z]+-[a-z]+$")]
+    event: Option<String>,
+}
+
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct OfEvents {
+    /// Of this event type.
+    #[param(example = "order-created", pattern = "^[a-z]+-[a-z]+$")]
+    event: Option<String>,
+}
+
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct Windows {
+    /// The beginning of the first window.
+    #[param(example = "2026-11-24T10:00:00Z")]
+    created_at_min: OffsetDateTime,
+    /// The end of the last one; now, if absent.
+    created_at_max: Option<OffsetDateTime>,
+    /// How long a window is: 1s or more, at most 1,000 windows.
+    #[param(example = "1h", default = "1h", pattern = "^[1-9][0-9]?(s|m|h|d)$")]
+    step: Option<String>,
+}
+
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+pub(crate) struct IfMatch {
+    /// The `ETag` of what was read: change it only if nobody else has since then.
+    #[param(rename = "If-Match", example = "\"1\"")]
+    if_match: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use utoipa::PartialSchema;
+
+    fn names<T: PartialSchema>() -> Vec<String> {
+        let schema = serde_json::to_value(T::schema()).unwrap();
+        let names: Option<Vec<_>> =
+            schema["enum"].as_array().map(|names| names.iter().filter_map(Value::as_str).map(str::to_owned).collect());
+        names.unwrap_or_else(|| {
+            schema["oneOf"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|one| one["const"].as_str().or(one["enum"][0].as_str()).unwrap().to_owned())
+                .collect()
+        })
+    }
+
+    #[test]
+    fn names_are_those_of_the_model() {
+        let states: Vec<_> = shopery_model::DeliveryState::ALL.iter().map(|state| state.name().to_owned()).collect();
+        let mut told = names::<DeliveryState>();
+        let mut known = states.clone();
+        told.sort();
+        known.sort();
+        assert_eq!(told, known);
+        let modes = [shopery_model::PayloadMode::Latest, shopery_model::PayloadMode::Original];
+        assert_eq!(names::<PayloadMode>(), modes.map(|mode| mode.name().to_owned()));
+        use shopery_store::{DisabledReason as Reason, RecoveryState as Recovery, WebhookState as Webhook};
+        let webhook = [Webhook::Active, Webhook::Paused, Webhook::Disabled].map(|state| state.name().to_owned());
+        assert_eq!(names::<WebhookState>(), webhook);
+        assert_eq!(names::<DisabledReason>(), [Reason::Failing, Reason::Gone].map(|reason| reason.name().to_owned()));
+        let recovery = [Recovery::Running, Recovery::Completed, Recovery::Cancelled, Recovery::Failed];
+        assert_eq!(names::<RecoveryState>(), recovery.map(|state| state.name().to_owned()));
+    }
+}
