@@ -89,7 +89,7 @@ impl Asked {
     get, path = "/company/events",
     tag = "events", operation_id = "listEvents",
     security(("bearer" = ["webhooks:read"])),
-    params(schemas::OfEvents, schemas::Part, schemas::Times),
+    params(schemas::OfEvents, schemas::Times),
     responses((status = 200, description = "Oldest first", body = Page)),
 )]
 async fn list(State(app): State<App>, headers: HeaderMap, RawQuery(query): RawQuery) -> Result<Json<Page>, Problem> {

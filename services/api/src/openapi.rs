@@ -128,6 +128,11 @@ fn complete_operation(path: &str, method: &str, operation: &mut Value) {
             let pattern = format!("^{prefix}[0-7][0-9A-HJKMNP-TV-Z]{{25}}$");
             extend(&mut parameter["schema"], json!({ "pattern": pattern }));
         }
+        if parameter["in"] == "query" && parameter["name"] == "event" {
+            let types = catalogue().resources().flat_map(|resource| resource.types());
+            let types: Vec<_> = types.map(|(event_type, _)| event_type.to_string()).collect();
+            extend(&mut parameter["schema"], json!({ "enum": types }));
+        }
         parameter
     }));
     let mut names =
@@ -139,6 +144,9 @@ fn complete_operation(path: &str, method: &str, operation: &mut Value) {
     names.extend((method == "patch").then_some("Conflict"));
     names.extend(has_body.then_some("TooLarge"));
     names.extend(has_body.then_some("UnsupportedMediaType"));
+    if let Some(schema) = operation.pointer_mut("/requestBody/content/application~1json") {
+        without_null(schema, &[]);
+    }
     let shown = path == "/company/webhooks/{id}" && (method == "get" || method == "patch");
     for (status, response) in operation["responses"].as_object_mut().into_iter().flatten() {
         let mut headers = json!({

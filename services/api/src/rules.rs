@@ -93,7 +93,10 @@ fn filter(pattern: &RawValue) -> Result<Filter, Invalid> {
 }
 
 fn rate_limit(number: &RawValue) -> Result<NonZeroU16, Invalid> {
-    let limit = number.get().parse().ok().filter(|limit: &NonZeroU16| limit.get() <= MAX_RATE_LIMIT);
+    // To JSON, 50 and 50.0 are the same number.
+    let whole = serde_json::from_str::<f64>(number.get()).ok().filter(|number| number.fract() == 0.0);
+    let whole = whole.filter(|number| (1.0..=f64::from(MAX_RATE_LIMIT)).contains(number));
+    let limit = whole.and_then(|number| NonZeroU16::new(number as u16));
     limit.ok_or_else(|| {
         Invalid::new(
             "rateLimit",

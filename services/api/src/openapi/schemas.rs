@@ -271,7 +271,7 @@ pub(crate) struct Part {
     #[param(minimum = 1, maximum = 200, default = 50)]
     limit: Option<u16>,
     /// The `nextCursor` of an earlier page.
-    #[param(pattern = "^[a-z]{3}_[0-9A-Z]+$")]
+    #[param(pattern = "^[a-z]{3}_[0-9A-Z]{26}$")]
     cursor: Option<String>,
 }
 
@@ -292,7 +292,7 @@ pub(crate) struct OfDeliveries {
     #[param(inline)]
     status: Option<DeliveryState>,
     /// Of this event type.
-    #[param(example = "order-created", pattern = "^[a-z]+-[a-z]+$")]
+    #[param(example = "order-created")]
     event: Option<String>,
 }
 
@@ -300,8 +300,14 @@ pub(crate) struct OfDeliveries {
 #[into_params(parameter_in = Query)]
 pub(crate) struct OfEvents {
     /// Of this event type.
-    #[param(example = "order-created", pattern = "^[a-z]+-[a-z]+$")]
+    #[param(example = "order-created")]
     event: Option<String>,
+    /// So many at a time.
+    #[param(minimum = 1, maximum = 200, default = 50)]
+    limit: Option<u16>,
+    /// The `nextCursor` or `position` of an earlier page.
+    #[param(pattern = "^evp_[0-9]{1,15}$")]
+    cursor: Option<String>,
 }
 
 #[derive(IntoParams)]
