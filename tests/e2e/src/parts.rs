@@ -34,6 +34,13 @@ pub fn python() -> PathBuf {
     path
 }
 
+/// A program that pip has put beside [`python`].
+pub fn tool(name: &str) -> PathBuf {
+    let path = folder().join("venv/bin").join(name);
+    assert!(path.exists(), "{name} IS MISSING at {}: run tests/run", path.display());
+    path
+}
+
 /// The folder from which Node finds the package `standardwebhooks`.
 pub fn node_packages() -> PathBuf {
     let path = folder().join("receiver");

@@ -327,7 +327,7 @@ pub(crate) struct Windows {
 #[into_params(parameter_in = Header)]
 pub(crate) struct IfMatch {
     /// The `ETag` of what was read: change it only if nobody else has since then.
-    #[param(rename = "If-Match", example = "\"1\"")]
+    #[param(rename = "If-Match", example = "\"1\"", pattern = r#"^(\*|(W/)?"[!#-+.-~]*")$"#)]
     if_match: Option<String>,
 }
 
