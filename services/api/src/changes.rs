@@ -1,7 +1,6 @@
 //! `GET /company/webhooks/{id}/changes`: who has changed a webhook, when, and from what to what.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use axum::Json;
 use axum::extract::{Path, RawQuery, State};
@@ -9,8 +8,7 @@ use axum::http::HeaderMap;
 use serde::Serialize;
 use shopery_http::{Permission, Problem};
 use shopery_model::{ChangeId, WebhookId};
-use shopery_runtime::Shutdown;
-use shopery_store::{ChangeRecord, FieldChange, Store};
+use shopery_store::{ChangeRecord, FieldChange};
 use time::OffsetDateTime;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
@@ -20,9 +18,6 @@ use crate::deliveries::with_history;
 use crate::openapi::schemas;
 use crate::query::{List, Query};
 use crate::{App, database_problem};
-
-/// How often old changes are forgotten.
-const SWEEP: Duration = Duration::from_secs(3600);
 
 pub(crate) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new().routes(routes!(of_webhook))
@@ -88,23 +83,4 @@ async fn of_webhook(
     query.finish()?;
     let page = app.store.changes(&tenant, id, &times, cursor.as_ref(), limit).await.map_err(database_problem)?;
     Ok(List::of(page, Resource::from))
-}
-
-/// Forgets changes that are older than `kept`, from time to time.
-pub(crate) async fn sweep(store: &Store, kept: Duration, shutdown: &Shutdown) {
-    let kept = time::Duration::try_from(kept).unwrap_or(time::Duration::MAX);
-    loop {
-        // Before the calendar begins there is nothing to forget.
-        if let Some(before) = OffsetDateTime::now_utc().checked_sub(kept) {
-            match store.forget_changes(before).await {
-                Ok(true) => continue,
-                Ok(false) => {}
-                Err(error) => tracing::warn!(%error, "old changes of webhooks are forgotten later"),
-            }
-        }
-        tokio::select! {
-            () = tokio::time::sleep(SWEEP) => {}
-            () = shutdown.draining() => return,
-        }
-    }
 }

@@ -10,6 +10,7 @@ mod disabled;
 mod event_types;
 mod events;
 mod idempotency;
+mod metrics;
 mod openapi;
 mod publicist;
 mod query;
@@ -18,6 +19,7 @@ mod recover;
 mod recoveries;
 pub mod reencrypt;
 mod resend;
+mod retention;
 mod rules;
 mod secret;
 mod test_call;
@@ -47,6 +49,7 @@ use utoipa_axum::router::OpenApiRouter;
 
 use crate::publicist::Publicist;
 use crate::recover::Recoverer;
+use crate::retention::Retention;
 
 pub const ABOUT: About = About {
     name: "shopery-api",
@@ -76,7 +79,7 @@ pub struct Config {
     keys: Keyring,
     database: SecretString,
     disable_after: Duration,
-    changes_max_age: Duration,
+    retention: Retention,
 }
 
 impl Config {
@@ -93,10 +96,9 @@ impl Config {
             "3d",
             "A webhook whose every attempt has failed for so long is disabled; 0s: never",
         );
-        let changes_max_age =
-            env.duration("SHOPERY_CHANGES_MAX_AGE", "365d", "How long it is kept who has changed which webhook");
+        let retention = Retention::read(env);
         Some(Self {
-            changes_max_age: changes_max_age?,
+            retention: retention?,
             disable_after: disable_after?,
             listen: listen?,
             queue: queue?,
@@ -181,7 +183,7 @@ pub async fn run(config: Config, listener: TcpListener, runtime: Runtime) -> any
             Ok(())
         },
         async {
-            changes::sweep(&store, config.changes_max_age, &runtime.shutdown).await;
+            config.retention.run(&store, &runtime.shutdown).await;
             Ok(())
         },
     )?;
@@ -197,6 +199,7 @@ fn described() -> OpenApiRouter<App> {
         .merge(test_call::routes())
         .merge(deliveries::routes())
         .merge(digest::routes())
+        .merge(metrics::routes())
         .merge(resend::routes())
         .merge(recoveries::routes())
         .merge(events::routes())

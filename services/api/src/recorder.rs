@@ -9,7 +9,7 @@ use prometheus_client::metrics::counter::Counter;
 use shopery_model::{Outcome, TenantId, WebhookId};
 use shopery_queue::{Dead, Intake, Queue, Taken, topology};
 use shopery_runtime::{Runtime, Shutdown};
-use shopery_store::{DisabledReason, Store, StoreError};
+use shopery_store::{DisabledReason, Recorded, Store, StoreError};
 use time::OffsetDateTime;
 use tokio::time::Instant;
 
@@ -35,6 +35,9 @@ struct Recorder {
 
 struct Arrived {
     message: Taken,
+    sequence: u64,
+    /// When OUTCOMES has stored it.
+    at: OffsetDateTime,
     outcomes: Vec<Outcome>,
 }
 
@@ -67,8 +70,15 @@ pub(crate) async fn run(
 
 impl Recorder {
     async fn read(&self, message: Taken) -> Option<Arrived> {
+        let (sequence, at) = match message.message.stored() {
+            Ok(stored) => (stored.sequence, stored.at),
+            Err(error) => {
+                tracing::warn!(%error, "outcomes came from nowhere; they come again");
+                return None;
+            }
+        };
         match serde_json::from_slice(message.message.payload()) {
-            Ok(outcomes) => Some(Arrived { message, outcomes }),
+            Ok(outcomes) => Some(Arrived { message, sequence, at, outcomes }),
             Err(error) => {
                 self.bury("undecodable-outcomes", &message, &error.to_string()).await;
                 None
@@ -78,13 +88,11 @@ impl Recorder {
 
     /// Records everything together; if the database works but does not take it, message by message.
     async fn record(&self, arrived: Vec<Arrived>, shutdown: &Shutdown) {
-        let all: Vec<Outcome> = arrived.iter().flat_map(|part| part.outcomes.iter().cloned()).collect();
-        let Err(error) = self.write(&all, &arrived, shutdown).await else { return };
+        let Err(error) = self.write(&arrived, shutdown).await else { return };
         tracing::warn!(error, "the history does not take a batch of outcomes; trying its messages one by one");
         for part in arrived {
-            let outcomes = part.outcomes.clone();
             let part = [part];
-            if let Err(error) = self.write(&outcomes, &part, shutdown).await {
+            if let Err(error) = self.write(&part, shutdown).await {
                 self.bury("unrecordable-outcomes", &part[0].message, &error).await;
             }
         }
@@ -92,10 +100,11 @@ impl Recorder {
 
     /// Writes outcomes, waiting for the database as long as it takes, and acknowledges. Fails if the database answers
     /// but refuses the rows.
-    async fn write(&self, outcomes: &[Outcome], arrived: &[Arrived], shutdown: &Shutdown) -> Result<(), String> {
+    async fn write(&self, arrived: &[Arrived], shutdown: &Shutdown) -> Result<(), String> {
+        let outcomes: usize = arrived.iter().map(|part| part.outcomes.len()).sum();
         let (mut refusals, mut pause) = (0, Duration::from_millis(100));
         let disabled = loop {
-            let error = match self.keep(outcomes).await {
+            let error = match self.keep(arrived).await {
                 Ok(disabled) => break disabled,
                 Err(error) => error,
             };
@@ -105,7 +114,7 @@ impl Recorder {
                     return Err(error.to_string());
                 }
             } else {
-                tracing::warn!(%error, outcomes = outcomes.len(), "the history waits for the database");
+                tracing::warn!(%error, outcomes, "the history waits for the database");
             }
             if shutdown.is_draining() {
                 return Ok(());
@@ -116,7 +125,7 @@ impl Recorder {
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(Duration::from_secs(2));
         };
-        self.recorded.inc_by(outcomes.len() as u64);
+        self.recorded.inc_by(outcomes as u64);
         for (tenant, id, reason) in disabled {
             tracing::info!(%tenant, webhook = %id, reason = reason.name(), "a webhook is disabled");
             self.publicist.publish_disabled(&tenant, id).await;
@@ -128,8 +137,13 @@ impl Recorder {
     }
 
     /// The history, and what it says of the webhooks.
-    async fn keep(&self, outcomes: &[Outcome]) -> Result<Vec<(TenantId, WebhookId, DisabledReason)>, StoreError> {
-        self.store.record(outcomes).await?;
+    async fn keep(&self, arrived: &[Arrived]) -> Result<Vec<(TenantId, WebhookId, DisabledReason)>, StoreError> {
+        let messages: Vec<_> = arrived
+            .iter()
+            .map(|Arrived { sequence, at, outcomes, .. }| Recorded { sequence: *sequence, at: *at, outcomes })
+            .collect();
+        self.store.record_messages(&messages).await?;
+        let outcomes = arrived.iter().flat_map(|part| &part.outcomes);
         self.store.note_attempts(outcomes, self.patience, OffsetDateTime::now_utc()).await
     }
 

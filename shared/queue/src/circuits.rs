@@ -27,6 +27,15 @@ struct Known {
     revision: u64,
 }
 
+impl Queue {
+    /// The circuit of a webhook as it is now; `None` if it is closed.
+    pub async fn circuit(&self, tenant: &TenantId, id: WebhookId) -> anyhow::Result<Option<Circuit>> {
+        let store = self.jetstream.get_key_value(topology::CIRCUITS).await.context("cannot open CIRCUITS")?;
+        let circuits = Circuits { table: Arc::default(), store };
+        Ok(circuits.read(tenant, id).await?.0)
+    }
+}
+
 impl Circuits {
     /// Follows the changes from now on. A circuit that is not known yet costs an attempt, no more, so nobody waits.
     pub async fn follow(queue: &Queue, runtime: &Runtime) -> anyhow::Result<Self> {

@@ -67,9 +67,9 @@ impl Known {
 impl Store {
     /// Takes note of attempts. Webhooks whose endpoint says that it is gone, or has failed always for `patience`, are
     /// disabled; returns those that were.
-    pub async fn note_attempts(
+    pub async fn note_attempts<'a>(
         &self,
-        outcomes: &[Outcome],
+        outcomes: impl IntoIterator<Item = &'a Outcome>,
         patience: Option<Duration>,
         now: OffsetDateTime,
     ) -> Result<Vec<(TenantId, WebhookId, DisabledReason)>, StoreError> {
@@ -147,7 +147,7 @@ impl Store {
 
 type Attempts = Vec<(i64, Tried)>;
 
-fn by_webhook(outcomes: &[Outcome]) -> BTreeMap<(TenantId, WebhookId), Attempts> {
+fn by_webhook<'a>(outcomes: impl IntoIterator<Item = &'a Outcome>) -> BTreeMap<(TenantId, WebhookId), Attempts> {
     let mut attempts: BTreeMap<(TenantId, WebhookId), Attempts> = BTreeMap::new();
     for outcome in outcomes {
         let Some(attempt) = &outcome.attempt else { continue };

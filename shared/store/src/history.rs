@@ -21,7 +21,8 @@ use shopery_model::{DeliveryId, DeliveryState, Outcome, TenantId, WebhookId};
 use time::OffsetDateTime;
 
 use crate::entity::delivery;
-use crate::{Cursor, Page, Store, StoreError, Times, from_millis, to_millis};
+use crate::rollups;
+use crate::{Cursor, Page, Recorded, Store, StoreError, Times, from_millis, to_millis};
 
 /// Rows in one INSERT; what is left over goes in smaller ones. Few sizes, so that every statement is prepared once.
 const ROWS: [usize; 3] = [100, 10, 1];
@@ -78,6 +79,15 @@ impl Store {
     pub async fn record(&self, outcomes: &[Outcome]) -> Result<(), StoreError> {
         let transaction = self.db.begin().await?;
         write(&transaction, outcomes).await?;
+        transaction.commit().await?;
+        Ok(())
+    }
+
+    /// Writes the outcomes of messages, and counts those that were not counted before, in one transaction.
+    pub async fn record_messages(&self, messages: &[Recorded<'_>]) -> Result<(), StoreError> {
+        let transaction = self.db.begin().await?;
+        write(&transaction, messages.iter().flat_map(|message| message.outcomes)).await?;
+        rollups::write(&transaction, messages).await?;
         transaction.commit().await?;
         Ok(())
     }
@@ -149,7 +159,10 @@ impl Store {
 }
 
 /// Writes outcomes within a transaction.
-pub(crate) async fn write(transaction: &DatabaseTransaction, outcomes: &[Outcome]) -> Result<(), DbErr> {
+pub(crate) async fn write<'a>(
+    transaction: &DatabaseTransaction,
+    outcomes: impl IntoIterator<Item = &'a Outcome>,
+) -> Result<(), DbErr> {
     let rows = rows(outcomes);
     let backend = transaction.get_database_backend();
     let mut rest = rows.as_slice();
@@ -174,8 +187,8 @@ struct Row<'a> {
 }
 
 /// By delivery, so that the rows lie in the order of the table.
-fn rows(outcomes: &[Outcome]) -> Vec<Row<'_>> {
-    let mut rows: BTreeMap<DeliveryId, Row<'_>> = BTreeMap::new();
+fn rows<'a>(outcomes: impl IntoIterator<Item = &'a Outcome>) -> Vec<Row<'a>> {
+    let mut rows: BTreeMap<DeliveryId, Row<'a>> = BTreeMap::new();
     for outcome in outcomes {
         let rank = rank(outcome);
         let row = rows.entry(outcome.job.delivery).or_insert(Row { latest: outcome, rank, attempts: String::new() });

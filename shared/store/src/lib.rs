@@ -13,6 +13,8 @@ mod migration;
 mod page;
 mod recoveries;
 mod recovery_turns;
+mod retention;
+mod rollups;
 mod webhooks;
 
 pub use changes::{Author, ChangeRecord, FieldChange};
@@ -22,6 +24,7 @@ pub use idempotency::{Answered, Claim, Keyed};
 pub use page::{Cursor, Page, Times};
 pub use recoveries::{RecoveryRecord, RecoveryState};
 pub use recovery_turns::{ItemState, RecoveryItem, RecoveryPage, RecoveryTurn};
+pub use rollups::{Counts, Recorded};
 pub use webhooks::{DisabledReason, Resealed, WebhookChange, WebhookRecord, WebhookState};
 
 use time::OffsetDateTime;

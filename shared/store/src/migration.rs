@@ -17,6 +17,7 @@ impl MigratorTrait for Migrator {
             Box::new(VersionOfAWebhook),
             Box::new(IdempotencyKeys),
             Box::new(WebhookChanges),
+            Box::new(Rollups),
         ]
     }
 }
@@ -299,6 +300,56 @@ impl MigrationTrait for WebhookChanges {
             let mut index = Index::create();
             index.name(name).table("webhook_changes").col(column).col("id");
             manager.create_index(index).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Counts for the metrics, and which outcomes are in them; what waits is found without looking at what does not.
+struct Rollups;
+
+impl MigrationName for Rollups {
+    fn name(&self) -> &'static str {
+        "m0010_rollups"
+    }
+}
+
+#[async_trait::async_trait]
+impl MigrationTrait for Rollups {
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        let mut rollups = Table::create();
+        rollups
+            .table("rollups")
+            .col(text("tenant"))
+            .col(string("webhook_id"))
+            .col(big_integer("size"))
+            .col(big_integer("bucket"))
+            .col(string("kind"))
+            .col(big_integer("total"))
+            .primary_key(Index::create().col("webhook_id").col("size").col("bucket").col("kind"));
+        manager.create_table(rollups).await?;
+        let mut by_tenant = Index::create();
+        by_tenant.name("rollups_by_tenant").table("rollups").col("tenant").col("bucket");
+        manager.create_index(by_tenant).await?;
+        let mut by_age = Index::create();
+        by_age.name("rollups_by_age").table("rollups").col("size").col("bucket");
+        manager.create_index(by_age).await?;
+
+        let mut recorded = Table::create();
+        recorded
+            .table("recorded")
+            .col(big_integer("sequence"))
+            .col(big_integer("at"))
+            .primary_key(Index::create().col("sequence").col("at"));
+        manager.create_table(recorded).await?;
+        let mut recorded_by_age = Index::create();
+        recorded_by_age.name("recorded_by_age").table("recorded").col("at");
+        manager.create_index(recorded_by_age).await?;
+
+        let waiting = "WHERE state IN ('pending', 'parked')";
+        for (name, columns) in [("waiting_of_webhook", "webhook_id, id"), ("waiting_of_tenant", "tenant, id")] {
+            let sql = format!("CREATE INDEX {name} ON deliveries ({columns}) {waiting}");
+            manager.get_connection().execute_unprepared(&sql).await?;
         }
         Ok(())
     }

@@ -324,6 +324,18 @@ pub(crate) struct Windows {
 }
 
 #[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct MetricsWindows {
+    /// The beginning of the first window; a day before the end, if absent.
+    created_at_min: Option<OffsetDateTime>,
+    /// The end of the last one; now, if absent or later.
+    created_at_max: Option<OffsetDateTime>,
+    /// How long a window is: whole minutes, at most 1,000 windows. What is older than two days is counted by the hour.
+    #[param(example = "1h", default = "1h", pattern = "^[1-9][0-9]?(m|h|d)$")]
+    step: Option<String>,
+}
+
+#[derive(IntoParams)]
 #[into_params(parameter_in = Header)]
 pub(crate) struct IfMatch {
     /// The `ETag` of what was read: change it only if nobody else has since then.

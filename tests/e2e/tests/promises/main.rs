@@ -40,6 +40,7 @@ mod input;
 mod isolation;
 mod launcher;
 mod limits;
+mod metrics;
 mod openapi;
 mod operations;
 mod recovery;

@@ -1,0 +1,64 @@
+//! Forgets what is too old, all the time and a little at a time.
+
+use std::time::Duration;
+
+use shopery_runtime::{Env, Shutdown};
+use shopery_store::{Store, StoreError};
+use time::OffsetDateTime;
+
+/// How often it is looked for.
+const SWEEP: Duration = Duration::from_secs(600);
+/// Between two bites, so that whoever writes comes in between.
+const PAUSE: Duration = Duration::from_millis(20);
+/// Counts are kept by the minute for so long, then by the hour.
+const MINUTES_KEPT: time::Duration = time::Duration::days(2);
+const COUNTS_KEPT: time::Duration = time::Duration::days(400);
+/// A message of OUTCOMES comes again within seconds; after an outage of ours, when that is over.
+const RECORDED_KEPT: time::Duration = time::Duration::days(3);
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Retention {
+    history: time::Duration,
+    changes: time::Duration,
+}
+
+impl Retention {
+    pub(crate) fn read(env: &mut Env) -> Option<Self> {
+        let history = env.duration("SHOPERY_HISTORY_MAX_AGE", "30d", "How long deliveries and recoveries are kept");
+        let changes =
+            env.duration("SHOPERY_CHANGES_MAX_AGE", "365d", "How long it is kept who has changed which webhook");
+        let age = |duration: Duration| time::Duration::try_from(duration).unwrap_or(time::Duration::MAX);
+        Some(Self { history: age(history?), changes: age(changes?) })
+    }
+
+    /// Runs until the drain begins. Several replicas do it side by side: what one has removed the other does not find.
+    pub(crate) async fn run(self, store: &Store, shutdown: &Shutdown) {
+        loop {
+            if let Err(error) = self.sweep(store, shutdown).await {
+                tracing::warn!(%error, "what is too old is removed later");
+            }
+            tokio::select! {
+                () = tokio::time::sleep(SWEEP) => {}
+                () = shutdown.draining() => return,
+            }
+        }
+    }
+
+    async fn sweep(self, store: &Store, shutdown: &Shutdown) -> Result<(), StoreError> {
+        let now = OffsetDateTime::now_utc();
+        // Before the calendar begins there is nothing to forget.
+        let before = |age| now.checked_sub(age).unwrap_or(OffsetDateTime::UNIX_EPOCH);
+        let (history, changes) = (before(self.history), before(self.changes));
+        while store.forget_deliveries(history).await? && go_on(shutdown).await {}
+        while store.forget_recoveries(history).await? && go_on(shutdown).await {}
+        while store.forget_changes(changes).await? && go_on(shutdown).await {}
+        while store.forget_recorded(before(RECORDED_KEPT)).await? && go_on(shutdown).await {}
+        while store.fold_minutes(before(MINUTES_KEPT)).await? && go_on(shutdown).await {}
+        store.forget_counts(before(COUNTS_KEPT)).await
+    }
+}
+
+async fn go_on(shutdown: &Shutdown) -> bool {
+    tokio::time::sleep(PAUSE).await;
+    !shutdown.is_draining()
+}
