@@ -13,7 +13,7 @@ on_both_databases!(metrics_tell_what_happened, old_history_is_forgotten_and_the_
 
 async fn metrics_tell_what_happened(database: DatabaseKind) {
     let plan = Stack::plan().database(database).env("SHOPERY_RETRY_SCHEDULE", "200ms,300ms");
-    let mut stack = plan.env("SHOPERY_CIRCUIT_FAILURES", "100").start().await;
+    let mut stack = plan.env("SHOPERY_CIRCUIT_FAILURES", "50").start().await;
     let client = stack.client("tnt_a");
     stack.merchant.behave("/bad", Behaviour::Answer(500));
     let good = client.create_webhook_with(&stack.merchant.url("/good"), &["*"], json!({ "fields": ["id"] })).await;
