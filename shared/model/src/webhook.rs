@@ -68,11 +68,16 @@ pub fn validate_name(name: &str) -> Result<(), Invalid> {
 /// The URL of an endpoint. What its host resolves to is judged when we connect, not here.
 pub fn endpoint_url(text: &str, allow_http: bool) -> Result<Url, Invalid> {
     let invalid = |detail: &'static str| Invalid::new("url", detail);
+    let too_long = || Invalid::new("url", format!("must have at most {MAX_URL_BYTES} bytes, as it is written in full"));
     if text.len() > MAX_URL_BYTES {
-        return Err(Invalid::new("url", format!("must have at most {MAX_URL_BYTES} bytes")));
+        return Err(too_long());
     }
     let url =
         Url::parse(text).map_err(|error| Invalid::new("url", format!("must be an absolute https:// URL: {error}")))?;
+    // What had to be escaped has grown; it is stored, and shown, as it is now.
+    if url.as_str().len() > MAX_URL_BYTES {
+        return Err(too_long());
+    }
     match url.scheme() {
         "https" => {}
         "http" if allow_http => {}
@@ -104,6 +109,7 @@ mod tests {
             assert!(endpoint_url(good, false).is_ok(), "{good}");
         }
         let long = format!("https://a.example/{}", "x".repeat(2048));
+        let grows = format!("https://a.example/{}", "ö".repeat(1000));
         for bad in [
             "",
             "test.com/wh",
@@ -119,6 +125,7 @@ mod tests {
             "https://test.com:99999/",
             "https://a b.example/",
             long.as_str(),
+            grows.as_str(),
         ] {
             assert_eq!(endpoint_url(bad, false).unwrap_err().field, "url", "{bad}");
         }
