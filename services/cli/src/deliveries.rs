@@ -1,0 +1,136 @@
+//! `shopery deliveries`.
+
+use clap::{Args, Subcommand};
+use serde_json::value::RawValue;
+
+use crate::client::Request;
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::json;
+use crate::list::{Part, Query, Times};
+use crate::output;
+use crate::table::{Column, Table, fixed, gives};
+use crate::tail::Tail;
+use crate::terminal::Terminal;
+
+const COLUMNS: [Column; 7] = [
+    fixed("ID", "id"),
+    fixed("STATE", "state"),
+    gives("EVENT", "event"),
+    gives("RESOURCE", "resource"),
+    fixed("ATTEMPTS", "attemptCount"),
+    gives("UPDATED", "updatedAt"),
+    gives("ERROR", "error.reason"),
+];
+
+const ATTEMPTS: [Column; 5] = [
+    fixed("ATTEMPT", "number"),
+    fixed("STARTED", "startedAt"),
+    fixed("MS", "durationMs"),
+    fixed("STATUS", "response.status"),
+    gives("ERROR", "error.detail"),
+];
+
+/// Which deliveries.
+#[derive(Debug, Clone, Args)]
+pub struct Which {
+    /// Of this webhook alone
+    #[arg(long, value_name = "ID")]
+    webhook: Option<String>,
+
+    /// In this state: pending, delivered, failed, filtered, duplicate, superseded, parked or expired
+    #[arg(long, value_name = "STATE")]
+    status: Option<String>,
+
+    /// Of this event type
+    #[arg(long, value_name = "EVENT")]
+    event: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// List deliveries, newest first
+    #[command(alias = "ls")]
+    List {
+        #[command(flatten)]
+        which: Which,
+        #[command(flatten)]
+        part: Part,
+        #[command(flatten)]
+        times: Times,
+    },
+    /// Show a delivery with its attempts
+    Get { id: String },
+    /// Send a delivery again
+    Resend { id: String },
+    /// Watch deliveries as they happen, until Ctrl-C
+    Tail(Tail),
+}
+
+impl Which {
+    pub fn path(&self) -> Vec<&str> {
+        match &self.webhook {
+            Some(id) => vec!["company", "webhooks", id, "deliveries"],
+            None => vec!["company", "deliveries"],
+        }
+    }
+
+    pub fn query(&self) -> Query {
+        let given = [("status", &self.status), ("event", &self.event)];
+        given.into_iter().filter_map(|(name, value)| Some((name, value.clone()?))).collect()
+    }
+}
+
+impl Command {
+    pub async fn run(self, context: &Context) -> Result<(), Failure> {
+        match self {
+            Self::List { which, part, times } => {
+                let query = [which.query(), times.query()].concat();
+                context.list(&which.path(), query, part.limit(), &COLUMNS).await
+            }
+            Self::Get { id } => {
+                let found = context.json(Request::get(&["company", "deliveries", &id])).await?;
+                context.output.one(&found, |members| tell(members, context.output.terminal))
+            }
+            Self::Resend { id } => {
+                let asked = context.json(Request::post(&["company", "deliveries", &id, "resend"])).await?;
+                context.output.one(&asked, |members| members.text("id"))
+            }
+            Self::Tail(tail) => tail.run(context).await,
+        }
+    }
+}
+
+/// The delivery, and a table of its attempts in place of their JSON.
+fn tell(delivery: &json::Members, terminal: Terminal) -> String {
+    let is_attempts = |name: &str| name == "attempts";
+    let rest = delivery.0.iter().filter(|(name, _)| !is_attempts(name));
+    let rest = json::Members(rest.map(|(name, value)| (name.clone(), value.clone())).collect());
+    let attempts = delivery.0.iter().find(|(name, _)| is_attempts(name));
+    let attempts = attempts.and_then(|(_, list)| serde_json::from_str::<Vec<Box<RawValue>>>(list.get()).ok());
+    let attempts: Vec<_> = attempts.unwrap_or_default().iter().filter_map(|attempt| json::of(attempt)).collect();
+    let mut told = output::describe(&rest, terminal.has_colour);
+    if !attempts.is_empty() {
+        told += "\n";
+        told += &Table::new(&ATTEMPTS).lines(&attempts, terminal).join("\n");
+    }
+    told
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_delivery_is_told_with_its_attempts() {
+        let delivery = serde_json::from_str(
+            r#"{"id":"dlv_1","state":"failed","error":{"reason":"http_status","detail":"it answered 500"},
+            "attempts":[{"number":1,"startedAt":"2026-11-24T10:00:00Z","durationMs":7,"response":{"status":500,"body":"x"},
+            "error":{"reason":"http_status","detail":"it answered 500"}}]}"#,
+        );
+        let terminal = Terminal { is_terminal: false, has_colour: false, width: None };
+        let told = tell(&delivery.unwrap(), terminal);
+        assert!(told.starts_with("id     dlv_1\nstate  failed\n"), "{told}");
+        assert!(told.ends_with("1        2026-11-24T10:00:00Z  7   500     it answered 500"), "{told}");
+    }
+}

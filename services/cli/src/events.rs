@@ -1,0 +1,123 @@
+//! `shopery events`.
+
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::list::{PAGE, Page, Part, Times};
+use crate::moment;
+use crate::publish::Publish;
+use crate::table::{Column, Table, fixed, gives};
+
+const EVENTS: [Column; 4] =
+    [fixed("TIME", "time"), fixed("TYPE", "type"), gives("SUBJECT", "subject"), gives("ID", "id")];
+const TYPES: [Column; 3] = [fixed("TYPE", "type"), fixed("RESOURCE", "resource"), gives("DESCRIPTION", "description")];
+const PATH: [&str; 2] = ["company", "events"];
+const LOOK: Duration = Duration::from_secs(1);
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Publish an event, or a file of them
+    Publish(Publish),
+    /// Pull events, oldest first
+    #[command(alias = "ls")]
+    List(List),
+    /// List what a webhook may subscribe to
+    Types,
+}
+
+#[derive(Debug, Args)]
+pub struct List {
+    /// Of this event type
+    #[arg(long, value_name = "EVENT")]
+    event: Option<String>,
+    #[command(flatten)]
+    part: Part,
+    #[command(flatten)]
+    times: Times,
+    /// Go on with what comes, until Ctrl-C; without --since from now on
+    #[arg(long, short, conflicts_with_all = ["limit", "all", "until"])]
+    follow: bool,
+}
+
+impl Command {
+    pub async fn run(self, context: &Context) -> Result<(), Failure> {
+        match self {
+            Self::Publish(publish) => publish.run(context).await,
+            Self::List(list) if list.follow => {
+                tokio::select! {
+                    ended = list.follow(context) => ended,
+                    _ = tokio::signal::ctrl_c() => Ok(()),
+                }
+            }
+            Self::List(list) => list.run(context).await,
+            Self::Types => context.whole(&["company", "event-types"], &vec![], &TYPES).await,
+        }
+    }
+}
+
+impl List {
+    fn query(&self) -> crate::list::Query {
+        let mut query = self.times.query();
+        query.extend(self.event.clone().map(|event| ("event", event)));
+        query
+    }
+
+    async fn run(&self, context: &Context) -> Result<(), Failure> {
+        let (mut listing, mut left, mut cursor) = (context.output.list(&EVENTS), self.part.limit(), None::<String>);
+        loop {
+            let mut page = context.page(&PATH, &self.query(), left, cursor.as_deref()).await?;
+            warn_of_gap(context, &page);
+            page.data.truncate(left);
+            left -= page.data.len();
+            listing.page(&page.data)?;
+            cursor = page.next_cursor;
+            if left == 0 || cursor.is_none() {
+                break;
+            }
+        }
+        listing.end("there are none")?;
+        if cursor.is_some() && context.output.is_human() {
+            context.output.note("there are more: --limit N, or --all");
+        }
+        Ok(())
+    }
+
+    /// Goes on from the position of the page before, so nothing is missed and nothing comes twice.
+    async fn follow(&self, context: &Context) -> Result<(), Failure> {
+        let (mut query, mut position, mut is_told) = (self.query(), None::<String>, false);
+        let mut table = Table::new(&EVENTS);
+        if self.times.since.is_none() {
+            let now = context.page(&["company", "deliveries"], &vec![], 1, None).await?.date;
+            query.extend(moment::show(now).map(|now| ("created_at_min", now)));
+        }
+        loop {
+            let page = context.page(&PATH, &query, PAGE, position.as_deref()).await?;
+            warn_of_gap(context, &page);
+            if context.output.is_human() {
+                let rows: Vec<_> = page.data.iter().filter_map(|event| crate::json::of(event)).collect();
+                if !rows.is_empty() {
+                    context.output.line(&table.lines(&rows, context.output.terminal).join("\n"))?;
+                }
+            } else {
+                // There is no end, so JSON is one object a line.
+                page.data.iter().try_for_each(|event| context.output.line(event.get()))?;
+            }
+            if !std::mem::replace(&mut is_told, true) {
+                context.output.note("watching; Ctrl-C ends it");
+            }
+            position = page.position.or(position);
+            if page.next_cursor.is_none() {
+                tokio::time::sleep(LOOK).await;
+            }
+        }
+    }
+}
+
+fn warn_of_gap(context: &Context, page: &Page) {
+    if page.gap {
+        context.output.note("note: events are missing before this: they are no longer held");
+    }
+}
