@@ -6,7 +6,7 @@ use clap_complete::Shell;
 use crate::config::Global;
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::{deliveries, digest, events, login, recovery, verify, webhooks};
+use crate::{deliveries, digest, events, login, metrics, recovery, verify, webhooks};
 
 const AFTER: &str = "\
 Start with `shopery login`, or with the variables SHOPERY_API_URL, SHOPERY_INGEST_URL, SHOPERY_TENANT and SHOPERY_TOKEN.
@@ -47,6 +47,8 @@ enum Command {
     Recoveries(recovery::Command),
     /// What a receiver compares its own list with, to find what it misses
     Digest(digest::Digest),
+    /// What was attempted, what came of it, and how long it took
+    Metrics(metrics::Metrics),
     /// Verify a signature, without the API
     Verify(verify::Verify),
     /// Print the completions of a shell
@@ -68,6 +70,7 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Events(command) => command.run(&Context::new(&global)?).await,
         Command::Recover(recover) => recover.run(&Context::new(&global)?).await,
         Command::Recoveries(command) => command.run(&Context::new(&global)?).await,
+        Command::Metrics(metrics) => metrics.run(&Context::new(&global)?).await,
         Command::Digest(digest) => digest.run(&Context::new(&global)?).await,
         Command::Verify(verify) => verify.run(crate::context::output(&global)),
         Command::Completions { shell } => {

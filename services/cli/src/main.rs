@@ -20,6 +20,7 @@ mod input;
 mod json;
 mod list;
 mod login;
+mod metrics;
 mod moment;
 mod output;
 mod problem;

@@ -19,6 +19,9 @@ use crate::webhook_body::{self, Body, Clearable, Fields};
 const COLUMNS: [Column; 5] =
     [fixed("ID", "id"), gives("NAME", "name"), fixed("STATE", "state"), gives("EVENTS", "events"), gives("URL", "url")];
 
+const CHANGES: [Column; 4] =
+    [fixed("AT", "createdAt"), fixed("ACTION", "action"), gives("BY", "by"), gives("CHANGES", "changes")];
+
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// List webhooks, newest first
@@ -87,6 +90,14 @@ pub enum Command {
     },
     /// Pause deliveries; they wait for up to 3 days
     Disable { id: String },
+    /// Who has changed a webhook, when, and from what to what
+    Changes {
+        id: String,
+        #[command(flatten)]
+        part: Part,
+        #[command(flatten)]
+        times: Times,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -124,6 +135,9 @@ impl Command {
             }
             Self::Delete { id, yes } => delete(context, &id, yes).await,
             Self::Test(test) => test.run(context).await,
+            Self::Changes { id, part, times } => {
+                context.list(&["company", "webhooks", &id, "changes"], times.query(), part.limit(), &CHANGES).await
+            }
             Self::Secret { id } => context.show(Request::get(&["company", "webhooks", &id, "secret"])).await,
             Self::RotateSecret { id, secret, overlap } => {
                 let mut body = Body::default();

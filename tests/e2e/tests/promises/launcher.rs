@@ -262,25 +262,41 @@ async fn check_permissions(credentials: &Credentials, tenant: &str) {
     }
 }
 
-/// The block of the README that a newcomer copies, fenced as ```sh first-webhook, in the folder of `cargo run`.
+/// The blocks of the README that a newcomer copies, fenced as ```sh first-webhook and ```sh first-command, in the folder of
+/// `cargo run`.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_shell_lines_of_the_readme_work_as_written() {
-    let readme = std::fs::read_to_string(parts::workspace().join("README.md")).expect("A README.md IS MISSING");
-    let block = readme.split("```sh first-webhook\n").nth(1).and_then(|rest| rest.split("\n```").next());
-    let block = block.expect("README.md HAS NO BLOCK ```sh first-webhook");
     let folder = Folder::create();
     let [api, ingest] = addresses();
     let mut launcher = Launcher::start(&folder, &["--api", &api, "--ingest", &ingest]).await;
     launcher.says("verified").await;
+    for (block, parts) in [
+        (
+            "first-webhook",
+            ["{\"id\":\"wbh_", "\"success\":true", "\"state\":\"delivered\"", "\"event\":\"order-created\""].as_slice(),
+        ),
+        ("first-command", &["status 200 in ", "evt_"]),
+    ] {
+        let said = run_block(&folder, block).await;
+        for part in parts {
+            assert!(said.contains(part), "{part} is not in the answers:\n{said}");
+        }
+        assert!(!said.contains("urn:shopery:problem"), "{said}");
+    }
+    launcher.interrupt().await;
+}
 
+/// What a block of the README says, which must go well; with our binaries on the PATH.
+async fn run_block(folder: &Folder, name: &str) -> String {
+    let readme = std::fs::read_to_string(parts::workspace().join("README.md")).expect("A README.md IS MISSING");
+    let block = readme.split(&format!("```sh {name}\n")).nth(1).and_then(|rest| rest.split("\n```").next());
+    let block = block.unwrap_or_else(|| panic!("README.md HAS NO BLOCK ```sh {name}"));
+    let binaries = parts::binary("shopery").parent().unwrap().display().to_string();
     let mut sh = Command::new("sh");
+    sh.env("PATH", format!("{binaries}:{}", std::env::var("PATH").unwrap())).env("HOME", folder.path());
     sh.args(["-euc", block]).current_dir(folder.path()).kill_on_drop(true);
     let done = wait::within("the lines of the README", START, sh.output()).await.unwrap();
     let said = format!("{}\n{}", String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
     assert!(done.status.success(), "{}\n{said}\nin\n{block}", done.status);
-    for part in ["{\"id\":\"wbh_", "\"success\":true", "\"state\":\"delivered\"", "\"event\":\"order-created\""] {
-        assert!(said.contains(part), "{part} is not in the answers:\n{said}");
-    }
-    assert!(!said.contains("urn:shopery:problem"), "{said}");
-    launcher.interrupt().await;
+    said
 }

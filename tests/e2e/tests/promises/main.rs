@@ -25,6 +25,7 @@ mod accounting;
 mod back_pressure;
 mod broken;
 mod changes;
+mod cli;
 mod control_plane;
 mod crashes;
 mod custom_headers;
