@@ -183,7 +183,7 @@ pub async fn run(config: Config, listener: TcpListener, runtime: Runtime) -> any
             Ok(())
         },
         async {
-            config.retention.run(&store, &runtime.shutdown).await;
+            config.retention.run(&queue, &store, &runtime.shutdown).await;
             Ok(())
         },
     )?;

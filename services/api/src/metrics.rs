@@ -11,7 +11,7 @@ use axum::http::HeaderMap;
 use serde::Serialize;
 use shopery_http::{Permission, Problem};
 use shopery_model::{CircuitState, Invalid, TenantId, WebhookId};
-use shopery_store::Counts;
+use shopery_store::{Counts, Windows};
 use time::OffsetDateTime;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
@@ -24,8 +24,7 @@ use crate::{App, database_problem, queue_problem};
 
 const DEFAULT_TIME: time::Duration = time::Duration::DAY;
 const DEFAULT_STEP: Duration = Duration::from_secs(60 * 60);
-const MINUTE: i64 = 60_000;
-const MAX_WINDOWS: i64 = 1000;
+const MAX_WINDOWS: u32 = 1000;
 
 pub(crate) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new().routes(routes!(of_tenant)).routes(routes!(of_webhook))
@@ -105,47 +104,28 @@ impl From<&Counts> for Tally {
     }
 }
 
-/// Windows of whole minutes, in milliseconds.
-#[derive(Debug, Clone, Copy, PartialEq)]
-struct Windows {
-    from: i64,
-    step: i64,
-    count: i64,
+/// Windows of whole minutes.
+fn read_windows(query: Option<&str>, now: OffsetDateTime) -> Result<Windows, Problem> {
+    let mut query = Query::read(query);
+    let to = query.time("created_at_max").unwrap_or(now).min(now);
+    let from = query.time("created_at_min").unwrap_or_else(|| to.saturating_sub(DEFAULT_TIME));
+    let step = query.take("step", step).unwrap_or(DEFAULT_STEP);
+    query.finish()?;
+    windows(from, to, step).map_err(|invalid| Problem::invalid(vec![invalid]))
 }
 
-impl Windows {
-    fn read(query: Option<&str>, now: OffsetDateTime) -> Result<Self, Problem> {
-        let mut query = Query::read(query);
-        let to = query.time("created_at_max").unwrap_or(now).min(now);
-        let from = query.time("created_at_min").unwrap_or_else(|| to.saturating_sub(DEFAULT_TIME));
-        let step = query.take("step", step).unwrap_or(DEFAULT_STEP);
-        query.finish()?;
-        Self::of(from, to, step).map_err(|invalid| Problem::invalid(vec![invalid]))
+fn windows(from: OffsetDateTime, to: OffsetDateTime, step: Duration) -> Result<Windows, Invalid> {
+    if to < from {
+        return Err(Invalid::new("created_at_max", "must not be before created_at_min, nor this before now"));
     }
-
-    fn of(from: OffsetDateTime, to: OffsetDateTime, step: Duration) -> Result<Self, Invalid> {
-        if to < from {
-            return Err(Invalid::new("created_at_max", "must not be before created_at_min, nor this before now"));
-        }
-        let millis = |time: OffsetDateTime| i64::try_from(time.unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX);
-        let step = i64::try_from(step.as_millis()).unwrap_or(i64::MAX);
-        let from = millis(from).div_euclid(MINUTE) * MINUTE;
-        let count = (millis(to) - from) / step + 1;
-        if count > MAX_WINDOWS {
+    let from = from - Duration::new(from.second().into(), from.nanosecond());
+    let count = (to - from).whole_seconds() / i64::try_from(step.as_secs()).unwrap_or(i64::MAX) + 1;
+    match u32::try_from(count) {
+        Ok(count) if count <= MAX_WINDOWS => Ok(Windows { from, step, count }),
+        _ => {
             let detail = format!("makes {count} windows of this time, and the limit is {MAX_WINDOWS}");
-            return Err(Invalid::new("step", detail));
+            Err(Invalid::new("step", detail))
         }
-        Ok(Self { from, step, count })
-    }
-
-    fn start(self, index: i64) -> OffsetDateTime {
-        let millis = self.from.saturating_add(self.step.saturating_mul(index));
-        OffsetDateTime::from_unix_timestamp_nanos(i128::from(millis) * 1_000_000).unwrap_or(OffsetDateTime::UNIX_EPOCH)
-    }
-
-    fn index(self, time: OffsetDateTime) -> usize {
-        let millis = i64::try_from(time.unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX);
-        usize::try_from((millis - self.from) / self.step).unwrap_or(usize::MAX)
     }
 }
 
@@ -170,7 +150,7 @@ async fn of_tenant(
     RawQuery(query): RawQuery,
 ) -> Result<Json<Metrics>, Problem> {
     let tenant = app.access.tenant(&headers, Permission::WebhooksRead)?;
-    let windows = Windows::read(query.as_deref(), OffsetDateTime::now_utc())?;
+    let windows = read_windows(query.as_deref(), OffsetDateTime::now_utc())?;
     metrics(&app, &tenant, None, windows).await.map(Json)
 }
 
@@ -195,7 +175,7 @@ async fn of_webhook(
 ) -> Result<Json<Metrics>, Problem> {
     let tenant = app.access.tenant(&headers, Permission::WebhooksRead)?;
     let webhook = with_history(&app, &tenant, &id).await?;
-    let windows = Windows::read(query.as_deref(), OffsetDateTime::now_utc())?;
+    let windows = read_windows(query.as_deref(), OffsetDateTime::now_utc())?;
     let mut metrics = metrics(&app, &tenant, Some(webhook), windows).await?;
     let circuit = app.queue.circuit(&tenant, webhook).await.map_err(|error| queue_problem(&error))?;
     metrics.now.circuit = Some(circuit.map_or("closed", |circuit| match circuit.state {
@@ -211,18 +191,16 @@ async fn metrics(
     webhook: Option<WebhookId>,
     windows: Windows,
 ) -> Result<Metrics, Problem> {
-    let (from, until) = (windows.start(0), windows.start(windows.count));
-    let counts = app.store.counts(tenant, webhook, from, until).await.map_err(database_problem)?;
-    let (mut total, mut of_windows) = (Counts::default(), BTreeMap::<usize, Counts>::new());
-    for (at, counts) in &counts {
-        total.merge(counts);
-        of_windows.entry(windows.index(*at)).or_default().merge(counts);
-    }
+    let counts = app.store.counts(tenant, webhook, windows).await.map_err(database_problem)?;
+    let mut total = Counts::default();
+    counts.values().for_each(|counts| total.merge(counts));
     let none = Counts::default();
-    let window = |index: i64| Window {
-        from: windows.start(index),
-        to: windows.start(index + 1),
-        tally: usize::try_from(index).ok().and_then(|index| of_windows.get(&index)).unwrap_or(&none).into(),
+    let start =
+        |number: u32| windows.from.saturating_add(time::Duration::try_from(windows.step * number).unwrap_or_default());
+    let window = |number: u32| Window {
+        from: start(number),
+        to: start(number + 1),
+        tally: counts.get(&number.into()).unwrap_or(&none).into(),
     };
     let oldest_waiting_at = app.store.oldest_waiting(tenant, webhook).await.map_err(database_problem)?;
     Ok(Metrics {
@@ -239,16 +217,19 @@ mod tests {
 
     #[test]
     fn windows_begin_with_a_minute_and_are_bounded() {
-        let (from, to) = (datetime!(2026-11-24 10:00:30 UTC), datetime!(2026-11-24 12:30 UTC));
-        let windows = Windows::of(from, to, Duration::from_secs(3600)).unwrap();
-        assert_eq!(windows.count, 3);
-        assert_eq!(windows.start(0), datetime!(2026-11-24 10:00 UTC));
-        for (time, index) in [(from, 0), (datetime!(2026-11-24 11:00 UTC), 1), (to, 2)] {
-            assert_eq!(windows.index(time), index, "{time}");
+        let (from, to) = (datetime!(2026-11-24 10:00:30.5 UTC), datetime!(2026-11-24 12:30 UTC));
+        let hours = windows(from, to, Duration::from_secs(3600)).unwrap();
+        assert_eq!((hours.from, hours.count), (datetime!(2026-11-24 10:00 UTC), 3));
+        let minutes = |to| windows(to, to, Duration::from_secs(60)).unwrap().count;
+        assert_eq!(minutes(from), 1);
+        assert_eq!(windows(to, from, Duration::from_secs(60)).unwrap_err().field, "created_at_max");
+        for (from, to) in [
+            (datetime!(2026-01-01 0:00 UTC), to),
+            (OffsetDateTime::UNIX_EPOCH, to),
+            (datetime!(-9999-01-01 0:00 UTC), datetime!(9999-12-31 23:59 UTC)),
+        ] {
+            assert_eq!(windows(from, to, Duration::from_secs(60)).unwrap_err().field, "step", "{from}");
         }
-        assert_eq!(Windows::of(to, from, Duration::from_secs(60)).unwrap_err().field, "created_at_max");
-        let long = Windows::of(datetime!(2026-01-01 0:00 UTC), to, Duration::from_secs(60));
-        assert_eq!(long.unwrap_err().field, "step");
         for (text, is_good) in [("1m", true), ("1h", true), ("1d", true), ("30s", false), ("90s", false), ("x", false)]
         {
             assert_eq!(step(text).is_ok(), is_good, "{text}");

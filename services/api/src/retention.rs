@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use shopery_queue::{Queue, topology};
 use shopery_runtime::{Env, Shutdown};
-use shopery_store::{Store, StoreError};
+use shopery_store::Store;
 use time::OffsetDateTime;
 
 /// How often it is looked for.
@@ -13,7 +14,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// Counts are kept by the minute for so long, then by the hour.
 const MINUTES_KEPT: time::Duration = time::Duration::days(2);
 const COUNTS_KEPT: time::Duration = time::Duration::days(400);
-/// A message of OUTCOMES comes again within seconds; after an outage of ours, when that is over.
+/// A message of a stream OUTCOMES that was lost and made anew; others are known to be done with.
 const RECORDED_KEPT: time::Duration = time::Duration::days(3);
 
 #[derive(Debug, Clone, Copy)]
@@ -32,10 +33,10 @@ impl Retention {
     }
 
     /// Runs until the drain begins. Several replicas do it side by side: what one has removed the other does not find.
-    pub(crate) async fn run(self, store: &Store, shutdown: &Shutdown) {
+    pub(crate) async fn run(self, queue: &Queue, store: &Store, shutdown: &Shutdown) {
         loop {
-            if let Err(error) = self.sweep(store, shutdown).await {
-                tracing::warn!(%error, "what is too old is removed later");
+            if let Err(error) = self.sweep(queue, store, shutdown).await {
+                tracing::warn!("what is too old is removed later: {error:#}");
             }
             tokio::select! {
                 () = tokio::time::sleep(SWEEP) => {}
@@ -44,17 +45,20 @@ impl Retention {
         }
     }
 
-    async fn sweep(self, store: &Store, shutdown: &Shutdown) -> Result<(), StoreError> {
+    async fn sweep(self, queue: &Queue, store: &Store, shutdown: &Shutdown) -> anyhow::Result<()> {
         let now = OffsetDateTime::now_utc();
         // Before the calendar begins there is nothing to forget.
         let before = |age| now.checked_sub(age).unwrap_or(OffsetDateTime::UNIX_EPOCH);
         let (history, changes) = (before(self.history), before(self.changes));
+        store.prepare_history(now, self.history).await?;
         while store.forget_deliveries(history).await? && go_on(shutdown).await {}
         while store.forget_recoveries(history).await? && go_on(shutdown).await {}
         while store.forget_changes(changes).await? && go_on(shutdown).await {}
-        while store.forget_recorded(before(RECORDED_KEPT)).await? && go_on(shutdown).await {}
         while store.fold_minutes(before(MINUTES_KEPT)).await? && go_on(shutdown).await {}
-        store.forget_counts(before(COUNTS_KEPT)).await
+        store.forget_counts(before(COUNTS_KEPT)).await?;
+        let (done, long_ago) = (queue.acknowledged(topology::RECORDER).await?, before(RECORDED_KEPT));
+        while store.forget_recorded(done, long_ago).await? && go_on(shutdown).await {}
+        Ok(())
     }
 }
 

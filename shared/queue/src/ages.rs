@@ -4,6 +4,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use async_nats::jetstream::consumer;
 use async_nats::jetstream::stream::LastRawMessageErrorKind;
 use prometheus_client::metrics::gauge::Gauge;
 use shopery_runtime::Shutdown;
@@ -59,11 +60,23 @@ impl Waiting {
     }
 }
 
+impl Queue {
+    /// Up to which place of its stream a consumer has acknowledged all: none of it comes again.
+    pub async fn acknowledged(&self, consumer: Consumer) -> anyhow::Result<u64> {
+        Ok(consumer.info(self).await?.ack_floor.stream_sequence)
+    }
+}
+
 impl Consumer {
+    async fn info(&self, queue: &Queue) -> anyhow::Result<consumer::Info> {
+        let stream = queue.jetstream.get_stream_no_info(self.stream).await?;
+        stream.consumer_info(self.name).await.with_context(|| format!("cannot look at {}", self.name))
+    }
+
     /// Since when the oldest message that is not acknowledged is in the stream.
     async fn oldest(&self, queue: &Queue) -> anyhow::Result<Option<OffsetDateTime>> {
         let stream = queue.jetstream.get_stream_no_info(self.stream).await?;
-        let info = stream.consumer_info(self.name).await.with_context(|| format!("cannot look at {}", self.name))?;
+        let info = self.info(queue).await?;
         if info.num_pending == 0 && info.num_ack_pending == 0 {
             return Ok(None);
         }

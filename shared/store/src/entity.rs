@@ -85,24 +85,6 @@ pub(crate) mod rollup {
     impl ActiveModelBehavior for ActiveModel {}
 }
 
-pub(crate) mod recorded {
-    use sea_orm::entity::prelude::*;
-
-    #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
-    #[sea_orm(table_name = "recorded")]
-    pub struct Model {
-        #[sea_orm(primary_key, auto_increment = false)]
-        pub sequence: i64,
-        #[sea_orm(primary_key, auto_increment = false)]
-        pub at: i64,
-    }
-
-    #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
-    pub enum Relation {}
-
-    impl ActiveModelBehavior for ActiveModel {}
-}
-
 pub(crate) mod idempotency_key {
     use sea_orm::entity::prelude::*;
 
@@ -151,6 +133,8 @@ pub(crate) mod delivery {
         pub fault_detail: Option<String>,
         pub next_attempt_at: Option<i64>,
         pub updated_at: i64,
+        /// `updated_at`, if that is long after the delivery was made.
+        pub late_at: Option<i64>,
         /// The delivery that has told the receiver the same, or newer.
         pub carried_by: Option<String>,
         /// JSON objects, separated by commas.

@@ -12,20 +12,22 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::OnceLock;
 
+use sea_orm::sea_query::Expr;
 use sea_orm::{
-    ColumnTrait, Condition, ConnectionTrait, DatabaseBackend, DatabaseTransaction, DbErr, EntityTrait, QueryFilter,
-    QueryOrder, QuerySelect, Statement, TransactionTrait, Value,
+    ColumnTrait, Condition, ConnectionTrait, DatabaseBackend, DatabaseTransaction, DbErr, EntityTrait, Order,
+    QueryFilter, QueryOrder, QuerySelect, Statement, TransactionTrait, Value,
 };
 use serde::{Deserialize, Serialize};
 use shopery_model::{DeliveryId, DeliveryState, Outcome, TenantId, WebhookId};
-use time::OffsetDateTime;
+use time::{Duration, OffsetDateTime};
 
 use crate::entity::delivery;
 use crate::rollups;
+use crate::sql::{SIZES, in_sizes, numbered};
 use crate::{Cursor, Page, Recorded, Store, StoreError, Times, from_millis, to_millis};
 
-/// Rows in one INSERT; what is left over goes in smaller ones. Few sizes, so that every statement is prepared once.
-const ROWS: [usize; 3] = [100, 10, 1];
+/// A delivery that changes later than this after it was made is late: few are.
+const LATE: Duration = Duration::minutes(10);
 
 #[derive(Debug, Clone)]
 pub struct DeliveryRecord {
@@ -100,19 +102,35 @@ impl Store {
         limit: u64,
     ) -> Result<Page<DeliveryRecord>, StoreError> {
         use delivery::Column;
+        let Times { created_at_min, created_at_max, updated_at_min, updated_at_max } = filter.times;
+        // Hardly anything changes before it was made: the clocks of two machines may differ a little.
+        let made_max = [created_at_max, updated_at_max.and_then(|max| max.checked_add(LATE))];
         let matching = Condition::all()
             .add(Column::Tenant.eq(tenant.as_str()))
             .add_option(filter.webhook.map(|id| Column::WebhookId.eq(id.to_string())))
             .add_option(filter.state.map(|state| Column::State.eq(state.name())))
             .add_option(filter.event_type.as_ref().map(|event| Column::EventType.eq(event.as_str())))
-            .add_option(filter.times.created_at_min.map(|min| Column::Id.gte(DeliveryId::first_at(min).to_string())))
-            .add_option(filter.times.created_at_max.map(|max| Column::Id.lte(DeliveryId::last_at(max).to_string())))
+            .add_option(created_at_min.map(|min| Column::Id.gte(DeliveryId::first_at(min).to_string())))
+            .add_option(
+                made_max.into_iter().flatten().min().map(|max| Column::Id.lte(DeliveryId::last_at(max).to_string())),
+            )
             .add(filter.times.updated(Column::UpdatedAt))
             .add_option(after.map(|cursor| Column::Id.lt(cursor.0.as_str())));
-        let rows =
-            delivery::Entity::find().filter(matching).order_by_desc(Column::Id).limit(limit + 1).all(&self.db).await?;
-        let page = Page::of(rows, limit, |row| Cursor(row.id.clone()));
-        page.try_map(|row| read_delivery(row).map(|(delivery, _)| delivery))
+        let matching = delivery::Entity::find().filter(matching);
+        let Some(min) = updated_at_min else {
+            return page(matching.order_by_desc(Column::Id).limit(limit + 1).all(&self.db).await?, limit);
+        };
+        // What has changed since then was made since then, but for what is late, which has an index of its own.
+        let border = DeliveryId::first_at(min.checked_sub(LATE).unwrap_or(OffsetDateTime::UNIX_EPOCH)).to_string();
+        let newer = matching.clone().filter(Column::Id.gte(&border)).order_by_desc(Column::Id).limit(limit + 1);
+        let mut rows = newer.all(&self.db).await?;
+        let left = (limit + 1).saturating_sub(rows.len() as u64);
+        if left > 0 {
+            let late = matching.filter(Column::Id.lt(border)).filter(Column::LateAt.gte(to_millis(min)));
+            // An order by the id itself would tempt the database to look through all ids.
+            rows.extend(late.order_by(Expr::cust("id || ''"), Order::Desc).limit(left).all(&self.db).await?);
+        }
+        page(rows, limit)
     }
 
     /// Where the deliveries of a webhook stand, by id: those above `after` and up to `last`, at most `limit`.
@@ -158,6 +176,12 @@ impl Store {
     }
 }
 
+/// From up to one row more than the limit.
+fn page(rows: Vec<delivery::Model>, limit: u64) -> Result<Page<DeliveryRecord>, StoreError> {
+    let page = Page::of(rows, limit, |row| Cursor(row.id.clone()));
+    page.try_map(|row| read_delivery(row).map(|(delivery, _)| delivery))
+}
+
 /// Writes outcomes within a transaction.
 pub(crate) async fn write<'a>(
     transaction: &DatabaseTransaction,
@@ -165,15 +189,10 @@ pub(crate) async fn write<'a>(
 ) -> Result<(), DbErr> {
     let rows = rows(outcomes);
     let backend = transaction.get_database_backend();
-    let mut rest = rows.as_slice();
-    for size in ROWS {
-        while rest.len() >= size {
-            let (now, later) = rest.split_at(size);
-            let values = now.iter().flat_map(Row::values);
-            let sql = upsert(backend, size);
-            transaction.execute_raw(Statement::from_sql_and_values(backend, sql, values)).await?;
-            rest = later;
-        }
+    for part in in_sizes(&rows) {
+        let values = part.iter().flat_map(Row::values);
+        let sql = upsert(backend, part.len());
+        transaction.execute_raw(Statement::from_sql_and_values(backend, sql, values)).await?;
     }
     Ok(())
 }
@@ -242,7 +261,7 @@ fn attempt(outcome: &Outcome) -> Option<String> {
     serde_json::to_string(&record).ok()
 }
 
-const COLUMNS: [&str; 17] = [
+const COLUMNS: [&str; 18] = [
     "id",
     "tenant",
     "webhook_id",
@@ -258,6 +277,7 @@ const COLUMNS: [&str; 17] = [
     "fault_detail",
     "next_attempt_at",
     "updated_at",
+    "late_at",
     "carried_by",
     "attempts",
 ];
@@ -287,6 +307,7 @@ impl Row<'_> {
             detail.into(),
             next_attempt_at.map(to_millis).into(),
             to_millis(*at).into(),
+            Some(to_millis(*at)).filter(|_| *at - job.delivery.created_at() >= LATE).into(),
             carried_by.map(|carrier| carrier.to_string()).into(),
             self.attempts.as_str().into(),
         ]
@@ -295,19 +316,15 @@ impl Row<'_> {
 
 /// The statement that writes `size` rows.
 fn upsert(backend: DatabaseBackend, size: usize) -> &'static str {
-    static SQL: OnceLock<[String; ROWS.len()]> = OnceLock::new();
-    // A process has one database.
-    let all = SQL.get_or_init(|| ROWS.map(|size| upsert_sql(backend, size)));
-    ROWS.iter().position(|known| *known == size).map_or("", |place| all[place].as_str())
+    static POSTGRES: OnceLock<[String; SIZES.len()]> = OnceLock::new();
+    static SQLITE: OnceLock<[String; SIZES.len()]> = OnceLock::new();
+    let known = if backend == DatabaseBackend::Postgres { &POSTGRES } else { &SQLITE };
+    let all = known.get_or_init(|| SIZES.map(|size| upsert_sql(backend, size)));
+    SIZES.iter().position(|known| *known == size).map_or("", |place| all[place].as_str())
 }
 
 fn upsert_sql(backend: DatabaseBackend, size: usize) -> String {
-    let mut number = 0;
-    let mut place = || {
-        number += 1;
-        if backend == DatabaseBackend::Postgres { format!("${number}") } else { "?".to_owned() }
-    };
-    let rows: Vec<_> = (0..size).map(|_| format!("({})", COLUMNS.map(|_| place()).join(","))).collect();
+    let row = format!("({})", COLUMNS.map(|_| "?").join(","));
     let replaced: Vec<_> = COLUMNS[FIRST_REPLACED..COLUMNS.len() - 1]
         .iter()
         .map(|column| {
@@ -315,14 +332,15 @@ fn upsert_sql(backend: DatabaseBackend, size: usize) -> String {
         })
         .collect();
     let contains = if backend == DatabaseBackend::Postgres { "strpos" } else { "instr" };
-    format!(
+    let sql = format!(
         "INSERT INTO deliveries AS d ({}) VALUES {} ON CONFLICT (id) DO UPDATE SET {}, attempts = CASE \
          WHEN excluded.attempts = '' OR {contains}(d.attempts, excluded.attempts) > 0 THEN d.attempts \
          WHEN d.attempts = '' THEN excluded.attempts ELSE d.attempts || ',' || excluded.attempts END",
         COLUMNS.join(","),
-        rows.join(","),
+        vec![row.as_str(); size].join(","),
         replaced.join(", "),
-    )
+    );
+    numbered(backend, &sql)
 }
 
 pub(crate) fn read_delivery(row: delivery::Model) -> Result<(DeliveryRecord, Vec<AttemptRecord>), StoreError> {

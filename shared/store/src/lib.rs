@@ -11,10 +11,12 @@ mod history;
 mod idempotency;
 mod migration;
 mod page;
+mod partitions;
 mod recoveries;
 mod recovery_turns;
 mod retention;
 mod rollups;
+mod sql;
 mod webhooks;
 
 pub use changes::{Author, ChangeRecord, FieldChange};
@@ -24,7 +26,7 @@ pub use idempotency::{Answered, Claim, Keyed};
 pub use page::{Cursor, Page, Times};
 pub use recoveries::{RecoveryRecord, RecoveryState};
 pub use recovery_turns::{ItemState, RecoveryItem, RecoveryPage, RecoveryTurn};
-pub use rollups::{Counts, Recorded};
+pub use rollups::{Counts, Recorded, Windows};
 pub use webhooks::{DisabledReason, Resealed, WebhookChange, WebhookRecord, WebhookState};
 
 use time::OffsetDateTime;

@@ -1,32 +1,29 @@
-//! What is too old is removed, some rows at a time, so that nobody who writes waits for it.
+//! What is too old is removed, some rows at a time, or a partition, so that nobody who writes waits for it.
 
-use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect, TransactionTrait};
+use sea_orm::{
+    ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter, QuerySelect, Statement, TransactionTrait, Value,
+};
 use shopery_model::DeliveryId;
 use time::OffsetDateTime;
 
-use crate::entity::{delivery, recorded, recovery, recovery_item, rollup};
-use crate::{RecoveryState, Store, StoreError, to_millis};
+use crate::entity::{recovery, recovery_item, rollup};
+use crate::sql::numbered;
+use crate::{RecoveryState, Store, StoreError, partitions, to_millis};
 
 /// Rows that are removed at a time.
 const BATCH: u64 = 500;
 
 impl Store {
-    /// Forgets deliveries that were made before, some at a time; false when there are no more. One that is recorded again
-    /// afterwards is forgotten the next time.
+    /// Forgets deliveries that were made before: a whole partition, or some rows; false when there are no more. One that is
+    /// recorded again afterwards is forgotten the next time.
     pub async fn forget_deliveries(&self, before: OffsetDateTime) -> Result<bool, StoreError> {
-        use delivery::Column;
-        let old = delivery::Entity::find()
-            .select_only()
-            .column(Column::Id)
-            .filter(Column::Id.lt(DeliveryId::first_at(before).to_string()))
-            .order_by_asc(Column::Id)
-            .limit(BATCH);
-        let ids: Vec<String> = old.into_tuple().all(&self.db).await?;
-        // Ids of one time lie together: a range is cheaper than a list.
-        let Some((first, last)) = ids.first().zip(ids.last()) else { return Ok(false) };
-        let range = delivery::Entity::delete_many().filter(Column::Id.gte(first)).filter(Column::Id.lte(last));
-        range.exec(&self.db).await?;
-        Ok(ids.len() as u64 == BATCH)
+        if self.is_partitioned() && self.drop_partition(before).await? {
+            return Ok(true);
+        }
+        let table = if self.is_partitioned() { partitions::DEFAULT } else { "deliveries" };
+        let sql =
+            format!("DELETE FROM {table} WHERE id IN (SELECT id FROM {table} WHERE id < ? ORDER BY id LIMIT {BATCH})");
+        self.forget(&sql, [DeliveryId::first_at(before).to_string().into()]).await
     }
 
     /// Forgets recoveries that ended before, some at a time; false when there are no more.
@@ -47,19 +44,21 @@ impl Store {
         Ok(ids.len() as u64 == BATCH)
     }
 
-    /// Forgets which messages of before were counted, some at a time; false when there are no more.
-    pub async fn forget_recorded(&self, before: OffsetDateTime) -> Result<bool, StoreError> {
-        use recorded::Column;
-        let old = recorded::Entity::find()
-            .select_only()
-            .column(Column::Sequence)
-            .filter(Column::At.lt(to_millis(before)))
-            .limit(BATCH);
-        let sequences: Vec<i64> = old.into_tuple().all(&self.db).await?;
-        let is_more = sequences.len() as u64 == BATCH;
-        let old = recorded::Entity::delete_many().filter(Column::Sequence.is_in(sequences));
-        old.filter(Column::At.lt(to_millis(before))).exec(&self.db).await?;
-        Ok(is_more)
+    /// Forgets which messages were counted, of those that cannot come again: up to a place in the stream, or from before (of
+    /// a stream that was made anew); some at a time, false when there are no more.
+    pub async fn forget_recorded(&self, through: u64, before: OffsetDateTime) -> Result<bool, StoreError> {
+        let through = i64::try_from(through).unwrap_or(i64::MAX);
+        let sql = format!(
+            "DELETE FROM recorded WHERE (sequence, at) IN \
+             (SELECT sequence, at FROM recorded WHERE sequence <= ? OR at < ? ORDER BY sequence LIMIT {BATCH})"
+        );
+        self.forget(&sql, [through.into(), to_millis(before).into()]).await
+    }
+
+    async fn forget<const N: usize>(&self, sql: &str, values: [Value; N]) -> Result<bool, StoreError> {
+        let backend = self.db.get_database_backend();
+        let statement = Statement::from_sql_and_values(backend, numbered(backend, sql), values);
+        Ok(self.db.execute_raw(statement).await?.rows_affected() == BATCH)
     }
 
     /// Forgets counts of before.

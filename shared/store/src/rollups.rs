@@ -4,26 +4,29 @@
 //! What is counted: an attempt, when it ends; an end, when it is reached, once for every round. Percentiles of an
 //! attempt's time come from buckets whose bounds lie 19 % apart.
 //!
+//! The tenant is counted beside its webhooks, so that its metrics do not cost more than those of one of them.
+//!
 //! Invariant: a message of OUTCOMES is counted once, however often it is recorded: its place in the stream is written in
 //! the transaction that counts it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
-use sea_orm::sea_query::{Expr, ExprTrait};
 use sea_orm::{
-    ColumnTrait, ConnectionTrait, DatabaseBackend, DatabaseTransaction, DbErr, EntityTrait, QueryFilter, QueryOrder,
-    QuerySelect, Statement, TransactionTrait, Value,
+    ColumnTrait, ConnectionTrait, DatabaseTransaction, DbErr, EntityTrait, QueryFilter, QueryOrder, QuerySelect,
+    Statement, TransactionTrait, Value,
 };
 use shopery_model::{DeliveryId, DeliveryState, Outcome, TenantId, WebhookId};
 use time::OffsetDateTime;
 
 use crate::entity::{delivery, rollup};
-use crate::{Store, StoreError, from_millis, to_millis};
+use crate::sql::{in_sizes, numbered};
+use crate::{Store, StoreError, to_millis};
 
 const MINUTE: i64 = 60_000;
 const HOUR: i64 = 60 * MINUTE;
-/// Values in one statement.
-const ROWS: usize = 100;
+/// Webhooks and tenants whose minutes are folded at a time.
+const FOLDED: u64 = 20;
 
 /// A message of OUTCOMES: where the stream has it, and since when. Were the stream made anew, the time would differ.
 #[derive(Debug, Clone)]
@@ -31,6 +34,20 @@ pub struct Recorded<'a> {
     pub sequence: u64,
     pub at: OffsetDateTime,
     pub outcomes: &'a [Outcome],
+}
+
+impl Recorded<'_> {
+    fn place(&self) -> (i64, i64) {
+        (i64::try_from(self.sequence).unwrap_or(i64::MAX), to_millis(self.at))
+    }
+}
+
+/// Windows of time, side by side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Windows {
+    pub from: OffsetDateTime,
+    pub step: Duration,
+    pub count: u32,
 }
 
 /// What was counted in a window of time.
@@ -121,15 +138,24 @@ impl Counts {
     }
 }
 
-type Key = (String, WebhookId, i64, Kind);
+/// Whose counts they are, as a row names it: a webhook, or all of a tenant's.
+fn subject(tenant: &TenantId, webhook: Option<WebhookId>) -> String {
+    webhook.map_or_else(|| format!("{TENANT}{tenant}"), |id| id.to_string())
+}
 
-fn count<'a>(outcomes: impl Iterator<Item = &'a Outcome>) -> BTreeMap<Key, u64> {
+/// No id of a webhook begins so.
+const TENANT: &str = "tenant:";
+
+/// The tenant, whose counts they are, the minute, and what is counted.
+type Key<'a> = (&'a TenantId, Option<WebhookId>, i64, Kind);
+
+fn count<'a>(outcomes: impl Iterator<Item = &'a Outcome>) -> BTreeMap<Key<'a>, u64> {
     let mut counts = BTreeMap::new();
     for outcome in outcomes {
-        let minute = to_millis(outcome.at).div_euclid(MINUTE) * MINUTE;
+        let (tenant, minute) = (&outcome.job.tenant, to_millis(outcome.at).div_euclid(MINUTE) * MINUTE);
         let mut add = |kind: Kind| {
-            let key = (outcome.job.tenant.to_string(), outcome.job.webhook, minute, kind);
-            *counts.entry(key).or_default() += 1;
+            *counts.entry((tenant, Some(outcome.job.webhook), minute, kind.clone())).or_default() += 1;
+            *counts.entry((tenant, None, minute, kind)).or_default() += 1;
         };
         if let Some(attempt) = &outcome.attempt {
             add(Kind::Attempts);
@@ -148,18 +174,23 @@ fn count<'a>(outcomes: impl Iterator<Item = &'a Outcome>) -> BTreeMap<Key, u64> 
 /// Counts those of the messages that were not counted before.
 pub(crate) async fn write(transaction: &DatabaseTransaction, messages: &[Recorded<'_>]) -> Result<(), DbErr> {
     let backend = transaction.get_database_backend();
-    let mut fresh = Vec::with_capacity(messages.len());
-    for message in messages {
-        let sequence = i64::try_from(message.sequence).unwrap_or(i64::MAX);
-        let values: [Value; 2] = [sequence.into(), to_millis(message.at).into()];
-        let sql = numbered(backend, "INSERT INTO recorded (sequence, at) VALUES (?, ?) ON CONFLICT DO NOTHING");
-        let inserted = transaction.execute_raw(Statement::from_sql_and_values(backend, sql, values)).await?;
-        if inserted.rows_affected() > 0 {
-            fresh.push(message);
+    let statement =
+        |sql: &str, values: Vec<Value>| Statement::from_sql_and_values(backend, numbered(backend, sql), values);
+    let mut fresh = BTreeSet::new();
+    for part in in_sizes(messages) {
+        let places = vec!["(?, ?)"; part.len()].join(", ");
+        let sql = format!(
+            "INSERT INTO recorded (sequence, at) VALUES {places} ON CONFLICT DO NOTHING RETURNING sequence, at"
+        );
+        let values = part.iter().flat_map(|message| [message.place().0.into(), message.place().1.into()]);
+        for row in transaction.query_all_raw(statement(&sql, values.collect())).await? {
+            fresh.insert((row.try_get::<i64>("", "sequence")?, row.try_get::<i64>("", "at")?));
         }
     }
-    let counts: Vec<_> = count(fresh.into_iter().flat_map(|message| message.outcomes)).into_iter().collect();
-    for part in counts.chunks(ROWS) {
+    // The same message twice in one batch is counted once.
+    let fresh = messages.iter().filter(|message| fresh.remove(&message.place()));
+    let counts: Vec<_> = count(fresh.flat_map(|message| message.outcomes)).into_iter().collect();
+    for part in in_sizes(&counts) {
         let places = vec!["(?, ?, ?, ?, ?, ?)"; part.len()].join(", ");
         let sql = format!(
             "INSERT INTO rollups AS r (tenant, webhook_id, size, bucket, kind, total) VALUES {places} \
@@ -167,59 +198,40 @@ pub(crate) async fn write(transaction: &DatabaseTransaction, messages: &[Recorde
         );
         let values = part.iter().flat_map(|((tenant, webhook, minute, kind), total)| -> [Value; 6] {
             let total = i64::try_from(*total).unwrap_or(i64::MAX);
-            let (webhook, kind) = (webhook.to_string(), kind.text());
-            [tenant.as_str().into(), webhook.into(), MINUTE.into(), (*minute).into(), kind.into(), total.into()]
+            let (subject, kind) = (subject(tenant, *webhook), kind.text());
+            [tenant.as_str().into(), subject.into(), MINUTE.into(), (*minute).into(), kind.into(), total.into()]
         });
-        transaction.execute_raw(Statement::from_sql_and_values(backend, numbered(backend, &sql), values)).await?;
+        transaction.execute_raw(statement(&sql, values.collect())).await?;
     }
     Ok(())
 }
 
-/// PostgreSQL numbers what SQLite leaves a question mark for.
-fn numbered(backend: DatabaseBackend, sql: &str) -> String {
-    if backend != DatabaseBackend::Postgres {
-        return sql.to_owned();
-    }
-    let mut numbered = String::with_capacity(sql.len() + 64);
-    for (index, part) in sql.split('?').enumerate() {
-        if index > 0 {
-            numbered.push('$');
-            numbered.push_str(&index.to_string());
-        }
-        numbered.push_str(part);
-    }
-    numbered
-}
-
 impl Store {
-    /// What was counted from then until then (without it), by the beginning of the minute, or of the hour if it is long ago.
+    /// What was counted in windows side by side, by their number, but for those in which nothing was. A bucket belongs to the
+    /// window in which it begins.
     pub async fn counts(
         &self,
         tenant: &TenantId,
         webhook: Option<WebhookId>,
-        from: OffsetDateTime,
-        until: OffsetDateTime,
-    ) -> Result<BTreeMap<OffsetDateTime, Counts>, StoreError> {
-        use rollup::Column;
-        let mut rows = rollup::Entity::find()
-            .select_only()
-            .column(Column::Bucket)
-            .column(Column::Kind)
-            .expr_as(Expr::col(Column::Total).sum().cast_as("BIGINT"), "total")
-            .filter(Column::Tenant.eq(tenant.as_str()))
-            .filter(Column::Bucket.gte(to_millis(from)))
-            .filter(Column::Bucket.lt(to_millis(until)))
-            .group_by(Column::Bucket)
-            .group_by(Column::Kind);
-        if let Some(webhook) = webhook {
-            rows = rows.filter(Column::WebhookId.eq(webhook.to_string()));
-        }
-        let rows: Vec<(i64, String, i64)> = rows.into_tuple().all(&self.db).await?;
-        let mut counts = BTreeMap::<OffsetDateTime, Counts>::new();
-        for (bucket, kind, total) in rows {
-            let corrupt = || StoreError::Corrupt(format!("rollup {kind} of {bucket}"));
-            let total = u64::try_from(total).map_err(|_| corrupt())?;
-            counts.entry(from_millis(bucket)).or_default().add(Kind::parse(&kind).ok_or_else(corrupt)?, total);
+        windows: Windows,
+    ) -> Result<BTreeMap<u64, Counts>, StoreError> {
+        let from = to_millis(windows.from);
+        let step = i64::try_from(windows.step.as_millis()).unwrap_or(i64::MAX).max(1);
+        let until = from.saturating_add(step.saturating_mul(i64::from(windows.count)));
+        let sql = "SELECT (bucket - ?) / ? AS number, kind, CAST(SUM(total) AS BIGINT) AS total FROM rollups \
+                   WHERE tenant = ? AND webhook_id = ? AND size IN (?, ?) AND bucket >= ? AND bucket < ? GROUP BY 1, 2";
+        let (tenant, subject) = (tenant.as_str().into(), subject(tenant, webhook).into());
+        let values: [Value; 8] =
+            [from.into(), step.into(), tenant, subject, MINUTE.into(), HOUR.into(), from.into(), until.into()];
+        let backend = self.db.get_database_backend();
+        let rows = Statement::from_sql_and_values(backend, numbered(backend, sql), values);
+        let mut counts = BTreeMap::<u64, Counts>::new();
+        for row in self.db.query_all_raw(rows).await? {
+            let (number, kind, total): (i64, String, i64) =
+                (row.try_get("", "number")?, row.try_get("", "kind")?, row.try_get("", "total")?);
+            let corrupt = || StoreError::Corrupt(format!("rollup {kind}: {total}"));
+            let (number, total) = u64::try_from(number).ok().zip(u64::try_from(total).ok()).ok_or_else(corrupt)?;
+            counts.entry(number).or_default().add(Kind::parse(&kind).ok_or_else(corrupt)?, total);
         }
         Ok(counts)
     }
@@ -247,7 +259,8 @@ impl Store {
         Ok(id.map(read).transpose()?.map(DeliveryId::created_at))
     }
 
-    /// Makes one hour of the minutes of the oldest one that lies before; false when there are no more.
+    /// Makes one hour of the minutes of the oldest one that lies before, for some of those who have them; false when there
+    /// are no more.
     pub async fn fold_minutes(&self, before: OffsetDateTime) -> Result<bool, StoreError> {
         use rollup::Column;
         let oldest: Option<i64> = rollup::Entity::find()
@@ -260,19 +273,33 @@ impl Store {
             .into_tuple()
             .one(&self.db)
             .await?;
-        let Some(hour) = oldest.map(|minute| minute.div_euclid(HOUR) * HOUR) else { return Ok(false) };
+        let Some(minute) = oldest else { return Ok(false) };
+        let subjects: Vec<String> = rollup::Entity::find()
+            .select_only()
+            .column(Column::WebhookId)
+            .distinct()
+            .filter(Column::Size.eq(MINUTE))
+            .filter(Column::Bucket.eq(minute))
+            .limit(FOLDED)
+            .into_tuple()
+            .all(&self.db)
+            .await?;
+        let hour = minute.div_euclid(HOUR) * HOUR;
         let transaction = self.db.begin().await?;
         let backend = transaction.get_database_backend();
-        let within = "size = ? AND bucket >= ? AND bucket < ?";
         let fold = format!(
             "INSERT INTO rollups AS r (tenant, webhook_id, size, bucket, kind, total) \
              SELECT tenant, webhook_id, CAST(? AS BIGINT), CAST(? AS BIGINT), kind, CAST(SUM(total) AS BIGINT) \
-             FROM rollups WHERE {within} GROUP BY tenant, webhook_id, kind \
-             ON CONFLICT (webhook_id, size, bucket, kind) DO UPDATE SET total = r.total + excluded.total"
+             FROM rollups WHERE size = ? AND bucket >= ? AND bucket < ? AND webhook_id IN ({}) \
+             GROUP BY tenant, webhook_id, kind \
+             ON CONFLICT (webhook_id, size, bucket, kind) DO UPDATE SET total = r.total + excluded.total",
+            vec!["?"; subjects.len()].join(", ")
         );
-        let values: [Value; 5] = [HOUR.into(), hour.into(), MINUTE.into(), hour.into(), (hour + HOUR).into()];
+        let times: [Value; 5] = [HOUR.into(), hour.into(), MINUTE.into(), hour.into(), (hour + HOUR).into()];
+        let values = times.into_iter().chain(subjects.iter().map(|subject| subject.as_str().into()));
         transaction.execute_raw(Statement::from_sql_and_values(backend, numbered(backend, &fold), values)).await?;
         let of_hour = rollup::Entity::delete_many()
+            .filter(Column::WebhookId.is_in(subjects))
             .filter(Column::Size.eq(MINUTE))
             .filter(Column::Bucket.gte(hour))
             .filter(Column::Bucket.lt(hour + HOUR));

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use shopery_model::{Attempt, AttemptId, DeliveryId, DeliveryState, Fault, JobMeta, Outcome, TenantId, WebhookId};
-use shopery_store::{Counts, Recorded, Store};
+use shopery_store::{Counts, Recorded, Store, Windows};
 use time::OffsetDateTime;
 use time::macros::datetime;
 
@@ -72,9 +72,9 @@ fn outcome(random: &mut Random, webhooks: &[WebhookId], number: u64) -> Outcome 
 /// All that was counted of a webhook.
 async fn counted(store: &Store, webhook: Option<WebhookId>) -> Counts {
     let tenant = "t".parse().unwrap();
-    let until = BEGAN + time::Duration::DAY;
+    let windows = Windows { from: BEGAN, step: std::time::Duration::from_secs(1800), count: 48 };
     let mut all = Counts::default();
-    for counts in store.counts(&tenant, webhook, BEGAN, until).await.unwrap().values() {
+    for counts in store.counts(&tenant, webhook, windows).await.unwrap().values() {
         all.merge(counts);
     }
     all

@@ -27,6 +27,7 @@ pub mod leaks;
 pub mod merchant;
 pub mod metrics;
 pub mod parts;
+pub mod past;
 pub mod ports;
 pub mod postgres;
 pub mod process;

@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use tokio::process::Command;
+use tokio::io::AsyncWriteExt;
+use tokio::process::{Child, ChildStdin, Command};
 
 use crate::process::{Process, Signal};
 use crate::{Folder, ports, wait};
@@ -76,6 +77,14 @@ impl Postgres {
         String::from_utf8(dumped.stdout).unwrap()
     }
 
+    /// Rows for a table (its name, and its columns in brackets), as text with tabs between.
+    pub fn copy(&self, table: &str) -> Copy {
+        let mut command = Command::new(self.binaries.join("psql"));
+        command.args(["-X", "-q", "-c", &format!("COPY {table} FROM STDIN"), &self.url()]).kill_on_drop(true);
+        let mut child = command.stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        Copy { input: child.stdin.take().unwrap(), child }
+    }
+
     /// One value from the database, as text.
     pub async fn value(&self, sql: &str) -> String {
         let mut command = Command::new(self.binaries.join("psql"));
@@ -83,6 +92,25 @@ impl Postgres {
             command.args(["-X", "-A", "-t", "-c", sql, &self.url()]).stdin(Stdio::null()).output().await.unwrap();
         assert!(found.status.success(), "{sql}: {}", String::from_utf8_lossy(&found.stderr));
         String::from_utf8(found.stdout).unwrap().trim().to_owned()
+    }
+}
+
+/// A COPY that is under way.
+#[derive(Debug)]
+pub struct Copy {
+    input: ChildStdin,
+    child: Child,
+}
+
+impl Copy {
+    pub async fn send(&mut self, lines: &str) {
+        self.input.write_all(lines.as_bytes()).await.unwrap();
+    }
+
+    pub async fn end(self) {
+        drop(self.input);
+        let done = self.child.wait_with_output().await.unwrap();
+        assert!(done.status.success(), "COPY: {}", String::from_utf8_lossy(&done.stderr));
     }
 }
 

@@ -1,0 +1,216 @@
+//! The history on either database: every filter finds what it names, page by page, and what is too old goes.
+
+use std::collections::BTreeSet;
+
+use shopery_e2e::documents::{Random, seed};
+use shopery_e2e::postgres::Postgres;
+use shopery_e2e::{DatabaseKind, Folder};
+use shopery_model::{DeliveryId, DeliveryState, EventType, JobMeta, Outcome, TenantId, WebhookId};
+use shopery_store::{Cursor, DeliveryFilter, Store, Times};
+use time::macros::datetime;
+use time::{Duration, OffsetDateTime};
+
+const BEGAN: OffsetDateTime = datetime!(2026-10-01 00:00 UTC);
+const AGE: Duration = Duration::days(30);
+const DAYS: usize = 40;
+
+on_both_databases!(every_filter_finds_what_it_names_and_what_is_too_old_goes);
+
+/// A database of its own; both are held as long as the store is used.
+async fn open(database: DatabaseKind) -> (Store, Folder, Option<Postgres>) {
+    let folder = Folder::create();
+    let postgres = match database {
+        DatabaseKind::Sqlite => None,
+        DatabaseKind::Postgres => Some(Postgres::start().await),
+    };
+    let sqlite = format!("sqlite://{}?mode=rwc", folder.join("history.db").display());
+    let url = postgres.as_ref().map_or(sqlite, Postgres::url);
+    (Store::connect(&url).await.unwrap(), folder, postgres)
+}
+
+/// Some delivery of these days, and how it is now.
+fn outcome(random: &mut Random, webhooks: &[(TenantId, WebhookId)], number: usize) -> Outcome {
+    let (tenant, webhook) = webhooks[random.below(webhooks.len())].clone();
+    let created = BEGAN + Duration::milliseconds(i64::try_from(random.below(DAYS * 86_400_000)).unwrap());
+    let later = [50, 300_000, 599_999, 600_000, 660_000, 86_400_000, 4 * 86_400_000][random.below(7)];
+    let states = [DeliveryState::Delivered, DeliveryState::Failed, DeliveryState::Parked, DeliveryState::Duplicate];
+    let event = format!("e{number}");
+    Outcome {
+        job: JobMeta {
+            delivery: DeliveryId::of(&tenant, &event, created, webhook),
+            tenant,
+            webhook,
+            event,
+            event_type: random.pick(&["order-paid", "order-created", "product-updated"]).parse().unwrap(),
+            resource: "order/1".to_owned(),
+            // The time that the publisher tells may be any.
+            triggered_at: created - Duration::days(i64::try_from(random.below(100)).unwrap()),
+            event_sequence: number as u64,
+            changed: Vec::new(),
+            deferred: false,
+            attempt: 1,
+            failed_at: None,
+            resend: None,
+        },
+        state: states[random.below(states.len())],
+        next_attempt_at: None,
+        attempt: None,
+        fault: None,
+        carried_by: None,
+        at: created + Duration::milliseconds(later),
+    }
+}
+
+fn matches(outcome: &Outcome, tenant: &TenantId, filter: &DeliveryFilter) -> bool {
+    let Times { created_at_min, created_at_max, updated_at_min, updated_at_max } = filter.times;
+    let created = outcome.job.delivery.created_at();
+    outcome.job.tenant == *tenant
+        && filter.webhook.is_none_or(|id| outcome.job.webhook == id)
+        && filter.state.is_none_or(|state| outcome.state == state)
+        && filter.event_type.as_ref().is_none_or(|event| outcome.job.event_type.to_string() == *event)
+        && created_at_min.is_none_or(|min| created >= min)
+        && created_at_max.is_none_or(|max| created <= max)
+        && updated_at_min.is_none_or(|min| outcome.at >= min)
+        && updated_at_max.is_none_or(|max| outcome.at <= max)
+}
+
+/// Each of its parts once in a while; its times are often exactly those of a delivery.
+fn filter(random: &mut Random, outcomes: &[Outcome]) -> (TenantId, DeliveryFilter) {
+    let like = outcomes[random.below(outcomes.len())].clone();
+    let mut time =
+        |of: fn(&Outcome) -> OffsetDateTime| random.once_in(4).then(|| of(&outcomes[random.below(outcomes.len())]));
+    let created: fn(&Outcome) -> OffsetDateTime = |outcome| outcome.job.delivery.created_at();
+    let times = Times {
+        created_at_min: time(created),
+        created_at_max: time(created),
+        updated_at_min: time(|outcome| outcome.at),
+        updated_at_max: time(|outcome| outcome.at),
+    };
+    let event_type: EventType = like.job.event_type;
+    let filter = DeliveryFilter {
+        webhook: random.once_in(2).then_some(like.job.webhook),
+        state: random.once_in(3).then_some(like.state),
+        event_type: random.once_in(3).then(|| event_type.to_string()),
+        times,
+    };
+    (like.job.tenant, filter)
+}
+
+/// All pages of a list.
+async fn listed(store: &Store, tenant: &TenantId, filter: &DeliveryFilter, limit: u64) -> Vec<String> {
+    let (mut found, mut cursor) = (Vec::new(), None::<Cursor>);
+    loop {
+        let page = store.deliveries(tenant, filter, cursor.as_ref(), limit).await.unwrap();
+        assert!(page.items.len() as u64 <= limit && (page.next.is_none() || page.items.len() as u64 == limit));
+        found.extend(page.items.into_iter().map(|one| one.id));
+        cursor = page.next;
+        if cursor.is_none() {
+            return found;
+        }
+    }
+}
+
+async fn every_filter_finds_what_it_names_and_what_is_too_old_goes(database: DatabaseKind) {
+    let (store, _folder, postgres) = open(database).await;
+    let mut random = Random::new(seed());
+    let webhooks: Vec<(TenantId, WebhookId)> =
+        (0..6).map(|n| (format!("tnt_{}", n % 3).parse().unwrap(), WebhookId::generate())).collect();
+    let outcomes: Vec<_> = (0..3000).map(|number| outcome(&mut random, &webhooks, number)).collect();
+    // Some are recorded before there is a partition for them, and some after.
+    let parts: Vec<_> = outcomes.chunks(3000 / DAYS).collect();
+    for (day, part) in (0..).zip(&parts) {
+        store.prepare_history(BEGAN + Duration::days(day), AGE).await.unwrap();
+        store.record(part).await.unwrap();
+    }
+    for _ in 0..400 {
+        let (tenant, filter) = filter(&mut random, &outcomes);
+        let mut expected: Vec<_> = outcomes
+            .iter()
+            .filter(|outcome| matches(outcome, &tenant, &filter))
+            .map(|outcome| outcome.job.delivery.to_string())
+            .collect();
+        expected.sort_by(|a, b| b.cmp(a));
+        let limit = 1 + random.below(60) as u64;
+        assert_eq!(listed(&store, &tenant, &filter, limit).await, expected, "{tenant} {filter:?}");
+    }
+
+    let cut = BEGAN + Duration::days(20) + Duration::hours(7);
+    while store.forget_deliveries(cut).await.unwrap() {}
+    // PostgreSQL forgets a day when all of it is too old.
+    let first = if postgres.is_some() { BEGAN + Duration::days(20) } else { cut };
+    let expected: BTreeSet<_> = outcomes
+        .iter()
+        .map(|outcome| outcome.job.delivery)
+        .filter(|id| id.created_at() >= first)
+        .map(|id| id.to_string())
+        .collect();
+    let mut left = BTreeSet::new();
+    for n in 0..3 {
+        left.extend(listed(&store, &format!("tnt_{n}").parse().unwrap(), &DeliveryFilter::default(), 200).await);
+    }
+    assert_eq!(left, expected);
+    // What is recorded of it afterwards goes again.
+    store.record(&outcomes).await.unwrap();
+    while store.forget_deliveries(cut).await.unwrap() {}
+    let all = listed(&store, &"tnt_0".parse().unwrap(), &DeliveryFilter::default(), 200).await;
+    assert!(all.iter().all(|id| *id >= DeliveryId::first_at(first).to_string()), "{:?}", all.last());
+    if let Some(postgres) = postgres {
+        assert_eq!(postgres.value("SELECT count(*) FROM deliveries_default").await, "0");
+        let parts = "SELECT count(*) FROM pg_inherits WHERE inhparent = 'deliveries'::regclass";
+        assert_eq!(postgres.value(parts).await, "22", "20 days, one ahead, and the default");
+    }
+}
+
+/// An installation of before there were partitions goes on with what it has.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_history_of_one_table_becomes_the_oldest_partition() {
+    let (store, _folder, postgres) = open(DatabaseKind::Postgres).await;
+    let (postgres, mut random) = (postgres.unwrap(), Random::new(seed()));
+    let webhooks = [("tnt_0".parse::<TenantId>().unwrap(), WebhookId::generate())];
+    let outcomes: Vec<_> = (0..500).map(|number| outcome(&mut random, &webhooks, number)).collect();
+    store.record(&outcomes).await.unwrap();
+    drop(store);
+    // As the step before left it.
+    for sql in [
+        "CREATE TABLE before (LIKE deliveries INCLUDING DEFAULTS)",
+        "INSERT INTO before SELECT * FROM deliveries",
+        "DROP TABLE deliveries",
+        "ALTER TABLE before RENAME TO deliveries",
+        "ALTER TABLE deliveries DROP COLUMN late_at, ADD PRIMARY KEY (id)",
+        "CREATE INDEX history_by_tenant ON deliveries (tenant, id)",
+        "CREATE INDEX history_by_webhook ON deliveries (webhook_id, id)",
+        "CREATE INDEX waiting_of_tenant ON deliveries (tenant, id) WHERE state IN ('pending', 'parked')",
+        "CREATE INDEX waiting_of_webhook ON deliveries (webhook_id, id) WHERE state IN ('pending', 'parked')",
+        "CREATE INDEX rollups_by_tenant ON rollups (tenant, bucket)",
+        "CREATE INDEX recorded_by_age ON recorded (at)",
+        "DELETE FROM seaql_migrations WHERE version = 'm0011_history_by_age'",
+    ] {
+        postgres.value(sql).await;
+    }
+    let file = "SELECT pg_relation_filenode('%s')";
+    let before = postgres.value(&file.replace("%s", "deliveries")).await;
+    let store = Store::connect(&postgres.url()).await.unwrap();
+    let tenant: TenantId = "tnt_0".parse().unwrap();
+    let all = DeliveryFilter::default();
+    assert_eq!(listed(&store, &tenant, &all, 100).await.len(), 500);
+    let oldest = "SELECT min(inhrelid::regclass::text) FROM pg_inherits \
+                  WHERE inhparent = 'deliveries'::regclass AND inhrelid::regclass::text LIKE '%until%'";
+    let oldest = postgres.value(oldest).await;
+    assert_eq!(postgres.value(&file.replace("%s", &oldest)).await, before, "{oldest} is a copy");
+    let invalid = "SELECT count(*) FROM pg_index WHERE NOT indisvalid";
+    assert_eq!(postgres.value(invalid).await, "0");
+    let late = Times { updated_at_min: Some(BEGAN + Duration::days(20)), ..Times::default() };
+    let late = DeliveryFilter { times: late, ..all.clone() };
+    let expected = outcomes.iter().filter(|outcome| matches(outcome, &tenant, &late)).count();
+    assert_eq!(listed(&store, &tenant, &late, 100).await.len(), expected);
+
+    // It goes on: the next days lie beside it, and in time it is dropped as a whole.
+    let now = OffsetDateTime::now_utc();
+    store.prepare_history(now, AGE).await.unwrap();
+    store.record(&outcomes).await.unwrap();
+    assert_eq!(listed(&store, &tenant, &all, 100).await.len(), 500);
+    while store.forget_deliveries(now).await.unwrap() {}
+    assert_eq!(listed(&store, &tenant, &all, 100).await.len(), 500, "of today there may be more");
+    while store.forget_deliveries(now + Duration::days(2)).await.unwrap() {}
+    assert_eq!(listed(&store, &tenant, &all, 100).await, Vec::<String>::new());
+}
