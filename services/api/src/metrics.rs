@@ -60,9 +60,9 @@ struct Tally {
     /// POSTs to endpoints.
     attempts: u64,
     /// Attempts that failed, by reason.
-    failed_attempts: BTreeMap<String, u64>,
+    failed_attempts: BTreeMap<&'static str, u64>,
     /// Deliveries that came to an end or were parked, by their state. Each round of a delivery is counted.
-    deliveries: BTreeMap<String, u64>,
+    deliveries: BTreeMap<&'static str, u64>,
     latency: Option<Latency>,
 }
 
@@ -93,9 +93,9 @@ impl From<&Counts> for Tally {
         let round = |millis: f64| (millis * 10.0).round() / 10.0;
         let latency = |per_mille| counts.latency(per_mille).map(round);
         Self {
-            attempts: counts.attempts,
-            failed_attempts: counts.failed.clone(),
-            deliveries: counts.states.clone(),
+            attempts: counts.attempts(),
+            failed_attempts: counts.failed(),
+            deliveries: counts.states(),
             latency: latency(500)
                 .zip(latency(950))
                 .zip(latency(990).zip(latency(1000)))

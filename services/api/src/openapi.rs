@@ -1,20 +1,17 @@
 //! `/openapi.json` and `/docs`: what the API is, told by its own code.
 //!
 //! Every route is declared together with its description, so that there is none without the other. What all of them have
-//! in common (the tenant, the problems that any can answer with, the limits) is added here.
+//! in common (the tenant, the problems that any can answer with, the limits) is added here, from what all faces have.
 
-mod page;
 pub(crate) mod schemas;
 
 use axum::Router;
-use axum::http::header;
-use axum::routing::get;
-use bytes::Bytes;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
+use shopery_http::document::{self, extend};
 use shopery_model::catalogue;
 use utoipa::OpenApi;
 
-use schemas::{FaultName, Problem, Rules};
+use schemas::{FaultName, Rules};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -30,7 +27,7 @@ use schemas::{FaultName, Problem, Rules};
         (name = "recovery", description = "Sending again what was missed."),
         (name = "events", description = "The events themselves."),
     ),
-    components(schemas(Problem, Rules, FaultName))
+    components(schemas(Rules, FaultName))
 )]
 struct About;
 
@@ -41,14 +38,7 @@ pub(crate) fn about() -> utoipa::openapi::OpenApi {
 
 /// What anybody may read.
 pub(crate) fn routes(document: utoipa::openapi::OpenApi) -> anyhow::Result<Router> {
-    let document = complete(serde_json::to_value(document)?);
-    let page = Bytes::from(page::render(&document));
-    let json = Bytes::from(serde_json::to_vec(&document)?);
-    let as_json = [(header::CONTENT_TYPE, "application/json")];
-    let as_page = [(header::CONTENT_TYPE, "text/html; charset=utf-8"), (header::CONTENT_SECURITY_POLICY, page::POLICY)];
-    Ok(Router::new()
-        .route("/openapi.json", get(move || async move { (as_json, json) }))
-        .route("/docs", get(move || async move { (as_page, page) })))
+    document::routes(&complete(serde_json::to_value(document)?), "SHOPERY_API_URL")
 }
 
 /// Adds what all operations have in common.
@@ -74,7 +64,7 @@ fn complete(mut document: Value) -> Value {
     for name in ["RotateSecret", "TestRequest", "RecoverRequest"] {
         close(&mut document["components"]["schemas"][name], if name == "TestRequest" { &["headers"] } else { &[] });
     }
-    extend(&mut document["components"], common());
+    document::add_common(&mut document);
     let Some(paths) = document["paths"].as_object_mut() else { return document };
     for (path, operations) in paths {
         let Some(operations) = operations.as_object_mut() else { continue };
@@ -215,83 +205,8 @@ fn complete_operation(path: &str, method: &str, operation: &mut Value) {
                 json!({ "application/problem+json": { "schema": { "$ref": "#/components/schemas/Problem" } } });
         }
     }
-    for name in names {
-        let status = PROBLEMS.iter().find(|problem| problem.0 == name).map_or(500, |problem| problem.1);
-        operation["responses"][status.to_string()] = json!({ "$ref": format!("#/components/responses/{name}") });
-    }
+    document::add_problems(operation, &names);
     operation["parameters"] = parameters.into();
-}
-
-/// Name of the answer, status, name of the problem, when it is given, and the header that goes with it.
-const PROBLEMS: [(&str, u16, &str, &str, Option<&str>); 13] = [
-    (
-        "BadRequest",
-        400,
-        "malformed-request",
-        "The request cannot be read, or the header `X-tenant-ID` is missing.",
-        None,
-    ),
-    ("Unauthorized", 401, "unauthorized", "There is no token, or it does not hold.", Some("WWW-Authenticate")),
-    (
-        "Forbidden",
-        403,
-        "forbidden",
-        "The token lacks the permission, or is for other tenants.",
-        Some("WWW-Authenticate"),
-    ),
-    ("NotFound", 404, "not-found", "There is no such thing; what is another tenant's is answered the same.", None),
-    ("RequestTimeout", 408, "request-timeout", "The request took too long to arrive or to answer.", None),
-    ("Conflict", 409, "conflict", "It does not go with how things are now; `detail` says with what.", None),
-    ("PreconditionFailed", 412, "precondition-failed", "It was changed since it was read.", None),
-    ("TooLarge", 413, "too-large", "The body is over 64 KiB.", None),
-    ("UnsupportedMediaType", 415, "unsupported-media-type", "The body must be `application/json`.", None),
-    ("InvalidFields", 422, "invalid-fields", "`errors` names what is wrong.", None),
-    ("TooManyRequests", 429, "too-many-requests", "There are too many requests.", Some("Retry-After")),
-    ("Internal", 500, "internal", "Something failed on our side.", None),
-    ("Unavailable", 503, "unavailable", "Nothing was done; the same request may succeed later.", Some("Retry-After")),
-];
-
-fn common() -> Value {
-    let mut responses = Map::new();
-    for (name, status, problem, description, with) in PROBLEMS {
-        let example = json!({
-            "type": format!("urn:shopery:problem:{problem}"), "title": "…", "status": status, "detail": "…",
-        });
-        let content = json!({ "schema": { "$ref": "#/components/schemas/Problem" }, "example": example });
-        let mut headers = Map::new();
-        if let Some(with) = with {
-            headers.insert(with.to_owned(), json!({ "$ref": format!("#/components/headers/{with}") }));
-        }
-        let response = json!({ "description": description, "headers": headers, "content": { "application/problem+json": content } });
-        responses.insert(name.to_owned(), response);
-    }
-    let text = |description: &str| json!({ "description": description, "schema": { "type": "string" } });
-    json!({
-        "responses": responses,
-        "parameters": {
-            "Tenant": {
-                "name": "X-tenant-ID", "in": "header", "required": true, "description": "The tenant to act for.",
-                "schema": { "type": "string", "minLength": 1, "maxLength": 64 }, "example": "tnt_demo",
-            },
-            "IdempotencyKey": {
-                "name": "Idempotency-Key", "in": "header", "required": false,
-                "description": "A request that is repeated under its key within 24 hours is done once, and answered the same.",
-                "schema": { "type": "string", "pattern": "^[!-~]{1,255}$" },
-            },
-        },
-        "headers": {
-            "RateLimit": text("What is left of each limit."),
-            "RateLimit-Policy": text("What the limits are."),
-            "Retry-After": { "description": "When to come again, in seconds.", "schema": { "type": "integer" } },
-            "WWW-Authenticate": text("What is wrong with the token, as RFC 6750 has it."),
-            "ETag": text("For `If-Match`."),
-            "Location": text("Where it is."),
-            "Idempotent-Replayed": text("`true` if this was answered before."),
-        },
-        "securitySchemes": {
-            "bearer": { "type": "http", "scheme": "bearer", "bearerFormat": "JWT", "description": "Its claim `scope` has the permissions, `tenants` those that it is for." },
-        },
-    })
 }
 
 /// A request may have no other fields, and none that is `null` but these.
@@ -315,12 +230,6 @@ fn without_null(properties: &mut Value, but: &[&str]) {
         if let ([one], true) = (of.clone().as_slice(), schema.is_object()) {
             *schema = one.clone();
         }
-    }
-}
-
-fn extend(object: &mut Value, more: Value) {
-    if let (Some(object), Value::Object(more)) = (object.as_object_mut(), more) {
-        object.extend(more);
     }
 }
 

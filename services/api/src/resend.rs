@@ -41,7 +41,7 @@ pub(crate) fn routes() -> OpenApiRouter<App> {
     ),
     responses(
         (status = 202, description = "It will be sent again, under its id", body = schemas::Made),
-        (status = 410, description = "What it would carry is no longer held", body = schemas::Problem),
+        (status = 410, description = "What it would carry is no longer held"),
     ),
 )]
 async fn resend(State(app): State<App>, headers: HeaderMap, Path(id): Path<String>) -> Result<Response, Problem> {

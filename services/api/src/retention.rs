@@ -55,7 +55,7 @@ impl Retention {
         while store.forget_recoveries(history).await? && go_on(shutdown).await {}
         while store.forget_changes(changes).await? && go_on(shutdown).await {}
         while store.fold_minutes(before(MINUTES_KEPT)).await? && go_on(shutdown).await {}
-        store.forget_counts(before(COUNTS_KEPT)).await?;
+        while store.forget_counts(before(COUNTS_KEPT)).await? && go_on(shutdown).await {}
         let (done, long_ago) = (queue.acknowledged(topology::RECORDER).await?, before(RECORDED_KEPT));
         while store.forget_recorded(done, long_ago).await? && go_on(shutdown).await {}
         Ok(())

@@ -20,7 +20,7 @@ use time::OffsetDateTime;
 use crate::accept::{Acceptor, Source};
 use crate::places::Places;
 
-const MAX_BATCH: usize = 1000;
+pub(crate) const MAX_BATCH: usize = 1000;
 const MAX_BATCH_BYTES: usize = 16 * 1024 * 1024;
 /// Events of a batch that are worked on before others get their turn.
 const AT_A_TIME: usize = 32;

@@ -4,6 +4,7 @@
 //! stored once, so a publisher that heard nothing publishes again.
 
 mod accept;
+mod document;
 mod http;
 mod inbound;
 mod places;
@@ -55,7 +56,9 @@ pub async fn run(config: Config, listener: TcpListener, runtime: Runtime) -> any
     let acceptor = Acceptor::new(queue.clone(), &runtime);
     let (meter, pacer) = (Meter::new(config.allowance), Pacer::start(&queue, &runtime.shutdown));
     let routes = http::routes(acceptor.clone(), access.clone(), meter, pacer);
-    let routes = shopery_http::guarded(routes, access, &config.limits).merge(shopery_http::operations(&runtime));
+    let routes = shopery_http::guarded(routes, access, &config.limits)
+        .merge(shopery_http::document::routes(&document::document(), "SHOPERY_INGEST_URL")?)
+        .merge(shopery_http::operations(&runtime));
     let routes = shopery_http::with_limits(routes, "ingest", &runtime);
     let age = runtime.metrics.register(
         "oldest_unaccepted_seconds",

@@ -1,8 +1,9 @@
 //! What the HTTP faces of the services share: errors as problem+json, access by token and tenant, limits,
-//! and a server that outsiders may connect to.
+//! a description of itself, and a server that outsiders may connect to.
 
 mod access;
 mod connection;
+pub mod document;
 mod guard;
 mod jwks;
 mod keys;

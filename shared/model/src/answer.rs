@@ -40,6 +40,24 @@ pub enum Fault {
 }
 
 impl Fault {
+    pub const ALL: [Self; 15] = [
+        Self::DnsFailed,
+        Self::AddressForbidden,
+        Self::ConnectionRefused,
+        Self::ConnectTimeout,
+        Self::CertificateInvalid,
+        Self::TlsFailed,
+        Self::ConnectionFailed,
+        Self::Timeout,
+        Self::Redirected,
+        Self::HttpStatus,
+        Self::ResponseTooLarge,
+        Self::Gone,
+        Self::WebhookDeleted,
+        Self::Discarded,
+        Self::ParkingFull,
+    ];
+
     pub fn name(self) -> &'static str {
         match self {
             Self::DnsFailed => "dns_failed",

@@ -59,32 +59,6 @@ pub(crate) mod webhook_change {
     impl ActiveModelBehavior for ActiveModel {}
 }
 
-pub(crate) mod rollup {
-    use sea_orm::entity::prelude::*;
-
-    #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
-    #[sea_orm(table_name = "rollups")]
-    pub struct Model {
-        pub tenant: String,
-        #[sea_orm(primary_key, auto_increment = false)]
-        pub webhook_id: String,
-        /// In milliseconds: a minute, or an hour.
-        #[sea_orm(primary_key, auto_increment = false)]
-        pub size: i64,
-        /// When it begins.
-        #[sea_orm(primary_key, auto_increment = false)]
-        pub bucket: i64,
-        #[sea_orm(primary_key, auto_increment = false)]
-        pub kind: String,
-        pub total: i64,
-    }
-
-    #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
-    pub enum Relation {}
-
-    impl ActiveModelBehavior for ActiveModel {}
-}
-
 pub(crate) mod idempotency_key {
     use sea_orm::entity::prelude::*;
 

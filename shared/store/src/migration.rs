@@ -399,15 +399,64 @@ impl MigrationTrait for HistoryByAge {
                 db.execute_unprepared(&format!("CREATE INDEX {name} ON deliveries {columns}")).await?;
             }
         }
-        for sql in [
-            "INSERT INTO rollups (tenant, webhook_id, size, bucket, kind, total) \
-             SELECT tenant, 'tenant:' || tenant, size, bucket, kind, CAST(SUM(total) AS BIGINT) FROM rollups \
-             GROUP BY tenant, size, bucket, kind",
-            "DROP INDEX rollups_by_tenant",
-            "DROP INDEX recorded_by_age",
-        ] {
-            db.execute_unprepared(sql).await?;
-        }
+        wide_counts(manager).await?;
+        db.execute_unprepared("DROP INDEX recorded_by_age").await?;
         Ok(())
     }
+}
+
+/// What was a row for each kind of count is a column, and the tenants are counted.
+async fn wide_counts(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
+    // As they are at this step.
+    let faults = [
+        "dns_failed",
+        "address_forbidden",
+        "connection_refused",
+        "connect_timeout",
+        "certificate_invalid",
+        "tls_failed",
+        "connection_failed",
+        "timeout",
+        "redirected",
+        "http_status",
+        "response_too_large",
+        "gone",
+        "webhook_deleted",
+        "discarded",
+        "parking_full",
+    ];
+    let states = ["pending", "delivered", "failed", "filtered", "duplicate", "superseded", "parked", "expired"];
+    let mut kinds = vec![("attempts".to_owned(), "attempts".to_owned())];
+    kinds.extend(faults.map(|name| (format!("failed_{name}"), format!("failed:{name}"))));
+    kinds.extend(states.map(|name| (format!("state_{name}"), format!("state:{name}"))));
+    kinds.extend((0..68).map(|index| (format!("ms_{index}"), format!("ms:{index}"))));
+    let mut counts = Table::create();
+    counts
+        .table("counts")
+        .col(text("tenant"))
+        .col(string("subject"))
+        .col(big_integer("size"))
+        .col(big_integer("bucket"));
+    for (column, _) in &kinds {
+        counts.col(big_integer(column.clone()));
+    }
+    counts.primary_key(Index::create().col("subject").col("size").col("bucket"));
+    manager.create_table(counts).await?;
+    let mut by_age = Index::create();
+    manager.create_index(by_age.name("counts_by_age").table("counts").col("size").col("bucket").to_owned()).await?;
+    let columns: Vec<_> = kinds.iter().map(|(column, _)| column.as_str()).collect();
+    let sums: Vec<_> = kinds
+        .iter()
+        .map(|(_, kind)| format!("CAST(SUM(CASE WHEN kind = '{kind}' THEN total ELSE 0 END) AS BIGINT)"))
+        .collect();
+    for subject in ["webhook_id", "'tenant:' || tenant"] {
+        let sql = format!(
+            "INSERT INTO counts (tenant, subject, size, bucket, {}) SELECT tenant, {subject}, size, bucket, {} \
+             FROM rollups GROUP BY tenant, {subject}, size, bucket",
+            columns.join(", "),
+            sums.join(", ")
+        );
+        manager.get_connection().execute_unprepared(&sql).await?;
+    }
+    manager.drop_table(Table::drop().table("rollups").to_owned()).await
 }

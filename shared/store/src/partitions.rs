@@ -143,7 +143,7 @@ pub(crate) async fn divide(db: &impl ConnectionTrait, indexes: &[(&str, &str)]) 
     let newest = db.query_one_raw(Statement::from_string(DatabaseBackend::Postgres, newest)).await?;
     let newest: Option<String> = newest.map(|row| row.try_get("", "id")).transpose()?.flatten();
     run("ALTER TABLE deliveries RENAME TO deliveries_earlier".into()).await?;
-    for (name, _) in indexes {
+    for name in indexes.iter().map(|(name, _)| *name).chain(["deliveries_pkey"]) {
         run(format!("ALTER INDEX IF EXISTS {name} RENAME TO earlier_{name}")).await?;
     }
     run("CREATE TABLE deliveries (LIKE deliveries_earlier INCLUDING DEFAULTS) PARTITION BY RANGE (id)".into()).await?;

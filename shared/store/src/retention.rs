@@ -6,9 +6,9 @@ use sea_orm::{
 use shopery_model::DeliveryId;
 use time::OffsetDateTime;
 
-use crate::entity::{recovery, recovery_item, rollup};
+use crate::entity::{recovery, recovery_item};
 use crate::sql::numbered;
-use crate::{RecoveryState, Store, StoreError, partitions, to_millis};
+use crate::{RecoveryState, Store, StoreError, partitions, rollups, to_millis};
 
 /// Rows that are removed at a time.
 const BATCH: u64 = 500;
@@ -61,10 +61,14 @@ impl Store {
         Ok(self.db.execute_raw(statement).await?.rows_affected() == BATCH)
     }
 
-    /// Forgets counts of before.
-    pub async fn forget_counts(&self, before: OffsetDateTime) -> Result<(), StoreError> {
-        let old = rollup::Entity::delete_many().filter(rollup::Column::Bucket.lt(to_millis(before)));
-        old.exec(&self.db).await?;
-        Ok(())
+    /// Forgets counts of before, some at a time; false when there are no more.
+    pub async fn forget_counts(&self, before: OffsetDateTime) -> Result<bool, StoreError> {
+        // By the minute there are none that are so old.
+        let old = format!("size = {} AND bucket < ?", rollups::HOUR);
+        let sql = format!(
+            "DELETE FROM counts WHERE (subject, size, bucket) IN \
+             (SELECT subject, size, bucket FROM counts WHERE {old} ORDER BY bucket LIMIT {BATCH})"
+        );
+        self.forget(&sql, [to_millis(before).into()]).await
     }
 }

@@ -36,8 +36,8 @@ pub struct Past {
     pub now: OffsetDateTime,
 }
 
-/// By whose they are, how long the bucket is, when it begins, and what is counted.
-type Counts = HashMap<(String, String, i64, i64, String), u64>;
+/// By whose they are, how long the bucket is, and when it begins: so many of what is in a column.
+type Counts = HashMap<(String, String, i64, i64), HashMap<String, u64>>;
 
 struct Row {
     member: usize,
@@ -71,16 +71,7 @@ impl Past {
         copy.send(&lines).await;
         copy.end().await;
         postgres.value(&format!("SET maintenance_work_mem = '1GB'; {indexes}")).await;
-        let mut copy = postgres.copy("rollups (tenant, webhook_id, size, bucket, kind, total)");
-        let mut lines = String::new();
-        for (place, ((tenant, subject, size, bucket, kind), total)) in counts.into_iter().enumerate() {
-            writeln!(lines, "{tenant}\t{subject}\t{size}\t{bucket}\t{kind}\t{total}").unwrap();
-            if place % LINES == 0 {
-                copy.send(&std::mem::take(&mut lines)).await;
-            }
-        }
-        copy.send(&lines).await;
-        copy.end().await;
+        write_counts(counts, postgres).await;
         postgres.value("ANALYZE").await;
         states
     }
@@ -129,21 +120,21 @@ impl Past {
         let tenant = self.members[row.member].tenant.to_string();
         let now = i64::try_from(self.now.unix_timestamp_nanos() / 1_000_000).unwrap();
         let size = if row.updated > now - 48 * HOUR { MINUTE } else { HOUR };
-        let mut kinds = Vec::new();
+        let mut columns = Vec::new();
         if row.is_attempted() {
             let bucket = ((row.millis as f64).log2() * 4.0).ceil();
-            kinds.extend(["attempts".to_owned(), format!("ms:{bucket}")]);
+            columns.extend(["attempts".to_owned(), format!("ms_{bucket}")]);
         }
         if row.state == "failed" {
-            kinds.push("failed:http_status".to_owned());
+            columns.push("failed_http_status".to_owned());
         }
         if row.state != "pending" {
-            kinds.push(format!("state:{}", row.state));
+            columns.push(format!("state_{}", row.state));
         }
-        for kind in kinds {
-            for subject in [row.webhook.to_string(), format!("tenant:{tenant}")] {
-                let key = (tenant.clone(), subject, size, row.updated / size * size, kind.clone());
-                *counts.entry(key).or_default() += 1;
+        for subject in [row.webhook.to_string(), format!("tenant:{tenant}")] {
+            let counts = counts.entry((tenant.clone(), subject, size, row.updated / size * size)).or_default();
+            for column in &columns {
+                *counts.entry(column.clone()).or_default() += 1;
             }
         }
     }
@@ -172,6 +163,26 @@ impl Past {
         )
         .unwrap();
     }
+}
+
+async fn write_counts(counts: Counts, postgres: &Postgres) {
+    let columns = "SELECT string_agg(column_name, ',' ORDER BY ordinal_position) FROM information_schema.columns \
+                   WHERE table_name = 'counts' AND ordinal_position > 4";
+    let columns = postgres.value(columns).await;
+    let mut copy = postgres.copy(&format!("counts (tenant, subject, size, bucket, {columns})"));
+    let mut lines = String::new();
+    for (place, ((tenant, subject, size, bucket), counts)) in counts.into_iter().enumerate() {
+        write!(lines, "{tenant}\t{subject}\t{size}\t{bucket}").unwrap();
+        for column in columns.split(',') {
+            write!(lines, "\t{}", counts.get(column).unwrap_or(&0)).unwrap();
+        }
+        lines.push('\n');
+        if place % LINES == 0 {
+            copy.send(&std::mem::take(&mut lines)).await;
+        }
+    }
+    copy.send(&lines).await;
+    copy.end().await;
 }
 
 /// It is quicker to make them again than to keep them. Returns how.

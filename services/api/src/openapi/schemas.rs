@@ -222,27 +222,6 @@ pub(crate) struct Made {
     id: String,
 }
 
-/// An error: RFC 9457. `type` is `urn:shopery:problem:` and the name of the problem.
-#[derive(ToSchema)]
-pub(crate) struct Problem {
-    #[schema(example = "urn:shopery:problem:invalid-fields")]
-    r#type: String,
-    title: String,
-    #[schema(minimum = 400, maximum = 599, example = 422)]
-    status: u16,
-    /// What is wrong, and how to mend it.
-    detail: String,
-    /// What is wrong with the input, field by field.
-    errors: Option<Vec<Wrong>>,
-}
-
-#[derive(ToSchema)]
-pub(crate) struct Wrong {
-    #[schema(example = "events[0]")]
-    field: String,
-    detail: String,
-}
-
 /// An event as it was published: CloudEvents 1.0, its `data` byte for byte.
 #[derive(ToSchema)]
 pub(crate) struct CloudEvent {

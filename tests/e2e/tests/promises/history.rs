@@ -181,7 +181,10 @@ async fn a_history_of_one_table_becomes_the_oldest_partition() {
         "CREATE INDEX history_by_webhook ON deliveries (webhook_id, id)",
         "CREATE INDEX waiting_of_tenant ON deliveries (tenant, id) WHERE state IN ('pending', 'parked')",
         "CREATE INDEX waiting_of_webhook ON deliveries (webhook_id, id) WHERE state IN ('pending', 'parked')",
-        "CREATE INDEX rollups_by_tenant ON rollups (tenant, bucket)",
+        "DROP TABLE counts",
+        "CREATE TABLE rollups (tenant text, webhook_id varchar, size bigint, bucket bigint, kind varchar, total bigint)",
+        "INSERT INTO rollups VALUES ('tnt_0', 'wbh_a', 60000, 60000, 'attempts', 7), ('tnt_0', 'wbh_a', 60000, 60000, 'ms:12', 7), \
+         ('tnt_0', 'wbh_b', 60000, 60000, 'attempts', 1), ('tnt_0', 'wbh_b', 60000, 60000, 'state:webhook_x', 1)",
         "CREATE INDEX recorded_by_age ON recorded (at)",
         "DELETE FROM seaql_migrations WHERE version = 'm0011_history_by_age'",
     ] {
@@ -199,6 +202,8 @@ async fn a_history_of_one_table_becomes_the_oldest_partition() {
     assert_eq!(postgres.value(&file.replace("%s", &oldest)).await, before, "{oldest} is a copy");
     let invalid = "SELECT count(*) FROM pg_index WHERE NOT indisvalid";
     assert_eq!(postgres.value(invalid).await, "0");
+    let counts = "SELECT string_agg(concat_ws(' ', subject, attempts, ms_12), ', ' ORDER BY subject) FROM counts";
+    assert_eq!(postgres.value(counts).await, "tenant:tnt_0 8 7, wbh_a 7 7, wbh_b 1 0");
     let late = Times { updated_at_min: Some(BEGAN + Duration::days(20)), ..Times::default() };
     let late = DeliveryFilter { times: late, ..all.clone() };
     let expected = outcomes.iter().filter(|outcome| matches(outcome, &tenant, &late)).count();

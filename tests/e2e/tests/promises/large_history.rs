@@ -17,9 +17,12 @@ use time::format_description::well_known::Rfc3339;
 
 const SMALL: usize = 50_000;
 const TENANTS: usize = 20;
-/// How often each call is made.
-const CALLS: usize = 30;
 const SOON: Duration = Duration::from_secs(60);
+
+/// How often each call is made, and how long a measurement is: there is nothing to measure in a small history.
+fn thoroughness() -> (usize, Duration) {
+    if size() > SMALL { (30, Duration::from_secs(20)) } else { (1, Duration::from_secs(1)) }
+}
 
 fn size() -> usize {
     std::env::var("SHOPERY_TEST_HISTORY").map_or(SMALL, |rows| rows.parse().expect("SHOPERY_TEST_HISTORY: a number"))
@@ -50,7 +53,8 @@ async fn lists_and_metrics_are_true_and_retention_is_in_nobodys_way() {
     make_past_partitions(&stack, &store, now).await;
     let states = past.write(postgres, &mut random).await;
     println!("{} deliveries written in {:.0} s", past.deliveries, began.elapsed().as_secs_f64());
-    let size = "SELECT pg_size_pretty(sum(pg_total_relation_size(inhrelid))) FROM pg_inherits";
+    let size = "SELECT pg_size_pretty(sum(pg_total_relation_size(inhrelid))) FROM pg_inherits \
+                WHERE inhparent = 'deliveries'::regclass";
     println!("they take {} with their indexes", postgres.value(size).await);
     stack.run(Service::Api).await;
 
@@ -133,20 +137,21 @@ fn calls(member: &Member, now: OffsetDateTime) -> Vec<String> {
 }
 
 async fn time_calls(client: &Client, member: &Member, now: OffsetDateTime) {
+    let (repeats, _) = thoroughness();
     let mut times = Vec::new();
     for call in calls(member, now) {
         let call = call.trim_end_matches(['&', '?']).to_owned();
         let reply = client.get(&call).await.expect(200).json();
         are_rows_right(&call, &reply, member);
         let mut millis = Vec::new();
-        for _ in 0..CALLS {
+        for _ in 0..repeats {
             let began = Instant::now();
             client.get(&call).await.expect(200);
             millis.push(began.elapsed().as_secs_f64() * 1000.0);
         }
         millis.sort_by(f64::total_cmp);
         let rows = reply["data"].as_array().map_or(0, Vec::len);
-        times.push((millis[CALLS * 95 / 100], millis[CALLS / 2], rows, call));
+        times.push((millis[repeats * 95 / 100], millis[repeats / 2], rows, call));
     }
     times.sort_by(|a, b| b.0.total_cmp(&a.0));
     println!("\n{}: p95 ms, p50 ms, rows, call", member.tenant);
@@ -175,13 +180,14 @@ fn are_rows_right(call: &str, reply: &Value, member: &Member) {
 
 /// New outcomes at a steady rate, before and while a half of the history is forgotten; then by the service itself.
 async fn time_recorder(stack: &Stack, store: &Store, past: &Past) {
-    let quiet = record_while(store, past, wait_a_little()).await;
+    let (_, while_nothing_else) = thoroughness();
+    let quiet = record_while(store, past, tokio::time::sleep(while_nothing_else)).await;
     let cut = past.now - time::Duration::days(DAYS / 2);
     let forgetting = async {
         let began = Instant::now();
         while store.forget_deliveries(cut).await.unwrap() {}
         println!("\n15 days forgotten in {:.2} s", began.elapsed().as_secs_f64());
-        wait_a_little().await;
+        tokio::time::sleep(while_nothing_else).await;
     };
     let busy = record_while(store, past, forgetting).await;
     println!("recording 100 outcomes, 20 times a second: p50, p95, p99, max ms");
@@ -198,12 +204,6 @@ async fn time_recorder(stack: &Stack, store: &Store, past: &Past) {
         if left + 10 == before { Ok(()) } else { Err(format!("{left} partitions of {before}")) }
     })
     .await;
-}
-
-/// The length of a measurement, where it is one.
-async fn wait_a_little() {
-    let seconds = if size() > SMALL { 20 } else { 1 };
-    tokio::time::sleep(Duration::from_secs(seconds)).await;
 }
 
 async fn record_while(store: &Store, past: &Past, other: impl Future<Output = ()>) -> String {

@@ -11,14 +11,16 @@ pub(super) const POLICY: &str =
 const STYLE: &str = include_str!("page.css");
 const METHODS: [&str; 4] = ["get", "post", "patch", "delete"];
 
-pub(super) fn render(document: &Value) -> String {
-    let mut page = Page { document, html: String::with_capacity(128 * 1024) };
+/// `url` is the variable that has the address of this face.
+pub(super) fn render(document: &Value, url: &str) -> String {
+    let mut page = Page { document, url, html: String::with_capacity(128 * 1024) };
     page.all();
     page.html
 }
 
 struct Page<'a> {
     document: &'a Value,
+    url: &'a str,
     html: String,
 }
 
@@ -100,9 +102,12 @@ impl<'a> Page<'a> {
             );
         }
         self.html.push_str("</table>");
-        let body = &about["requestBody"]["content"]["application/json"]["schema"];
-        if !body.is_null() {
-            let _ = write!(self.html, "<h4>Body</h4><p>{}</p>", kind(body));
+        let bodies: Vec<_> = about["requestBody"]["content"].as_object().into_iter().flatten().collect();
+        if !bodies.is_empty() {
+            self.html.push_str("<h4>Body</h4>");
+        }
+        for (media_type, body) in bodies {
+            let _ = write!(self.html, "<p><code>{}</code>: {}</p>", escape(media_type), kind(&body["schema"]));
         }
         self.html.push_str("<h4>Answers</h4><table><tr><th>status<th>content<th>");
         for (status, answer) in about["responses"].as_object().into_iter().flatten() {
@@ -136,7 +141,8 @@ impl<'a> Page<'a> {
         let method =
             if operation.method == "get" { String::new() } else { format!(" -X {}", operation.method.to_uppercase()) };
         let mut curl = format!(
-            "curl{method} \"$SHOPERY_API_URL{path}\" \\\n  -H \"Authorization: Bearer $SHOPERY_TOKEN\" -H \"X-tenant-ID: $SHOPERY_TENANT\""
+            "curl{method} \"${}{path}\" \\\n  -H \"Authorization: Bearer $SHOPERY_TOKEN\" -H \"X-tenant-ID: $SHOPERY_TENANT\"",
+            self.url
         );
         let body = &operation.about["requestBody"]["content"]["application/json"]["schema"];
         if !body.is_null() {

@@ -1,0 +1,122 @@
+//! What `POST /events` takes and answers, for `/openapi.json` and `/docs`. The bounds are those of the code that reads events.
+
+use serde_json::{Value, json};
+use shopery_http::document::{add_common, add_problems};
+use shopery_model::{ResourceType, catalogue};
+
+use crate::http::MAX_BATCH;
+
+const PROBLEMS: [&str; 10] = [
+    "BadRequest",
+    "Unauthorized",
+    "Forbidden",
+    "RequestTimeout",
+    "TooLarge",
+    "UnsupportedMediaType",
+    "InvalidFields",
+    "TooManyRequests",
+    "Internal",
+    "Unavailable",
+];
+
+pub(crate) fn document() -> Value {
+    let event = json!({ "$ref": "#/components/schemas/CloudEvent" });
+    let batch = json!({ "type": "array", "minItems": 1, "maxItems": MAX_BATCH, "items": event });
+    let header = |name: &str| json!({ "$ref": format!("#/components/headers/{name}") });
+    let mut publish = json!({
+        "tags": ["events"],
+        "summary": "Publishes an event, or a batch of them.",
+        "description": "Whatever was not answered with 202 can be sent again: within ten minutes the same `id` stores nothing new.",
+        "operationId": "publishEvents",
+        "security": [{ "bearer": ["events:write"] }],
+        "parameters": [{ "$ref": "#/components/parameters/Tenant" }],
+        "requestBody": { "required": true, "content": {
+            "application/cloudevents+json": { "schema": event },
+            "application/json": { "schema": event },
+            "application/cloudevents-batch+json": { "schema": batch },
+        } },
+        "responses": { "202": {
+            "description": "The stream EVENTS has stored it, or all of them.",
+            "headers": { "RateLimit": header("RateLimit"), "RateLimit-Policy": header("RateLimit-Policy") },
+            "content": { "application/json": { "schema": { "oneOf": [
+                { "$ref": "#/components/schemas/Published" },
+                { "$ref": "#/components/schemas/PublishedBatch" },
+            ] } } },
+        } },
+    });
+    add_problems(&mut publish, &PROBLEMS);
+    let mut document = json!({
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Shopery Webhooks: events",
+            "version": env!("CARGO_PKG_VERSION"),
+            "description": "Where the platform publishes what happens to its resources.",
+            "license": { "name": "MIT OR Apache-2.0", "identifier": "MIT OR Apache-2.0" },
+        },
+        "servers": [{ "url": "/" }],
+        "tags": [{ "name": "events", "description": "What happened." }],
+        "paths": { "/events": { "post": publish } },
+        "components": { "schemas": {
+            "CloudEvent": cloud_event(),
+            "Published": object(json!({ "id": { "type": "string", "example": "evt-7" } })),
+            "PublishedBatch": object(json!({
+                "ids": { "type": "array", "items": { "type": "string" }, "example": ["evt-7"] },
+            })),
+        } },
+    });
+    add_common(&mut document);
+    document
+}
+
+/// An object that has all of these, and no others.
+fn object(properties: Value) -> Value {
+    let names: Vec<_> = properties.as_object().into_iter().flatten().map(|(name, _)| name.clone()).collect();
+    json!({ "type": "object", "required": names, "properties": properties, "additionalProperties": false })
+}
+
+fn cloud_event() -> Value {
+    let text = |example: &str, description: &str| {
+        json!({
+            "type": "string", "pattern": "^[^\\u0000-\\u001f\\u007f-\\u009f]{1,128}$",
+            "example": example, "description": description,
+        })
+    };
+    // Of some, we alone publish.
+    let types = |resource: &ResourceType| {
+        let types =
+            resource.types().map(|(event_type, _)| event_type).filter(|event_type| !event_type.is_operational());
+        types.map(|event_type| event_type.to_string()).collect::<Vec<_>>()
+    };
+    let resources = || catalogue().resources().filter(|resource| !types(resource).is_empty());
+    // The subject is of the kind that the type is about.
+    let kinds: Vec<_> = resources()
+        .map(|resource| {
+            let subject = format!("^{}/[^\\u0000-\\u001f\\u007f-\\u009f]{{1,128}}$", resource.name);
+            json!({ "properties": { "type": { "enum": types(resource) }, "subject": { "pattern": subject } } })
+        })
+        .collect();
+    let all: Vec<_> = resources().flat_map(types).collect();
+    json!({
+        "description": "CloudEvents 1.0 in structured JSON, at most 256 KiB. Other attributes may be there, but for `data_base64`.",
+        "type": "object",
+        "required": ["specversion", "id", "source", "type", "subject", "data"],
+        "properties": {
+            "specversion": { "type": "string", "const": "1.0", "example": "1.0" },
+            "id": text("evt-7", "Yours. Repeats of it within ten minutes are stored once."),
+            "source": text("orders", "Who publishes."),
+            "type": { "type": "string", "enum": all, "example": "order-created" },
+            "subject": { "type": "string", "description": "Kind and id of the resource.", "example": "order/ord_123" },
+            "time": {
+                "type": ["string", "null"], "format": "date-time", "example": "2026-11-24T10:00:00Z",
+                "description": "When it happened; otherwise when it was stored.",
+            },
+            "datacontenttype": { "enum": ["application/json", null], "example": "application/json" },
+            "traceparent": { "description": "W3C trace context." },
+            "data": {
+                "type": "object", "description": "The resource, delivered byte for byte.",
+                "example": { "id": "ord_123", "total": 10.5 },
+            },
+        },
+        "anyOf": kinds,
+    })
+}
