@@ -22,6 +22,8 @@ const PARTITIONS: i64 = 30;
 /// Partitions that are made before they are needed.
 const AHEAD: i32 = 2;
 const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '200ms'";
+/// For the lock of an old partition, which nobody records in: autovacuum gives way after one second.
+const OLD_LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '2s'";
 /// One replica at a time. Any number that nothing else uses.
 const ADVISORY_LOCK: &str = "SELECT pg_advisory_xact_lock(7205759403792793)";
 
@@ -92,9 +94,10 @@ impl Store {
         let is_old = |until: &Until| until.time() <= before;
         let Some(oldest) = known(&self.db).await?.first().copied().filter(is_old) else { return Ok(false) };
         // Its files go while nobody but those who read it waits; the history as a whole is locked for its name alone.
-        for statement in ["TRUNCATE TABLE", "DROP TABLE"] {
+        for (lock_timeout, statement) in [(OLD_LOCK_TIMEOUT, "TRUNCATE TABLE"), (LOCK_TIMEOUT, "DROP TABLE")] {
             let transaction = self.lock_history().await?;
             if known(&transaction).await?.contains(&oldest) {
+                transaction.execute_unprepared(lock_timeout).await?;
                 transaction.execute_unprepared(&format!("{statement} {}", oldest.table())).await?;
             }
             transaction.commit().await?;
