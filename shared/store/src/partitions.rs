@@ -128,10 +128,7 @@ async fn create(transaction: &DatabaseTransaction, begin: Until, until: Until) -
         "LOCK TABLE ONLY deliveries IN SHARE UPDATE EXCLUSIVE MODE".to_owned(),
         format!("LOCK TABLE {DEFAULT} IN ACCESS EXCLUSIVE MODE"),
         format!("CREATE TABLE {table} (LIKE deliveries INCLUDING ALL)"),
-        format!(
-            "WITH moved AS (DELETE FROM {DEFAULT} WHERE id >= '{from}' AND id < '{to}' RETURNING *) \
-             INSERT INTO {table} SELECT * FROM moved"
-        ),
+        move_rows(DEFAULT, &table, &format!("id >= '{from}' AND id < '{to}'")),
         format!("ALTER TABLE deliveries ATTACH PARTITION {table} FOR VALUES FROM ('{from}') TO ('{to}')"),
     ] {
         transaction.execute_unprepared(&sql).await?;
@@ -142,9 +139,6 @@ async fn create(transaction: &DatabaseTransaction, begin: Until, until: Until) -
 /// For the migration: divides a history that lies in one table. What is there becomes the oldest partition as it is.
 pub(crate) async fn divide(db: &impl ConnectionTrait, indexes: &[(&str, &str)]) -> Result<(), DbErr> {
     let run = async |sql: String| db.execute_unprepared(&sql).await.map(drop);
-    let newest = "SELECT max(id) AS id FROM deliveries";
-    let newest = db.query_one_raw(Statement::from_string(DatabaseBackend::Postgres, newest)).await?;
-    let newest: Option<String> = newest.map(|row| row.try_get("", "id")).transpose()?.flatten();
     run("ALTER TABLE deliveries RENAME TO deliveries_earlier".into()).await?;
     for name in indexes.iter().map(|(name, _)| *name).chain(["deliveries_pkey"]) {
         run(format!("ALTER INDEX IF EXISTS {name} RENAME TO earlier_{name}")).await?;
@@ -155,13 +149,20 @@ pub(crate) async fn divide(db: &impl ConnectionTrait, indexes: &[(&str, &str)]) 
         run(format!("CREATE INDEX {name} ON deliveries {columns}")).await?;
     }
     run(format!("CREATE TABLE {DEFAULT} PARTITION OF deliveries DEFAULT")).await?;
-    let Some(newest) = newest else { return run("DROP TABLE deliveries_earlier".into()).await };
-    let newest = newest.parse::<DeliveryId>().map_err(|_| DbErr::Migration(format!("what delivery is {newest}?")))?;
-    let last = newest.created_at().max(OffsetDateTime::now_utc());
-    let until = Until(last.date().next_day().unwrap_or(Date::MAX));
-    run(format!("ALTER TABLE deliveries_earlier RENAME TO {}", until.table())).await?;
-    let bounds = format!("FROM (MINVALUE) TO ('{}')", until.bound());
-    run(format!("ALTER TABLE deliveries ATTACH PARTITION {} FOR VALUES {bounds}", until.table())).await
+    let until = Until(OffsetDateTime::now_utc().date().next_day().unwrap_or(Date::MAX));
+    let bound = until.bound();
+    run(move_rows("deliveries_earlier", DEFAULT, &format!("id >= '{bound}'"))).await?;
+    let any = Statement::from_string(DatabaseBackend::Postgres, "SELECT 1 FROM deliveries_earlier LIMIT 1");
+    if db.query_one_raw(any).await?.is_none() {
+        return run("DROP TABLE deliveries_earlier".into()).await;
+    }
+    let table = until.table();
+    run(format!("ALTER TABLE deliveries_earlier RENAME TO {table}")).await?;
+    run(format!("ALTER TABLE deliveries ATTACH PARTITION {table} FOR VALUES FROM (MINVALUE) TO ('{bound}')")).await
+}
+
+fn move_rows(from: &str, to: &str, those: &str) -> String {
+    format!("WITH moved AS (DELETE FROM {from} WHERE {those} RETURNING *) INSERT INTO {to} SELECT * FROM moved")
 }
 
 #[cfg(test)]

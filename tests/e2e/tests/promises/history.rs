@@ -182,6 +182,7 @@ async fn a_history_of_one_table_becomes_the_oldest_partition() {
         "CREATE INDEX waiting_of_tenant ON deliveries (tenant, id) WHERE state IN ('pending', 'parked')",
         "CREATE INDEX waiting_of_webhook ON deliveries (webhook_id, id) WHERE state IN ('pending', 'parked')",
         "DROP TABLE counts",
+        "DROP TABLE rollups",
         "CREATE TABLE rollups (tenant text, webhook_id varchar, size bigint, bucket bigint, kind varchar, total bigint)",
         "INSERT INTO rollups VALUES ('tnt_0', 'wbh_a', 60000, 60000, 'attempts', 7), ('tnt_0', 'wbh_a', 60000, 60000, 'ms:12', 7), \
          ('tnt_0', 'wbh_b', 60000, 60000, 'attempts', 1), ('tnt_0', 'wbh_b', 60000, 60000, 'state:webhook_x', 1)",
