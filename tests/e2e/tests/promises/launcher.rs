@@ -275,7 +275,7 @@ async fn the_shell_lines_of_the_readme_work_as_written() {
             "first-webhook",
             ["{\"id\":\"wbh_", "\"success\":true", "\"state\":\"delivered\"", "\"event\":\"order-created\""].as_slice(),
         ),
-        ("first-command", &["status 200 in ", "evt_"]),
+        ("first-command", &["status 200 in ", "evt_", "delivered"]),
     ] {
         let said = run_block(&folder, block).await;
         for part in parts {
