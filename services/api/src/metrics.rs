@@ -191,7 +191,8 @@ async fn metrics(
     webhook: Option<WebhookId>,
     windows: Windows,
 ) -> Result<Metrics, Problem> {
-    let counts = app.store.counts(tenant, webhook, windows).await.map_err(database_problem)?;
+    let asked = tokio::try_join!(app.store.counts(tenant, webhook, windows), app.store.oldest_waiting(tenant, webhook));
+    let (counts, oldest_waiting_at) = asked.map_err(database_problem)?;
     let mut total = Counts::default();
     counts.values().for_each(|counts| total.merge(counts));
     let none = Counts::default();
@@ -202,7 +203,6 @@ async fn metrics(
         to: start(number + 1),
         tally: counts.get(&number.into()).unwrap_or(&none).into(),
     };
-    let oldest_waiting_at = app.store.oldest_waiting(tenant, webhook).await.map_err(database_problem)?;
     Ok(Metrics {
         total: (&total).into(),
         data: (0..windows.count).map(window).collect(),

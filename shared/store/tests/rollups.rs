@@ -124,9 +124,28 @@ async fn counts_are_those_of_the_outcomes_whatever_comes_twice() {
         let max = found.latency(1000).unwrap();
         assert!(max >= f64::from(longest) && max <= f64::from(longest.max(1)) * 1.19, "{max} for {longest}");
     }
-    // Hours in place of minutes say the same; another message from the stream made anew counts.
     let before = counted(&store, None).await;
-    while store.fold_minutes(BEGAN + time::Duration::DAY).await.unwrap() {}
+    // In windows of any length, of minutes alone, beside an hour in place of its minutes, and of hours alone.
+    let minutes = [1, 30, 60, 90, 1440].map(|minutes| time::Duration::minutes(minutes));
+    for folded in [BEGAN, BEGAN + time::Duration::HOUR, BEGAN + time::Duration::DAY] {
+        while store.fold_minutes(folded).await.unwrap() {}
+        for (step, early) in minutes.iter().flat_map(|step| [0, 30].map(|early| (*step, early))) {
+            let from = BEGAN - time::Duration::minutes(early);
+            let mut attempts = BTreeMap::<u64, u64>::new();
+            for outcome in messages.iter().flatten().filter(|outcome| outcome.attempt.is_some()) {
+                let bucket = if outcome.at < folded { time::Duration::HOUR } else { time::Duration::MINUTE };
+                let since = outcome.at - BEGAN;
+                let begins = since - time::Duration::seconds(since.whole_seconds() % bucket.whole_seconds());
+                let window = (BEGAN + begins - from).whole_seconds() / step.whole_seconds();
+                *attempts.entry(u64::try_from(window).unwrap()).or_default() += 1;
+            }
+            let windows = Windows { from, step: step.unsigned_abs(), count: 200 };
+            let found = store.counts(&"t".parse().unwrap(), None, windows).await.unwrap();
+            let found = found.into_iter().map(|(window, counts)| (window, counts.attempts()));
+            assert_eq!(found.filter(|(_, attempts)| *attempts > 0).collect::<BTreeMap<_, _>>(), attempts, "{step}");
+        }
+    }
+    // Hours in place of minutes say the same; another message from the stream made anew counts.
     assert_eq!(counted(&store, None).await, before);
     store.record_messages(&[Recorded { at: BEGAN + time::Duration::SECOND, ..recorded(0) }]).await.unwrap();
     assert!(counted(&store, None).await.attempts() >= before.attempts());
