@@ -72,7 +72,9 @@ impl Past {
         copy.end().await;
         postgres.value(&format!("SET maintenance_work_mem = '1GB'; {indexes}")).await;
         write_counts(counts, postgres).await;
-        postgres.value("ANALYZE").await;
+        // Long done, had it been written day by day.
+        postgres.value("VACUUM ANALYZE").await;
+        postgres.value("CHECKPOINT").await;
         states
     }
 
