@@ -37,7 +37,7 @@ use axum::middleware::from_fn_with_state;
 use secrecy::{ExposeSecret, SecretString};
 use shopery_http::{Access, AccessConfig, LimitsConfig, Problem, Usual};
 use shopery_model::Keyring;
-use shopery_queue::{Age, Directory, Queue, Waiting, read_keyring, topology, watch_ages};
+use shopery_queue::{Age, Directory, Intake, Queue, Waiting, read_keyring, topology, watch_ages};
 use shopery_runtime::service::About;
 use shopery_runtime::{Env, Runtime, Shutdown};
 use shopery_sender::{Egress, Sender};
@@ -134,6 +134,7 @@ struct App {
 
 /// Runs until the drain is over.
 pub async fn run(config: Config, listener: TcpListener, runtime: Runtime) -> anyhow::Result<()> {
+    let starting = runtime.health.starting(ABOUT.name);
     let access = Access::start(&config.access, &runtime)?;
     let store = connect(config.database.expose_secret(), &runtime.shutdown).await?;
     reencrypt::check_keys(&store, &config.keys).await?;
@@ -141,7 +142,7 @@ pub async fn run(config: Config, listener: TcpListener, runtime: Runtime) -> any
     watch_health(store.clone(), &runtime);
     let queue = Queue::connect(&config.queue, ABOUT.name, &runtime).await?;
     let directory = Directory::follow(&queue, None, &runtime).await?;
-    let publicist = Publicist::open(&queue, store.clone(), directory, &runtime.shutdown).await?;
+    let publicist = Publicist::start(&queue, store.clone(), directory, &runtime.shutdown);
     let recoveries = Arc::new(Notify::new());
     let recoverer = Recoverer { queue: queue.clone(), store: store.clone(), news: recoveries.clone() };
     let app = App {
@@ -168,10 +169,12 @@ pub async fn run(config: Config, listener: TcpListener, runtime: Runtime) -> any
         Age::default(),
     );
     let ages = [(Waiting::At(topology::RECORDER), age)];
+    let outcomes = Intake::open(&queue, topology::RECORDER, recorder::SLOTS, &runtime.shutdown).await?;
+    starting.over();
     let patience = Some(config.disable_after).filter(|patience| !patience.is_zero());
     tokio::try_join!(
         shopery_http::serve(listener, routes, &runtime.shutdown),
-        recorder::run(&queue, store.clone(), publicist.clone(), patience, &runtime),
+        recorder::run(outcomes, &queue, store.clone(), publicist.clone(), patience, &runtime),
         publicist.reconcile(&runtime.shutdown),
         recoverer.run(&runtime),
         async {

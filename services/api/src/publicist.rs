@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use async_nats::jetstream::kv::{Operation, Store as Bucket};
 use shopery_model::{TenantId, Webhook, WebhookId};
-use shopery_queue::{Directory, Followers, Outgoing, Parked, Queue, subject, topology};
+use shopery_queue::{Directory, Followers, Outgoing, Parked, Queue, subject};
 use shopery_runtime::Shutdown;
 use shopery_store::{Store, WebhookRecord};
 use time::OffsetDateTime;
@@ -49,15 +49,9 @@ struct Line {
 }
 
 impl Publicist {
-    pub(crate) async fn open(
-        queue: &Queue,
-        store: Store,
-        directory: Directory,
-        shutdown: &Shutdown,
-    ) -> anyhow::Result<Self> {
-        let bucket = queue.jetstream.get_key_value(topology::CONFIG).await.context("cannot open CONFIG")?;
-        let (queue, followers) = (queue.clone(), Followers::start(queue, shutdown));
-        Ok(Self { queue, store, bucket, directory, followers, unpublished: Arc::new(Notify::new()) })
+    pub(crate) fn start(queue: &Queue, store: Store, directory: Directory, shutdown: &Shutdown) -> Self {
+        let (bucket, followers) = (queue.buckets.config.clone(), Followers::start(queue, shutdown));
+        Self { queue: queue.clone(), store, bucket, directory, followers, unpublished: Arc::new(Notify::new()) }
     }
 
     /// Makes a change of a webhook known, and waits until routers and deliverers have it: what is published from then on

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
 use shopery_model::{Outcome, TenantId, WebhookId};
-use shopery_queue::{Dead, Intake, Queue, Taken, topology};
+use shopery_queue::{Dead, Intake, Queue, Taken};
 use shopery_runtime::{Runtime, Shutdown};
 use shopery_store::{DisabledReason, Recorded, Store, StoreError};
 use time::OffsetDateTime;
@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use crate::publicist::Publicist;
 
 /// Messages that may wait here; each has up to 256 outcomes.
-const SLOTS: usize = 32;
+pub(crate) const SLOTS: usize = 32;
 /// Outcomes in one transaction.
 const BATCH: usize = 2000;
 /// How long a transaction waits for more outcomes.
@@ -43,6 +43,7 @@ struct Arrived {
 
 /// Runs until the drain begins; what is not recorded by then is kept by OUTCOMES.
 pub(crate) async fn run(
+    mut intake: Intake,
     queue: &Queue,
     store: Store,
     publicist: Publicist,
@@ -51,7 +52,6 @@ pub(crate) async fn run(
 ) -> anyhow::Result<()> {
     let recorded = runtime.metrics.register("outcomes_recorded", "Outcomes written to the history", Counter::default());
     let recorder = Recorder { queue: queue.clone(), store, publicist, recorded, patience };
-    let mut intake = Intake::open(queue, topology::RECORDER, SLOTS).await?;
     while let Some(first) = intake.next(&runtime.shutdown).await {
         let mut arrived = Vec::new();
         arrived.extend(recorder.read(first).await);

@@ -64,7 +64,7 @@ pub async fn run(config: Config, runtime: Runtime) -> anyhow::Result<()> {
     let done = reseal(&store, keys, &prefix).await?;
     println!("re-encrypted {} webhooks with the key {}", done.resealed, keys.first_id());
     let directory = Directory::follow(&queue, None, &runtime).await?;
-    let publicist = Publicist::open(&queue, store, directory.clone(), &runtime.shutdown).await?;
+    let publicist = Publicist::start(&queue, store, directory.clone(), &runtime.shutdown);
     for _ in 0..TRIES {
         publicist.compare_all().await?;
         if let Some((id, why)) = done.first_closed {

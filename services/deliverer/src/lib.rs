@@ -101,9 +101,10 @@ impl Config {
 
 /// Runs until the drain is over.
 pub async fn run(config: Config, runtime: Runtime) -> anyhow::Result<()> {
+    let starting = runtime.health.starting(ABOUT.name);
     let queue = Queue::connect(&config.queue, ABOUT.name, &runtime).await?;
     let directory = Directory::follow(&queue, Some(&config.keys), &runtime).await?;
-    let circuits = Circuits::follow(&queue, &runtime).await?;
+    let circuits = Circuits::follow(&queue, &runtime);
     let breaker = Breaker { queue: queue.clone(), circuits: circuits.clone(), config: config.breaker };
     let sender = Sender::new(&config.sender)?;
     let attempter = Arc::new(Attempter::new(queue.clone(), sender, config.schedule, &runtime));
@@ -137,10 +138,11 @@ pub async fn run(config: Config, runtime: Runtime) -> anyhow::Result<()> {
     let overdue = Overdue::new(queue.clone(), config.overdue, config.sweep, &runtime);
     let ages = ages(&runtime);
     // Each has places of its own: none can take another's.
-    let fresh = Intake::open(&queue, topology::DELIVERER_FAST, held).await?;
+    let fresh = Intake::open(&queue, topology::DELIVERER_FAST, held, &runtime.shutdown).await?;
     // No more than may be attempted: what waits, waits in JOBS, and takes nobody's time.
-    let bulk = Intake::open(&queue, topology::DELIVERER_BULK, config.slots).await?;
-    let due = Intake::open(&queue, topology::DELIVERER_DUE, held).await?;
+    let bulk = Intake::open(&queue, topology::DELIVERER_BULK, config.slots, &runtime.shutdown).await?;
+    let due = Intake::open(&queue, topology::DELIVERER_DUE, held, &runtime.shutdown).await?;
+    starting.over();
     tokio::join!(
         work(fresh, workers.clone(), Lane::Fast),
         work(bulk, workers.clone(), Lane::Bulk),

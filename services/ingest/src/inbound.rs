@@ -14,7 +14,7 @@ use futures_util::StreamExt;
 use serde_json::{Value, json};
 use shopery_http::Problem;
 use shopery_model::{Event, Invalid, TenantId};
-use shopery_queue::{Dead, Intake, Queue, Taken, subject, topology, trace};
+use shopery_queue::{Dead, Intake, Queue, Taken, subject, trace};
 use shopery_runtime::Shutdown;
 use time::OffsetDateTime;
 use tokio::sync::Semaphore;
@@ -23,7 +23,7 @@ use tokio_util::task::TaskTracker;
 use crate::accept::{Acceptor, Source};
 use crate::http::unavailable;
 
-const SLOTS: usize = 1024;
+pub(crate) const SLOTS: usize = 1024;
 
 /// Replies go to inboxes only: whoever publishes chooses the reply subject, and we have more rights than they.
 const INBOX: &str = "_INBOX";
@@ -59,8 +59,12 @@ pub(crate) async fn answer(queue: Queue, acceptor: Acceptor, shutdown: &Shutdown
 }
 
 /// Moves events from INBOUND to EVENTS, bad ones to DEAD.
-pub(crate) async fn forward(queue: &Queue, acceptor: Acceptor, shutdown: &Shutdown) -> anyhow::Result<()> {
-    let mut intake = Intake::open(queue, topology::INGEST, SLOTS).await?;
+pub(crate) async fn forward(
+    mut intake: Intake,
+    queue: &Queue,
+    acceptor: Acceptor,
+    shutdown: &Shutdown,
+) -> anyhow::Result<()> {
     let tasks = TaskTracker::new();
     while let Some(Taken { message, slot }) = intake.next(shutdown).await {
         let (queue, acceptor) = (queue.clone(), acceptor.clone());

@@ -13,7 +13,7 @@ use std::net::SocketAddr;
 
 use shopery_http::{Access, AccessConfig, LimitsConfig, Usual};
 use shopery_model::Allowance;
-use shopery_queue::{Age, Meter, Pacer, Queue, Waiting, topology, watch_ages};
+use shopery_queue::{Age, Intake, Meter, Pacer, Queue, Waiting, topology, watch_ages};
 use shopery_runtime::service::About;
 use shopery_runtime::{Env, Runtime};
 use tokio::net::TcpListener;
@@ -51,6 +51,7 @@ impl Config {
 
 /// Runs until the drain is over.
 pub async fn run(config: Config, listener: TcpListener, runtime: Runtime) -> anyhow::Result<()> {
+    let starting = runtime.health.starting(ABOUT.name);
     let access = Access::start(&config.access, &runtime)?;
     let queue = Queue::connect(&config.queue, ABOUT.name, &runtime).await?;
     let acceptor = Acceptor::new(queue.clone(), &runtime);
@@ -66,10 +67,12 @@ pub async fn run(config: Config, listener: TcpListener, runtime: Runtime) -> any
         Age::default(),
     );
     let ages = [(Waiting::At(topology::INGEST), age)];
+    let inbound = Intake::open(&queue, topology::INGEST, inbound::SLOTS, &runtime.shutdown).await?;
+    starting.over();
     tokio::try_join!(
         shopery_http::serve(listener, routes, &runtime.shutdown),
         inbound::answer(queue.clone(), acceptor.clone(), &runtime.shutdown),
-        inbound::forward(&queue, acceptor, &runtime.shutdown),
+        inbound::forward(inbound, &queue, acceptor, &runtime.shutdown),
         async {
             watch_ages(&queue, &ages, &runtime.shutdown).await;
             Ok(())

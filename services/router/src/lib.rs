@@ -60,6 +60,7 @@ impl Config {
 
 /// Runs until the drain is over.
 pub async fn run(config: Config, runtime: Runtime) -> anyhow::Result<()> {
+    let starting = runtime.health.starting(ABOUT.name);
     let queue = Queue::connect(&config.queue, ABOUT.name, &runtime).await?;
     let directory = Directory::follow(&queue, None, &runtime).await?;
     let (outcomes, recording) = Outcomes::start(queue.clone(), "router");
@@ -67,8 +68,9 @@ pub async fn run(config: Config, runtime: Runtime) -> anyhow::Result<()> {
     let (meter, pacer) = (Meter::new(config.allowance), Pacer::start(&queue, &runtime.shutdown));
     let router = Router::new(queue.clone(), directory.clone(), outcomes, duplicates, meter, pacer, &runtime);
     let router = Arc::new(router);
-    let fresh = Intake::open(&queue, topology::ROUTER, SLOTS).await?;
-    let deferred = Intake::open(&queue, topology::ROUTER_DEFERRED, DEFERRED_SLOTS).await?;
+    let fresh = Intake::open(&queue, topology::ROUTER, SLOTS, &runtime.shutdown).await?;
+    let deferred = Intake::open(&queue, topology::ROUTER_DEFERRED, DEFERRED_SLOTS, &runtime.shutdown).await?;
+    starting.over();
     let ages = ages(&runtime);
     tokio::join!(
         route(fresh, &router, &runtime.shutdown),

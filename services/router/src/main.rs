@@ -10,6 +10,7 @@ fn main() -> ExitCode {
     service::main(ABOUT, Config::read, async |config, runtime| {
         let listener = shopery_http::bind(config.listen).await?;
         let operations = shopery_http::serve(listener, shopery_http::operations(&runtime), &runtime.shutdown);
-        tokio::try_join!(operations, run(config, runtime.clone())).map(drop)
+        // The service first: before anybody asks, it says that it is starting.
+        tokio::try_join!(run(config, runtime.clone()), operations).map(drop)
     })
 }

@@ -11,7 +11,7 @@ use shopery_model::{Circuit, TenantId, WebhookId};
 use shopery_runtime::Runtime;
 use time::OffsetDateTime;
 
-use crate::{Queue, subject, topology};
+use crate::{Queue, subject};
 
 /// Clones are the same circuits.
 #[derive(Debug, Clone)]
@@ -30,17 +30,15 @@ struct Known {
 impl Queue {
     /// The circuit of a webhook as it is now; `None` if it is closed.
     pub async fn circuit(&self, tenant: &TenantId, id: WebhookId) -> anyhow::Result<Option<Circuit>> {
-        let store = self.jetstream.get_key_value(topology::CIRCUITS).await.context("cannot open CIRCUITS")?;
-        let circuits = Circuits { table: Arc::default(), store };
+        let circuits = Circuits { table: Arc::default(), store: self.buckets.circuits.clone() };
         Ok(circuits.read(tenant, id).await?.0)
     }
 }
 
 impl Circuits {
     /// Follows the changes from now on. A circuit that is not known yet costs an attempt, no more, so nobody waits.
-    pub async fn follow(queue: &Queue, runtime: &Runtime) -> anyhow::Result<Self> {
-        let store = queue.jetstream.get_key_value(topology::CIRCUITS).await.context("cannot open CIRCUITS")?;
-        let circuits = Self { table: Arc::default(), store };
+    pub fn follow(queue: &Queue, runtime: &Runtime) -> Self {
+        let circuits = Self { table: Arc::default(), store: queue.buckets.circuits.clone() };
         let (follower, shutdown) = (circuits.clone(), runtime.shutdown.clone());
         tokio::spawn(async move {
             loop {
@@ -54,7 +52,7 @@ impl Circuits {
                 }
             }
         });
-        Ok(circuits)
+        circuits
     }
 
     /// Whether the webhook's jobs are parked.

@@ -9,6 +9,7 @@ use async_nats::{ConnectOptions, Event};
 use secrecy::{ExposeSecret, SecretString};
 use shopery_runtime::{Counts, Env, Runtime, Shutdown};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::{event_types, topology};
 
@@ -17,6 +18,8 @@ const OLDEST_SERVER: (i64, i64, i64) = (2, 14, 0);
 
 /// How long a service waits for NATS when it starts.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Between two attempts at what NATS was not ready for.
+const PAUSE: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -54,6 +57,7 @@ pub struct Connection {
     pub client: async_nats::Client,
     pub jetstream: jetstream::Context,
     pub limits: topology::Limits,
+    pub buckets: topology::Buckets,
     /// Changes with every new connection: what the server kept for the old one (outstanding pulls) is gone.
     pub(crate) connections: watch::Receiver<u64>,
     /// Messages put on DEAD, by reason.
@@ -129,8 +133,9 @@ impl Queue {
             .max_ack_inflight(8 * 1024)
             .build(client.clone());
         let dead = runtime.metrics.shared("dead_messages", "Messages that nobody can use, put on DEAD, by reason");
-        let queue = Self(Arc::new(Connection { client, jetstream, limits: config.limits.clone(), connections, dead }));
-        topology::ensure_streams(&queue.jetstream, &queue.limits).await?;
+        let limits = config.limits.clone();
+        let buckets = patiently(&runtime.shutdown, || topology::ensure_streams(&jetstream, &limits)).await?;
+        let queue = Self(Arc::new(Connection { client, jetstream, limits, buckets, connections, dead }));
         tokio::spawn(queue.clone().keep_streams(runtime.shutdown.clone()));
         Ok(queue)
     }
@@ -145,9 +150,33 @@ impl Queue {
                 () = shutdown.draining() => return,
                 else => return,
             }
-            if let Err(error) = topology::ensure_streams(&self.jetstream, &self.limits).await {
+            let ensured = patiently(&shutdown, || topology::ensure_streams(&self.jetstream, &self.limits)).await;
+            if let Err(error) = ensured {
                 tracing::error!("{error:#}");
             }
         }
+    }
+}
+
+/// Does what a start needs from NATS, which may be starting too: again and again, unless it can never work.
+pub(crate) async fn patiently<T, F: Future<Output = anyhow::Result<T>>>(
+    shutdown: &Shutdown,
+    attempt: impl Fn() -> F,
+) -> anyhow::Result<T> {
+    let deadline = Instant::now() + PATIENCE;
+    let attempts = async {
+        loop {
+            match attempt().await {
+                Err(error) if !error.is::<topology::Incompatible>() && Instant::now() < deadline => {
+                    tracing::warn!("{error:#}; trying again");
+                    tokio::time::sleep(PAUSE).await;
+                }
+                ended => return ended,
+            }
+        }
+    };
+    tokio::select! {
+        ended = attempts => ended,
+        () = shutdown.draining() => bail!("stopped while waiting for NATS"),
     }
 }

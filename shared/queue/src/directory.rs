@@ -15,7 +15,7 @@ use shopery_model::{EventType, Keyring, TenantId, Unopened, Webhook, WebhookId};
 use shopery_runtime::{Env, Runtime};
 use tokio::sync::watch;
 
-use crate::{Queue, subject, topology};
+use crate::{Queue, subject};
 
 /// A watch that has said nothing for this long while it owes us entries is started anew.
 const SNAPSHOT_STALL: Duration = Duration::from_secs(10);
@@ -52,7 +52,6 @@ impl Directory {
     /// Loads the webhooks and follows their changes from then on. Returns when they are all here. Without keys their
     /// credentials stay closed; with keys that open none of them, this fails.
     pub async fn follow(queue: &Queue, keyring: Option<&Keyring>, runtime: &Runtime) -> anyhow::Result<Self> {
-        let store = queue.jetstream.get_key_value(topology::CONFIG).await.context("cannot open CONFIG")?;
         let keys = keyring.map(|keyring| Keys {
             keyring: keyring.clone(),
             unopened: runtime.metrics.register(
@@ -61,7 +60,8 @@ impl Directory {
                 Gauge::default(),
             ),
         });
-        let directory = Self { table: Arc::default(), store, revision: Arc::default(), keys };
+        let directory =
+            Self { table: Arc::default(), store: queue.buckets.config.clone(), revision: Arc::default(), keys };
         let (loaded, mut is_loaded) = watch::channel(false);
         let follower = directory.clone();
         let shutdown = runtime.shutdown.clone();

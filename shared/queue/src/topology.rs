@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use async_nats::jetstream::consumer::{AckPolicy, pull};
 use async_nats::jetstream::context::GetStreamErrorKind;
 use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType};
@@ -108,7 +108,19 @@ impl Limits {
     }
 }
 
-/// Every stream. CONFIG and CIRCUITS, key-value buckets, are declared in [`ensure_streams`].
+/// The key-value buckets, declared in [`ensure_streams`].
+#[derive(Debug, Clone)]
+pub struct Buckets {
+    pub config: kv::Store,
+    pub circuits: kv::Store,
+}
+
+/// What is in the way for good.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Incompatible(String);
+
+/// Every stream but those of the [`Buckets`].
 fn streams(limits: &Limits) -> [Config; 8] {
     let base = |name: &str, subjects: &[&str]| Config {
         name: name.to_owned(),
@@ -224,11 +236,11 @@ impl Consumer {
     }
 }
 
-pub(crate) async fn ensure_streams(jetstream: &Context, limits: &Limits) -> anyhow::Result<()> {
+pub(crate) async fn ensure_streams(jetstream: &Context, limits: &Limits) -> anyhow::Result<Buckets> {
     for wanted in streams(limits) {
         ensure_stream(jetstream, wanted).await?;
     }
-    for bucket in [CONFIG, CIRCUITS] {
+    let bucket = async |bucket: &str| {
         let config = kv::Config {
             bucket: bucket.to_owned(),
             history: 1,
@@ -236,12 +248,15 @@ pub(crate) async fn ensure_streams(jetstream: &Context, limits: &Limits) -> anyh
             num_replicas: limits.replicas,
             ..kv::Config::default()
         };
-        if jetstream.get_key_value(bucket).await.is_err() {
-            let created = jetstream.create_or_update_key_value(config).await;
-            created.with_context(|| format!("cannot create the key-value bucket {bucket}"))?;
+        match jetstream.get_key_value(bucket).await {
+            Ok(found) => anyhow::Ok(found),
+            Err(_) => {
+                let created = jetstream.create_or_update_key_value(config).await;
+                created.with_context(|| format!("cannot create the key-value bucket {bucket}"))
+            }
         }
-    }
-    Ok(())
+    };
+    Ok(Buckets { config: bucket(CONFIG).await?, circuits: bucket(CIRCUITS).await? })
 }
 
 async fn ensure_stream(jetstream: &Context, wanted: Config) -> anyhow::Result<()> {
@@ -267,16 +282,16 @@ async fn ensure_stream(jetstream: &Context, wanted: Config) -> anyhow::Result<()
         )
     };
     if shape(&found) != shape(&wanted) {
-        bail!(
-            "stream {name} exists with an incompatible shape: it has {}; this version needs {}. \
-             Drain and delete it, or use another NATS account",
-            shape(&found),
-            shape(&wanted)
-        );
+        let (has, needed) = (shape(&found), shape(&wanted));
+        return Err(anyhow::Error::new(Incompatible(format!(
+            "stream {name} exists with an incompatible shape: it has {has}; this version needs {needed}. \
+             Drain and delete it, or use another NATS account"
+        ))));
     }
+    // What has no limit is -1 to the server, and 0 here.
     let limits = |config: &Config| {
         (
-            config.max_bytes,
+            config.max_bytes.max(0),
             config.max_age,
             config.num_replicas,
             config.max_consumers,

@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 /// Whether this process can do its work: a named check for each thing that it needs.
@@ -15,10 +16,33 @@ impl Health {
         self.0.write().unwrap_or_else(PoisonError::into_inner).insert(name, Box::new(check));
     }
 
+    /// In the way under this name, until what is returned is told that the start is over.
+    pub fn starting(&self, name: &'static str) -> Starting {
+        let starting = Starting(Arc::default());
+        let is_over = starting.0.clone();
+        self.check(
+            name,
+            move || {
+                if is_over.load(Ordering::Relaxed) { Ok(()) } else { Err("still starting".to_owned()) }
+            },
+        );
+        starting
+    }
+
     /// What stands in the way, by name. Empty: ready.
     pub fn obstacles(&self) -> BTreeMap<&'static str, String> {
         let checks = self.0.read().unwrap_or_else(PoisonError::into_inner);
         checks.iter().filter_map(|(name, check)| Some((*name, check().err()?))).collect()
+    }
+}
+
+/// See [`Health::starting`].
+#[derive(Debug)]
+pub struct Starting(Arc<AtomicBool>);
+
+impl Starting {
+    pub fn over(self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 

@@ -10,7 +10,7 @@ mod shutdown;
 pub mod telemetry;
 
 pub use env::Env;
-pub use health::Health;
+pub use health::{Health, Starting};
 pub use metrics::{Counts, Metrics, latency_buckets};
 pub use recent::Recent;
 pub use shutdown::Shutdown;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::StreamExt;
 use shopery_e2e::{Behaviour, Event, Process, Service, Signal, Stack, parts, wait};
 use tokio::process::Command;
 use tokio::sync::Semaphore;
@@ -113,6 +114,61 @@ async fn a_restart_of_idle_nats_is_survived_without_a_restart_of_services() {
         stack.merchant.wait_at(&path, 1, SOON).await;
         client.delete(&format!("/company/webhooks/{new}")).await.expect(204);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_starts_before_jetstream_waits_for_it_and_is_not_ready() {
+    let mut stack = Stack::start().await;
+    let client = stack.client("tnt_a");
+    client.create_webhook(&stack.merchant.url("/a"), &["*"]).await;
+    for service in Service::ALL {
+        stack.stop(service).await;
+    }
+    stack.stop_nats().await;
+    // A server that can be connected to, and has no streams.
+    let mut bare = Command::new(parts::nats_server().await);
+    let port = stack.nats_url().rsplit(':').next().unwrap();
+    bare.args(["--addr", "127.0.0.1", "--port", port, "--user", "services", "--pass", shopery_e2e::stack::PASSWORD]);
+    let bare = Process::start("a bare nats-server", bare, &stack.folder().join("bare.log"));
+    for service in Service::ALL {
+        stack.spawn(service);
+    }
+    for service in Service::ALL {
+        let tries = async || stack.log(service).contains("is JetStream enabled?");
+        wait::until_true(&format!("{} to try", service.name()), SOON, tries).await;
+    }
+    for service in [Service::Router, Service::Deliverer] {
+        let ready = reqwest::get(format!("{}/readyz", stack.url(service))).await.unwrap();
+        assert_eq!(ready.status(), 503);
+        let told: serde_json::Value = ready.json().await.unwrap();
+        assert_eq!(told["obstacles"][service.name()], "still starting", "{told}");
+    }
+    drop(bare);
+    stack.start_nats().await;
+    for service in Service::ALL {
+        stack.ready(service).await;
+    }
+    client.publish(&Event::order("1")).await.expect(202);
+    stack.merchant.wait_at("/a", 1, SOON).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_leaves_the_streams_as_they_are() {
+    let mut stack = Stack::start().await;
+    let operator = stack.operator().await;
+    let mut updates = operator.subscribe("$JS.EVENT.ADVISORY.STREAM.UPDATED.>").await.unwrap();
+    operator.flush().await.unwrap();
+    for service in Service::ALL {
+        stack.stop(service).await;
+        stack.run(service).await;
+    }
+    // The first update is one that we make.
+    let jetstream = async_nats::jetstream::new(operator);
+    let mut config = jetstream.get_stream("DEAD").await.unwrap().cached_info().config.clone();
+    config.description = Some("ours".to_owned());
+    jetstream.update_stream(config).await.unwrap();
+    let first = tokio::time::timeout(SOON, updates.next()).await.unwrap().unwrap();
+    assert!(first.subject.ends_with(".DEAD"), "{}", first.subject);
 }
 
 #[tokio::test(flavor = "multi_thread")]
