@@ -313,11 +313,7 @@ async fn a_receiver_finds_what_it_misses_by_digests(database: DatabaseKind) {
     // The receiver takes down the webhook-id of each; of what it got it loses two.
     let arrived = stack.merchant.wait_at("/a", 270, SOON).await;
     let mut received: Vec<String> = arrived.iter().map(|arrival| arrival.webhook_id().to_owned()).collect();
-    wait::until("the history to be complete", SOON, async || {
-        let found = client.all(&format!("/company/webhooks/{webhook}/deliveries")).await;
-        if found.len() == 300 { Ok(()) } else { Err(format!("{} of 300", found.len())) }
-    })
-    .await;
+    client.settled(&webhook, 300, SOON).await;
     client.in_state(&paused, "parked", 300, SOON).await;
     let lost: HashSet<_> = [received.remove(200), received.remove(20)].into();
     let from = client.get(&format!("/company/webhooks/{webhook}")).await.expect(200).json()["createdAt"].clone();
