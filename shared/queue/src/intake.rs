@@ -14,7 +14,7 @@ use shopery_runtime::Shutdown;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Instant;
 
-use crate::config::patiently;
+use crate::connection::patiently;
 use crate::topology::Consumer;
 use crate::{Message, Queue, Taken};
 

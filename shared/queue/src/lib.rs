@@ -8,7 +8,7 @@
 
 mod ages;
 mod circuits;
-mod config;
+mod connection;
 mod directory;
 mod event_types;
 mod feed;
@@ -28,7 +28,7 @@ pub mod trace;
 
 pub use ages::{Age, Waiting, watch_ages};
 pub use circuits::Circuits;
-pub use config::{Config, Queue};
+pub use connection::{Config, Queue};
 pub use directory::{Directory, read_keyring};
 pub use feed::{Feed, FeedStart, Held, StoredEvent};
 pub use followers::Followers;

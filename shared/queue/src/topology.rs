@@ -240,21 +240,19 @@ pub(crate) async fn ensure_streams(jetstream: &Context, limits: &Limits) -> anyh
     for wanted in streams(limits) {
         ensure_stream(jetstream, wanted).await?;
     }
-    let bucket = async |bucket: &str| {
-        let config = kv::Config {
-            bucket: bucket.to_owned(),
+    let bucket = async |name: &str| -> anyhow::Result<kv::Store> {
+        if let Ok(found) = jetstream.get_key_value(name).await {
+            return Ok(found);
+        }
+        let wanted = kv::Config {
+            bucket: name.to_owned(),
             history: 1,
             max_bytes: 512 * MIB,
             num_replicas: limits.replicas,
             ..kv::Config::default()
         };
-        match jetstream.get_key_value(bucket).await {
-            Ok(found) => anyhow::Ok(found),
-            Err(_) => {
-                let created = jetstream.create_or_update_key_value(config).await;
-                created.with_context(|| format!("cannot create the key-value bucket {bucket}"))
-            }
-        }
+        let created = jetstream.create_or_update_key_value(wanted).await;
+        created.with_context(|| format!("cannot create the key-value bucket {name}"))
     };
     Ok(Buckets { config: bucket(CONFIG).await?, circuits: bucket(CIRCUITS).await? })
 }

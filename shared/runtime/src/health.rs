@@ -20,12 +20,10 @@ impl Health {
     pub fn starting(&self, name: &'static str) -> Starting {
         let starting = Starting(Arc::default());
         let is_over = starting.0.clone();
-        self.check(
-            name,
-            move || {
-                if is_over.load(Ordering::Relaxed) { Ok(()) } else { Err("still starting".to_owned()) }
-            },
-        );
+        self.check(name, move || match is_over.load(Ordering::Relaxed) {
+            true => Ok(()),
+            false => Err("still starting".to_owned()),
+        });
         starting
     }
 

@@ -191,6 +191,12 @@ fn columns() -> &'static str {
     &COLUMNS
 }
 
+/// The sums of those columns.
+fn sums() -> &'static str {
+    static SUMS: LazyLock<String> = LazyLock::new(|| list(|column| format!("CAST(SUM({column}) AS BIGINT)")));
+    &SUMS
+}
+
 /// Something of each column that is a count, with commas between.
 fn list(of: impl Fn(&str) -> String) -> String {
     Kind::all().map(|kind| of(&kind.column())).collect::<Vec<_>>().join(", ")
@@ -255,8 +261,8 @@ impl Store {
         // them at most, which is read as it is.
         let of_size = |size: i64| {
             let (counts, group) = match step <= size {
-                true => (columns().to_owned(), ""),
-                false => (list(|column| format!("CAST(SUM({column}) AS BIGINT)")), "GROUP BY 1"),
+                true => (columns(), ""),
+                false => (sums(), "GROUP BY 1"),
             };
             format!(
                 "SELECT (bucket - ?) / ?, {counts} FROM counts \
@@ -328,7 +334,7 @@ impl Store {
             "INSERT INTO counts AS r (tenant, subject, size, bucket, {}) \
              SELECT tenant, subject, {HOUR}, {hour}, {} FROM counts WHERE {within} GROUP BY tenant, subject {}",
             columns(),
-            list(|column| format!("CAST(SUM({column}) AS BIGINT)")),
+            sums(),
             or_add()
         );
         let transaction = self.db.begin().await?;

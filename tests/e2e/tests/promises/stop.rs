@@ -153,6 +153,26 @@ async fn a_service_that_starts_before_jetstream_waits_for_it_and_is_not_ready() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_stream_of_another_shape_ends_a_start_at_once_with_one_clear_line() {
+    let mut stack = Stack::start().await;
+    stack.stop(Service::Router).await;
+    let jetstream = async_nats::jetstream::new(stack.operator().await);
+    jetstream.delete_stream("DEAD").await.unwrap();
+    let theirs = async_nats::jetstream::stream::Config {
+        name: "DEAD".to_owned(),
+        subjects: vec!["theirs".to_owned()],
+        ..Default::default()
+    };
+    jetstream.create_stream(theirs).await.unwrap();
+    stack.spawn(Service::Router);
+    let status = stack.process(Service::Router).exit(Duration::from_secs(10)).await;
+    assert_eq!(status.code(), Some(1));
+    let said = stack.process(Service::Router).output();
+    let line = said.lines().find(|line| line.starts_with("shopery-router: ")).unwrap_or_default();
+    assert!(line.contains("stream DEAD exists with an incompatible shape") && line.contains("delete it"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_restart_leaves_the_streams_as_they_are() {
     let mut stack = Stack::start().await;
     let operator = stack.operator().await;

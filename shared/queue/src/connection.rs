@@ -151,7 +151,9 @@ impl Queue {
                 else => return,
             }
             let ensured = patiently(&shutdown, || topology::ensure_streams(&self.jetstream, &self.limits)).await;
-            if let Err(error) = ensured {
+            if let Err(error) = ensured
+                && !shutdown.is_draining()
+            {
                 tracing::error!("{error:#}");
             }
         }
