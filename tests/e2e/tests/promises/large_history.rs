@@ -21,7 +21,7 @@ const SOON: Duration = Duration::from_secs(60);
 
 /// How often each call is made, and how long a measurement is: there is nothing to measure in a small history.
 fn thoroughness() -> (usize, Duration) {
-    if size() > SMALL { (30, Duration::from_secs(20)) } else { (1, Duration::from_secs(1)) }
+    if size() > SMALL { (100, Duration::from_secs(10)) } else { (1, Duration::from_secs(1)) }
 }
 
 fn size() -> usize {
