@@ -1,7 +1,7 @@
 //! The operational event `webhook-disabled`: a tenant's other webhooks hear that one was disabled.
 
 use bytes::Bytes;
-use shopery_model::{Event, Invalid, Resource};
+use shopery_model::{Event, Extensions, Invalid, Resource};
 use shopery_store::{WebhookRecord, WebhookState};
 
 use crate::webhooks;
@@ -23,7 +23,7 @@ pub(crate) fn untold(record: &WebhookRecord) -> Result<Option<Event>, Invalid> {
         resource: Resource { kind: "webhook", id: record.id.to_string() },
         time: disabled_at,
         time_is_given: true,
-        traceparent: None,
+        extensions: Extensions::default(),
         data: Bytes::from(data),
     }))
 }

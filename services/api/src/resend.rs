@@ -12,7 +12,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 use shopery_http::{Permission, Problem};
-use shopery_model::{DeliveryId, DeliveryState, Job, JobMeta, Lane, Outcome, PayloadMode, Resend};
+use shopery_model::{DeliveryId, DeliveryState, Extensions, Job, JobMeta, Lane, Outcome, PayloadMode, Resend};
 use shopery_queue::{Outgoing, PublishError, Queue, subject};
 use shopery_store::{DeliveryRecord, WebhookRecord};
 use time::OffsetDateTime;
@@ -137,13 +137,17 @@ pub(crate) fn meta_again(
         delivery: delivery.id.parse().context("a delivery's id")?,
         tenant: webhook.tenant.clone(),
         webhook: webhook.id,
+        source: String::new(),
         event: delivery.event_id.clone(),
         event_type: delivery.event_type.parse().context("a delivery's event type")?,
         resource: delivery.resource.clone(),
         triggered_at: delivery.triggered_at,
         event_sequence: delivery.event_sequence,
         changed: Vec::new(),
-        deferred: false,
+        stored_ns: None,
+        payload_of: None,
+        extensions: Extensions::default(),
+        may_be_stale: false,
         attempt: delivery.last_attempt + 1,
         failed_at: None,
         resend: Some(Resend { round, attempts_before: delivery.last_attempt, payload: asked }),

@@ -3,14 +3,14 @@
 use std::num::NonZeroU16;
 
 use serde_json::value::RawValue;
-use shopery_model::{Changed, Debounce, Filter, Invalid, PayloadMode, Rules, SignatureKind};
+use shopery_model::{Changed, Debounce, Filter, Invalid, PayloadFormat, PayloadMode, Rules, SignatureKind};
 
 use crate::body::Fields;
 
 const MAX_RATE_LIMIT: u16 = 1000;
 
 /// `None` leaves a rule; `Some(None)`, which is `null` in the request, clears it.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq)]
 pub(crate) struct RulesChange {
     fields: Option<Option<shopery_model::Fields>>,
     filter: Option<Option<Filter>>,
@@ -20,6 +20,8 @@ pub(crate) struct RulesChange {
     payload: Option<PayloadMode>,
     drop_duplicates: Option<bool>,
     signature: Option<SignatureKind>,
+    format: Option<PayloadFormat>,
+    ordered: Option<bool>,
 }
 
 impl RulesChange {
@@ -42,17 +44,28 @@ impl RulesChange {
             payload: body.string("payload").and_then(|text| body.check(text.parse())),
             drop_duplicates: body.bool("dropDuplicates"),
             signature: body.string("signature").and_then(|text| body.check(text.parse())),
+            format: body.string("format").and_then(|text| body.check(text.parse())),
+            ordered: body.bool("ordered"),
         }
     }
 
     /// The rules as they will be, or `None` if nothing was said of them. What does not go together is noted.
     pub(crate) fn apply(self, stored: Rules, body: &mut Fields) -> Option<Rules> {
-        let Self { fields, filter, changed, debounce, rate_limit, payload, drop_duplicates, signature } = self;
-        let is_silent = fields.is_none() && filter.is_none() && changed.is_none() && debounce.is_none();
-        let has_no_names = payload.is_none() && drop_duplicates.is_none() && signature.is_none();
-        if is_silent && rate_limit.is_none() && has_no_names {
+        if self == Self::default() {
             return None;
         }
+        let Self {
+            fields,
+            filter,
+            changed,
+            debounce,
+            rate_limit,
+            payload,
+            drop_duplicates,
+            signature,
+            format,
+            ordered,
+        } = self;
         let rules = Rules {
             fields: fields.unwrap_or(stored.fields),
             filter: filter.unwrap_or(stored.filter),
@@ -62,15 +75,19 @@ impl RulesChange {
             payload: payload.unwrap_or(stored.payload),
             drop_duplicates: drop_duplicates.unwrap_or(stored.drop_duplicates),
             signature: signature.unwrap_or(stored.signature),
+            format: format.unwrap_or(stored.format),
+            ordered: ordered.unwrap_or(stored.ordered),
         };
-        body.check(if rules.debounce.is_some() && rules.payload == PayloadMode::Original {
-            Err(Invalid::new(
-                "debounce",
+        let wrong = match rules.debounce {
+            Some(_) if rules.payload == PayloadMode::Original => Some(
                 "cannot go with payload original: it makes one delivery of many events, which carries the latest state",
-            ))
-        } else {
-            Ok(rules)
-        })
+            ),
+            Some(_) if rules.ordered => {
+                Some("cannot go with ordered: it holds back the events of one type, and others would go ahead of them")
+            }
+            _ => None,
+        };
+        body.check(wrong.map_or(Ok(rules), |wrong| Err(Invalid::new("debounce", wrong))))
     }
 }
 

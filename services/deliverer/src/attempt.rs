@@ -124,7 +124,8 @@ impl Attempter {
     /// The body of the POST. Invariant: it is never older than the state that the job was made for.
     async fn payload(&self, job: &Job, webhook: &Webhook, now: OffsetDateTime) -> anyhow::Result<Bytes> {
         let meta = &job.meta;
-        let is_first = meta.attempt == 1 && !meta.deferred && meta.resend.is_none() && webhook.rules.debounce.is_none();
+        let is_first =
+            meta.attempt == 1 && !meta.may_be_stale && meta.resend.is_none() && webhook.rules.debounce.is_none();
         let is_fresh = is_first && now - meta.delivery.created_at() < FRESH;
         let asked = meta.resend.and_then(|resend| resend.payload);
         if is_fresh || asked.unwrap_or(webhook.rules.payload) == PayloadMode::Original {

@@ -57,7 +57,7 @@ impl End {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use shopery_model::{DeliveryId, WebhookId};
+    use shopery_model::{DeliveryId, Extensions, WebhookId};
     use time::macros::datetime;
 
     const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -98,16 +98,20 @@ mod tests {
             let webhook = webhook(discard_before);
             let tenant = webhook.tenant.clone();
             let job = JobMeta {
-                delivery: DeliveryId::of(&tenant, "e", created, webhook.id),
+                delivery: DeliveryId::of(&tenant, "orders", "e", created, webhook.id),
                 tenant,
                 webhook: WebhookId::generate(),
+                source: "orders".to_owned(),
                 event: "e".to_owned(),
                 event_type: "order-paid".parse().unwrap(),
                 resource: "order/1".to_owned(),
                 triggered_at: created,
                 event_sequence: 1,
                 changed: Vec::new(),
-                deferred: false,
+                stored_ns: None,
+                payload_of: None,
+                extensions: Extensions::default(),
+                may_be_stale: false,
                 attempt: 2,
                 resend: None,
                 failed_at,

@@ -228,7 +228,7 @@ mod tests {
     use super::*;
 
     fn delivery(webhook: WebhookId) -> DeliveryId {
-        DeliveryId::of(&"t".parse().unwrap(), "e", time::OffsetDateTime::UNIX_EPOCH, webhook)
+        DeliveryId::of(&"t".parse().unwrap(), "orders", "e", time::OffsetDateTime::UNIX_EPOCH, webhook)
     }
 
     fn tenant(id: &str) -> TenantId {

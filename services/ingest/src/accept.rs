@@ -69,7 +69,7 @@ impl Acceptor {
 
     /// Hands an event to EVENTS, in the order of the calls.
     pub(crate) async fn send(&self, tenant: &TenantId, event: &Event, traceparent: Option<&str>) -> Sent {
-        let parent = traceparent.or(event.traceparent.as_deref());
+        let parent = traceparent.or(event.traceparent());
         let span = tracing::info_span!(
             target: telemetry::TRACE,
             "accept event",
@@ -107,7 +107,7 @@ impl Acceptor {
         traceparent: Option<&str>,
         source: Source,
     ) -> Result<PublishAck, Arc<PublishError>> {
-        let id = subject::event_id(tenant, &event.id);
+        let id = subject::event_id(tenant, &event.source, &event.id);
         self.lately.try_get_with(id, self.store(tenant, event, traceparent, source)).await
     }
 

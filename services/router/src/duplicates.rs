@@ -90,7 +90,7 @@ fn hash(parts: &[&[u8]]) -> u128 {
 mod tests {
     use super::*;
     use bytes::Bytes;
-    use shopery_model::{JobMeta, WebhookId};
+    use shopery_model::{Extensions, JobMeta, WebhookId};
 
     const WINDOW: Duration = Duration::from_secs(600);
 
@@ -99,16 +99,20 @@ mod tests {
         let at = OffsetDateTime::UNIX_EPOCH + Duration::from_secs(sequence);
         let (tenant, event) = ("t".parse().unwrap(), sequence.to_string());
         let meta = JobMeta {
-            delivery: DeliveryId::of(&tenant, &event, at, webhook),
+            delivery: DeliveryId::of(&tenant, "orders", &event, at, webhook),
             tenant,
             webhook,
+            source: "orders".to_owned(),
             event,
             event_type: "order-paid".parse().unwrap(),
             resource: "order/1".into(),
             triggered_at: at,
             event_sequence: sequence,
             changed: Vec::new(),
-            deferred: false,
+            stored_ns: None,
+            payload_of: None,
+            extensions: Extensions::default(),
+            may_be_stale: false,
             attempt: 1,
             resend: None,
             failed_at: None,

@@ -7,7 +7,9 @@ use anyhow::{Context, anyhow};
 use bytes::Bytes;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
-use shopery_model::{DeliveryId, DeliveryState, Event, Job, JobMeta, Lane, Outcome, TenantId, Way, Webhook};
+use shopery_model::{
+    DeliveryId, DeliveryState, Event, Extensions, Job, JobMeta, Lane, Outcome, PayloadFormat, TenantId, Way, Webhook,
+};
 use shopery_queue::{
     Dead, Directory, Message, Meter, Outcomes, Outgoing, Pacer, PublishError, Queue, RESTATED, Sent, State, Taken,
     subject, trace,
@@ -370,16 +372,24 @@ impl Arrived {
 
     fn meta(&self, webhook: &Webhook) -> JobMeta {
         JobMeta {
-            delivery: DeliveryId::of(&self.tenant, &self.event.id, self.place.at, webhook.id),
+            delivery: DeliveryId::of(&self.tenant, &self.event.source, &self.event.id, self.place.at, webhook.id),
             tenant: self.tenant.clone(),
             webhook: webhook.id,
+            source: self.event.source.clone(),
             event: self.event.id.clone(),
             event_type: self.event.event_type,
             resource: self.event.resource.to_string(),
             triggered_at: self.event.time,
             event_sequence: self.place.sequence,
             changed: Vec::new(),
-            deferred: self.place.is_overtaken,
+            stored_ns: i64::try_from(self.place.at.unix_timestamp_nanos()).ok(),
+            payload_of: None,
+            // Carried where they are asked for alone: a job is read and written many times.
+            extensions: match webhook.rules.format {
+                PayloadFormat::CloudEvent => self.event.extensions.clone(),
+                PayloadFormat::Resource => Extensions::default(),
+            },
+            may_be_stale: self.place.is_overtaken,
             attempt: 1,
             resend: None,
             failed_at: None,

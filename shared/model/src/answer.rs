@@ -37,10 +37,14 @@ pub enum Fault {
     Discarded,
     /// The webhook has as many jobs parked as it may have.
     ParkingFull,
+    /// The state that would be sent does not match the webhook's filter.
+    FilterNotMatched,
+    /// The delivery that was to tell the endpoint this, or newer, was not delivered.
+    CarrierFailed,
 }
 
 impl Fault {
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 17] = [
         Self::DnsFailed,
         Self::AddressForbidden,
         Self::ConnectionRefused,
@@ -56,6 +60,8 @@ impl Fault {
         Self::WebhookDeleted,
         Self::Discarded,
         Self::ParkingFull,
+        Self::FilterNotMatched,
+        Self::CarrierFailed,
     ];
 
     pub fn name(self) -> &'static str {
@@ -75,6 +81,8 @@ impl Fault {
             Self::WebhookDeleted => "webhook_deleted",
             Self::Discarded => "discarded",
             Self::ParkingFull => "parking_full",
+            Self::FilterNotMatched => "filter_not_matched",
+            Self::CarrierFailed => "carrier_failed",
         }
     }
 }
@@ -110,7 +118,14 @@ impl Verdict {
         match &answer.fault {
             None => Self::Delivered,
             Some((Fault::Gone, _)) => Self::Disable,
-            Some((Fault::WebhookDeleted | Fault::Discarded | Fault::ParkingFull, _)) => Self::GiveUp,
+            Some((
+                Fault::WebhookDeleted
+                | Fault::Discarded
+                | Fault::ParkingFull
+                | Fault::FilterNotMatched
+                | Fault::CarrierFailed,
+                _,
+            )) => Self::GiveUp,
             Some(_) => schedule.delay_after(attempt, id, answer.retry_after).map_or(Self::GiveUp, Self::RetryAfter),
         }
     }
@@ -130,7 +145,8 @@ mod tests {
             retry_after: None,
             body: String::new(),
         };
-        let id = DeliveryId::of(&"t".parse().unwrap(), "e", OffsetDateTime::UNIX_EPOCH, WebhookId::generate());
+        let id =
+            DeliveryId::of(&"t".parse().unwrap(), "orders", "e", OffsetDateTime::UNIX_EPOCH, WebhookId::generate());
         Verdict::of(&answer, attempt, id, &"1s,2s".parse().unwrap())
     }
 

@@ -187,7 +187,7 @@ mod tests {
 
     fn delivery(event: u32) -> DeliveryId {
         let webhook = "wbh_01HA4XCG60CT4G3EWF4CKYM1MF".parse().unwrap();
-        DeliveryId::of(&"t".parse().unwrap(), &event.to_string(), OffsetDateTime::UNIX_EPOCH, webhook)
+        DeliveryId::of(&"t".parse().unwrap(), "orders", &event.to_string(), OffsetDateTime::UNIX_EPOCH, webhook)
     }
 
     #[test]

@@ -1,16 +1,19 @@
-//! Events as they come in: CloudEvents 1.0 in structured JSON, with the resource as `data`.
+//! Events as they come in: CloudEvents 1.0 in structured JSON or binary mode, with the resource as `data`.
 //!
 //! Invariant: `data` is carried as the bytes that came in. It is never parsed into numbers and printed again, so every
 //! digit, key order and escape reaches the merchant as the publisher wrote it.
 
+use std::borrow::Cow;
+use std::fmt;
+
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
 use crate::catalogue::catalogue;
-use crate::{EventType, Invalid, WebhookId};
+use crate::{EventType, Extensions, Invalid, StateVersion, WebhookId, parse_time};
 
 /// The largest event we take, envelope included.
 pub const MAX_EVENT_BYTES: usize = 256 * 1024;
@@ -27,7 +30,8 @@ pub struct Resource {
 /// One state of one resource, at the moment when something happened to it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Event {
-    /// Given by the publisher: the same id, published again within ten minutes, is the same event.
+    /// Given by the publisher. Together with `source` it identifies the event: published again within ten minutes, it is
+    /// the same event.
     pub id: String,
     pub source: String,
     pub event_type: EventType,
@@ -37,35 +41,81 @@ pub struct Event {
     /// Whether the publisher said. If not, the encoded event has no time, so that EVENTS' own clock is taken wherever it
     /// is read: the clocks of two ingests must not make an older state of a newer one.
     pub time_is_given: bool,
-    /// W3C trace context, if the publisher carries one as a CloudEvents attribute.
-    pub traceparent: Option<String>,
+    pub extensions: Extensions,
     /// The resource: one JSON object, byte for byte as it was published.
     pub data: Bytes,
 }
 
-/// Attributes stay raw until each is judged by itself, so that an error can name its field.
+/// The attributes by name, raw until each is judged by itself, so that an error can name its field. (What serde derives
+/// would take an array for an event, and tell whoever sent a number of a Rust type.)
+#[derive(Default)]
+struct Envelope<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
+
+/// What CloudEvents or we give a meaning; all others are extensions.
+const KNOWN: [&str; 9] =
+    ["specversion", "id", "source", "type", "subject", "time", "datacontenttype", "data", "data_base64"];
+
+impl<'de> Deserialize<'de> for Envelope<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Attributes;
+        impl<'de> Visitor<'de> for Attributes {
+            type Value = Envelope<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a JSON object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut attributes = Vec::with_capacity(KNOWN.len());
+                while let Some((Name(name), value)) = map.next_entry()? {
+                    attributes.push((name, value));
+                }
+                Ok(Envelope(attributes))
+            }
+        }
+        deserializer.deserialize_map(Attributes)
+    }
+}
+
+/// A name that is borrowed unless it had to be unescaped.
 #[derive(Deserialize)]
-struct Envelope<'a> {
-    #[serde(borrow)]
-    specversion: Option<&'a RawValue>,
-    #[serde(borrow)]
-    id: Option<&'a RawValue>,
-    #[serde(borrow)]
-    source: Option<&'a RawValue>,
-    #[serde(borrow, rename = "type")]
-    event_type: Option<&'a RawValue>,
-    #[serde(borrow)]
-    subject: Option<&'a RawValue>,
-    #[serde(borrow)]
-    time: Option<&'a RawValue>,
-    #[serde(borrow)]
-    datacontenttype: Option<&'a RawValue>,
-    #[serde(borrow)]
-    traceparent: Option<&'a RawValue>,
-    #[serde(borrow)]
-    data: Option<&'a RawValue>,
-    #[serde(borrow)]
-    data_base64: Option<&'a RawValue>,
+struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
+
+impl<'a> Envelope<'a> {
+    /// What does not even read as an event.
+    fn read(json: &'a [u8]) -> Result<Self, Invalid> {
+        let body = |detail: &'static str| Invalid::new("body", detail);
+        if json.starts_with(b"\xef\xbb\xbf") {
+            return Err(body("begins with a byte order mark (BOM): send UTF-8 without it"));
+        }
+        let first = json.iter().find(|byte| !byte.is_ascii_whitespace());
+        serde_json::from_slice(json).map_err(|error| match first {
+            Some(b'[') => {
+                body("is a JSON array: one event is a JSON object; send a batch as application/cloudevents-batch+json")
+            }
+            _ if error.is_data() => body("must be a CloudEvents 1.0 JSON object"),
+            _ => Invalid::new("body", format!("is not valid JSON: {error}")),
+        })
+    }
+
+    fn get(&self, name: &str) -> Option<&'a RawValue> {
+        self.0.iter().find(|(known, _)| known == name).map(|(_, value)| *value)
+    }
+
+    /// The names that a meaning is given to and that are there twice.
+    fn repeated(&self) -> impl Iterator<Item = &'static str> {
+        KNOWN.into_iter().filter(|known| self.0.iter().filter(|(name, _)| name == known).count() > 1)
+    }
+
+    fn extensions(&self, mut note: impl FnMut(Invalid)) -> Extensions {
+        let mut extensions = Extensions::default();
+        for (name, value) in self.0.iter().filter(|(name, _)| !KNOWN.contains(&name.as_ref())) {
+            if let Err(invalid) = extensions.add(name, value) {
+                note(invalid);
+            }
+        }
+        extensions
+    }
 }
 
 impl Event {
@@ -87,48 +137,44 @@ impl Event {
 
     /// Reads an event of ours, which was within the limit when it came in; [`encode`](Self::encode) may have added to it.
     pub fn parse_stored(json: &Bytes, now: OffsetDateTime) -> Result<Self, Vec<Invalid>> {
-        let envelope: Envelope<'_> = serde_json::from_slice(json).map_err(|error| {
-            let detail = if error.is_data() {
-                format!("must be a CloudEvents 1.0 JSON object: {error}")
-            } else {
-                format!("is not valid JSON: {error}")
-            };
-            vec![Invalid::new("body", detail)]
-        })?;
+        let envelope = Envelope::read(json).map_err(|invalid| vec![invalid])?;
 
         let mut wrong = Vec::new();
         let mut note = |invalid: Invalid| wrong.push(invalid);
 
-        if required("specversion", envelope.specversion).map_err(&mut note).is_ok_and(|version| version != "1.0") {
+        envelope.repeated().for_each(|name| note(Invalid::new(name, "is there twice")));
+        if required("specversion", envelope.get("specversion")).map_err(&mut note).is_ok_and(|version| version != "1.0")
+        {
             note(Invalid::new("specversion", "must be \"1.0\""));
         }
-        let id = required("id", envelope.id).and_then(|id| bounded("id", id)).map_err(&mut note).ok();
-        let source =
-            required("source", envelope.source).and_then(|source| bounded("source", source)).map_err(&mut note).ok();
+        let id = required("id", envelope.get("id")).and_then(|id| bounded("id", id)).map_err(&mut note).ok();
+        let source = required("source", envelope.get("source"))
+            .and_then(|source| bounded("source", source))
+            .map_err(&mut note)
+            .ok();
         let event_type =
-            required("type", envelope.event_type).and_then(|name| name.parse::<EventType>()).map_err(&mut note).ok();
-        let resource = required("subject", envelope.subject)
+            required("type", envelope.get("type")).and_then(|name| name.parse::<EventType>()).map_err(&mut note).ok();
+        let resource = required("subject", envelope.get("subject"))
             .and_then(|subject| Resource::parse(&subject, event_type))
             .map_err(&mut note)
             .ok();
-        let time = optional("time", envelope.time)
+        let time = optional("time", envelope.get("time"))
             .and_then(|time| match time {
                 None => Ok((now.replace_millisecond(now.millisecond()).unwrap_or(now), false)),
-                Some(time) => OffsetDateTime::parse(&time, &Rfc3339)
-                    .map(|time| (time, true))
-                    .map_err(|_| Invalid::new("time", "must be an RFC 3339 timestamp, such as 2026-11-24T10:00:00Z")),
+                Some(time) => parse_time(&time).map(|time| (time, true)).map_err(|detail| Invalid::new("time", detail)),
             })
             .map_err(&mut note)
             .ok();
-        if let Some(kind) = optional("datacontenttype", envelope.datacontenttype).map_err(&mut note).ok().flatten()
+        if let Some(kind) =
+            optional("datacontenttype", envelope.get("datacontenttype")).map_err(&mut note).ok().flatten()
             && !is_json(&kind)
         {
             note(Invalid::new("datacontenttype", "must be application/json, or absent"));
         }
-        if envelope.data_base64.is_some() {
+        if envelope.get("data_base64").is_some() {
             note(Invalid::new("data_base64", "is not supported: send the resource as a JSON object in data"));
         }
-        let data = match envelope.data.map(RawValue::get) {
+        let data = match envelope.get("data").map(RawValue::get) {
             Some(object) if object.starts_with('{') => Some(json.slice_ref(object.as_bytes())),
             Some(_) => {
                 note(Invalid::new("data", "must be a JSON object, the resource"));
@@ -139,17 +185,34 @@ impl Event {
                 None
             }
         };
-        // A trace context that does not read is no reason to refuse an event.
-        let traceparent = optional("traceparent", envelope.traceparent).ok().flatten().filter(|text| text.len() <= 128);
+        let extensions = envelope.extensions(&mut note);
 
         match (id, source, event_type, resource, time, data) {
             (Some(id), Some(source), Some(event_type), Some(resource), Some((time, time_is_given)), Some(data))
                 if wrong.is_empty() =>
             {
-                Ok(Self { id, source, event_type, resource, time, time_is_given, traceparent, data })
+                Ok(Self { id, source, event_type, resource, time, time_is_given, extensions, data })
             }
             _ => Err(wrong),
         }
+    }
+
+    /// Where the state that it carries stands, once EVENTS has stored it then and there.
+    pub fn version(&self, stored_at: OffsetDateTime, sequence: u64) -> StateVersion {
+        StateVersion::of(self.time, stored_at, sequence)
+    }
+
+    /// Whether it says the same as another event of the same source and id: then it is a repeat of that one. A repeat
+    /// may be stamped and traced anew, so neither time nor extensions count.
+    pub fn says_the_same_as(&self, other: &Self) -> bool {
+        self.event_type == other.event_type
+            && self.resource == other.resource
+            && (self.data == other.data || crate::fields::is_same_document(&self.data, &other.data))
+    }
+
+    /// W3C trace context, if the publisher carries one as a CloudEvents attribute.
+    pub fn traceparent(&self) -> Option<&str> {
+        self.extensions.text("traceparent").filter(|text| text.len() <= 128)
     }
 
     /// Whether it tells of this webhook, which is not told of itself.
@@ -159,6 +222,34 @@ impl Event {
 
     /// The event as CloudEvents JSON: canonical names, `data` untouched. [`Event::parse_stored`] reads it back.
     pub fn encode(&self) -> Bytes {
+        CloudEvent {
+            id: &self.id,
+            source: &self.source,
+            event_type: self.event_type,
+            subject: &self.resource.to_string(),
+            time: self.time_is_given.then_some(self.time),
+            extensions: &self.extensions,
+            data: &self.data,
+        }
+        .encode()
+    }
+}
+
+/// An event as it is written: what is stored, shown, and sent to receivers that ask for CloudEvents.
+#[derive(Debug, Clone, Copy)]
+pub struct CloudEvent<'a> {
+    pub id: &'a str,
+    pub source: &'a str,
+    pub event_type: EventType,
+    pub subject: &'a str,
+    pub time: Option<OffsetDateTime>,
+    pub extensions: &'a Extensions,
+    pub data: &'a Bytes,
+}
+
+impl CloudEvent<'_> {
+    /// Structured JSON; `data` byte for byte.
+    pub fn encode(&self) -> Bytes {
         #[derive(Serialize)]
         struct Attributes<'a> {
             specversion: &'a str,
@@ -166,18 +257,18 @@ impl Event {
             source: &'a str,
             #[serde(rename = "type")]
             event_type: EventType,
-            subject: String,
+            subject: &'a str,
             #[serde(with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
             time: Option<OffsetDateTime>,
             datacontenttype: &'a str,
         }
         let attributes = Attributes {
             specversion: "1.0",
-            id: &self.id,
-            source: &self.source,
+            id: self.id,
+            source: self.source,
             event_type: self.event_type,
-            subject: self.resource.to_string(),
-            time: self.time_is_given.then_some(self.time),
+            subject: self.subject,
+            time: self.time,
             datacontenttype: "application/json",
         };
         let mut json = Vec::with_capacity(self.data.len() + 256);
@@ -185,8 +276,16 @@ impl Event {
         if serde_json::to_writer(&mut json, &attributes).is_ok() {
             json.pop();
         }
+        if !self.extensions.is_empty() {
+            let start = json.len();
+            if serde_json::to_writer(&mut json, self.extensions).is_ok() {
+                // An object of its own, whose braces are those of the event.
+                json[start] = b',';
+                json.pop();
+            }
+        }
         json.extend_from_slice(b",\"data\":");
-        json.extend_from_slice(&self.data);
+        json.extend_from_slice(self.data);
         json.push(b'}');
         json.into()
     }
@@ -212,8 +311,8 @@ impl Resource {
     }
 }
 
-impl std::fmt::Display for Resource {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Resource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.kind, self.id)
     }
 }
@@ -297,6 +396,31 @@ mod tests {
     }
 
     #[test]
+    fn extension_attributes_are_kept() {
+        let json = with("partitionkey", "\"cus_7\"").replace("\"id\":\"e1\"", "\"sampledrate\":7,\"id\":\"e1\"");
+        let event = parse(&json).unwrap();
+        assert_eq!(event.extensions.text("partitionkey"), Some("cus_7"));
+        let encoded = String::from_utf8(event.encode().to_vec()).unwrap();
+        assert!(encoded.contains(r#","partitionkey":"cus_7","sampledrate":7,"data":{"#), "{encoded}");
+        assert_eq!(parse(&encoded).unwrap(), event);
+    }
+
+    #[test]
+    fn a_repeat_says_the_same_whatever_its_stamp() {
+        let event = parse(&with("", "")).unwrap();
+        for (field, value, is_same) in [
+            ("time", "\"2026-11-24T09:00:00Z\"", true),
+            ("traceparent", "\"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01\"", true),
+            ("data", "{ \"id\" : 1 }", true),
+            ("data", "{\"id\":2}", false),
+            ("type", "\"order-paid\"", false),
+            ("subject", "\"order/ord_2\"", false),
+        ] {
+            assert_eq!(parse(&with(field, value)).unwrap().says_the_same_as(&event), is_same, "{field} {value}");
+        }
+    }
+
+    #[test]
     fn what_is_wrong_is_named() {
         let long = format!("\"{}\"", "x".repeat(129));
         for (field, value) in [
@@ -318,6 +442,10 @@ mod tests {
             ("subject", "\"product/p1\""),
             ("time", "\"yesterday\""),
             ("time", "7"),
+            ("time", "\"9999-12-31T23:59:59-01:00\""),
+            ("time", "\"0000-01-01T00:00:00+01:00\""),
+            ("partitionkey", "{}"),
+            ("Key", "1"),
             ("datacontenttype", "\"text/xml\""),
             ("data_base64", "\"aGk=\""),
             ("data", ""),
@@ -327,6 +455,7 @@ mod tests {
         ] {
             let wrong = parse(&with(field, value)).unwrap_err();
             assert_eq!(wrong.len(), 1, "{field} {value}: {wrong:?}");
+            assert!(!wrong[0].detail.contains("struct"), "{wrong:?}");
             assert_eq!(wrong[0].field, field, "{value}");
         }
     }
@@ -339,9 +468,15 @@ mod tests {
 
     #[test]
     fn what_is_not_an_event_is_refused() {
-        for json in ["", "{", "[]", "7", "null", "{\"id\":\"a\",\"id\":\"b\"}", "\u{feff}{}"] {
-            assert_eq!(parse(json).unwrap_err()[0].field, "body", "{json}");
+        for json in ["", "{", "[]", "7", "null", "\"a\"", "\u{feff}{}"] {
+            let wrong = parse(json).unwrap_err();
+            assert_eq!(wrong[0].field, "body", "{json}");
+            assert!(!wrong[0].detail.contains("struct"), "{wrong:?}");
         }
+        let positional = r#"["1.0","e1","orders","order-created","order/1",null,null,null,{}]"#;
+        assert!(parse(positional).unwrap_err()[0].detail.contains("cloudevents-batch"));
+        assert!(parse("\u{feff}{}").unwrap_err()[0].detail.contains("BOM"));
+        assert!(parse(r#"{"id":"a","id":"b"}"#).unwrap_err().iter().any(|wrong| wrong.detail == "is there twice"));
         let large = with("data", &format!("{{\"x\":\"{}\"}}", "x".repeat(MAX_EVENT_BYTES)));
         assert!(parse(&large).unwrap_err()[0].detail.contains("262144"));
     }
@@ -362,7 +497,7 @@ mod tests {
                 resource: Resource { kind: "order", id: resource },
                 time: NOW,
                 time_is_given: true,
-                traceparent: None,
+                extensions: Extensions::default(),
                 data: data.into(),
             };
             prop_assert_eq!(Event::parse(&event.encode(), NOW).unwrap(), event);

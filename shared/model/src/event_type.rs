@@ -21,6 +21,11 @@ impl EventType {
         self.resource
     }
 
+    /// Whether the resource is gone after it. The action of that name means so for every resource of the catalogue.
+    pub fn is_deletion(self) -> bool {
+        self.action == "deleted"
+    }
+
     /// Whether Shopery Webhooks alone publishes it.
     pub fn is_operational(self) -> bool {
         self.resource == OPERATIONAL

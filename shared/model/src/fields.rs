@@ -294,6 +294,11 @@ fn text(string: &RawValue) -> Option<Cow<'_, str>> {
     }
 }
 
+/// Whether two documents say the same, as [`Changed`] compares values.
+pub(crate) fn is_same_document(a: &[u8], b: &[u8]) -> bool {
+    object(a).zip(object(b)).is_some_and(|(a, b)| same(a, b, MAX_COMPARED_DEPTH))
+}
+
 fn same_all(a: &[&RawValue], b: &[&RawValue], depth: usize) -> bool {
     a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a, b, depth))
 }

@@ -159,17 +159,19 @@ impl RecoveryId {
 }
 
 impl DeliveryId {
-    /// Invariant: the id follows from the stored event and the webhook alone, so a repeat after a crash, in whatever
-    /// service, is recognised as one by the streams, the history and the receiver.
+    /// Invariant: the id follows from the stored event (its identity is source and id) and the webhook alone, so a repeat
+    /// after a crash, in whatever service, is recognised as one by the streams, the history and the receiver.
     ///
     /// It begins with the time when EVENTS stored the event, to the millisecond: deliveries sort by their age, and the
     /// history is written where it was written last. The rest is a hash.
-    pub fn of(tenant: &TenantId, event_id: &str, stored_at: OffsetDateTime, webhook: WebhookId) -> Self {
+    pub fn of(tenant: &TenantId, source: &str, event_id: &str, stored_at: OffsetDateTime, webhook: WebhookId) -> Self {
         let mut hash = digest::Context::new(&digest::SHA256);
-        // A separator that neither a tenant id nor a ULID contains keeps the three apart.
+        // A separator that neither a tenant id nor a source contains keeps the parts apart.
         hash.update(tenant.as_str().as_bytes());
         hash.update(b"\0");
         hash.update(&webhook.0.to_bytes());
+        hash.update(source.as_bytes());
+        hash.update(b"\0");
         hash.update(event_id.as_bytes());
         let mut random = [0; 16];
         random.copy_from_slice(&hash.finish().as_ref()[..16]);
@@ -220,7 +222,9 @@ mod tests {
         let tenant: TenantId = "t".parse().unwrap();
         let (a, b) = (WebhookId::generate(), WebhookId::generate());
         let at = time::macros::datetime!(2026-11-24 10:00:00.123456 UTC);
-        let id = |tenant: &TenantId, event, webhook| DeliveryId::of(tenant, event, at, webhook);
+        let id = |tenant: &TenantId, event, webhook| DeliveryId::of(tenant, "orders", event, at, webhook);
+        assert_ne!(DeliveryId::of(&tenant, "products", "e1", at, a), id(&tenant, "e1", a));
+        assert_ne!(DeliveryId::of(&tenant, "order", "se1", at, a), id(&tenant, "e1", a));
         assert_eq!(id(&tenant, "e1", a), id(&tenant, "e1", a));
         assert_ne!(id(&tenant, "e1", a), id(&tenant, "e1", b));
         assert_ne!(id(&tenant, "e1", a), id(&tenant, "e2", a));
@@ -232,7 +236,7 @@ mod tests {
     fn deliveries_sort_by_the_time_of_their_events() {
         let tenant: TenantId = "t".parse().unwrap();
         let (webhook, at) = (WebhookId::generate(), time::macros::datetime!(2026-11-24 10:00 UTC));
-        let id = DeliveryId::of(&tenant, "e1", at, webhook);
+        let id = DeliveryId::of(&tenant, "orders", "e1", at, webhook);
         assert!(DeliveryId::first_at(at) < id && id < DeliveryId::last_at(at));
         assert!(
             DeliveryId::last_at(at).to_string() < DeliveryId::first_at(at + time::Duration::MILLISECOND).to_string()

@@ -4,6 +4,7 @@
 //! whatever is random is derived from an id. The cast, in the order in which an event meets them:
 //!
 //! - [`Event`]: what a platform service published, one state of one resource (CloudEvents 1.0).
+//!   Its [`StateVersion`] says where that state stands among the others of the resource.
 //! - [`Webhook`]: a tenant's wish to have some [`EventType`]s posted to a URL.
 //!   Its [`Rules`] say more: [`Filter`], what the resource must look like; [`Changed`], whose change it waits for;
 //!   [`Fields`], what of the resource it is sent.
@@ -22,6 +23,7 @@ mod credentials;
 mod digest;
 mod event;
 mod event_type;
+mod extensions;
 mod fields;
 mod filter;
 mod headers;
@@ -37,6 +39,8 @@ mod rules;
 mod schedule;
 mod secret;
 mod signing_key;
+mod state_version;
+mod timestamp;
 mod token;
 mod webhook;
 
@@ -45,22 +49,25 @@ pub use catalogue::{Catalogue, ResourceType, Shape, catalogue};
 pub use circuit::{Admission, Circuit, CircuitState, Gate, probe_delay};
 pub use credentials::{Credentials, Former, Overlap};
 pub use digest::Digest;
-pub use event::{Event, MAX_EVENT_BYTES, Resource};
+pub use event::{CloudEvent, Event, MAX_EVENT_BYTES, Resource};
 pub use event_type::{EventPattern, EventType};
+pub use extensions::Extensions;
 pub use fields::{Changed, Fields};
 pub use filter::Filter;
 pub use headers::{Headers, HeadersChange};
 pub use id::{AttemptId, ChangeId, DeliveryId, RecoveryId, TenantId, WebhookId};
 pub use invalid::Invalid;
-pub use job::{Job, JobMeta, MalformedJob, Resend};
+pub use job::{Job, JobMeta, MalformedJob, PayloadEvent, Resend};
 pub use keyring::{BadKeyring, Keyring, NotSealed, Sealed, Unopened};
 pub use lane::{Allowance, Credit, FRESH, Lane, Pace, Way};
 pub use masked::MaskedChange;
 pub use network::{Network, NotANetwork};
 pub use outcome::{Attempt, DeliveryState, Outcome};
-pub use rules::{Debounce, PayloadMode, Rules, SignatureKind};
+pub use rules::{Debounce, PayloadFormat, PayloadMode, Rules, SignatureKind};
 pub use schedule::RetrySchedule;
 pub use secret::EndpointSecret;
 pub use signing_key::SigningKey;
+pub use state_version::StateVersion;
+pub use timestamp::parse_time;
 pub use token::{escape, unescape};
 pub use webhook::{Webhook, endpoint_url, validate_name};

@@ -37,12 +37,14 @@ pub enum DeliveryState {
     Filtered,
     /// The same payload was on its way to the same webhook for the same resource and event.
     Duplicate,
-    /// A burst of changes became one delivery, and this was not the one.
+    /// Another delivery has told the endpoint newer, or is about to.
     Superseded,
     /// Waits, without an attempt, until the endpoint works again or the webhook is enabled.
     Parked,
     /// Waited until its age limit.
     Expired,
+    /// Waited when whoever enabled the webhook wanted nothing of what had waited.
+    Discarded,
 }
 
 impl DeliveryState {
@@ -51,7 +53,12 @@ impl DeliveryState {
         matches!(self, Self::Pending | Self::Parked)
     }
 
-    pub const ALL: [Self; 8] = [
+    /// Whether the endpoint has been told nothing and will not be: what such a delivery carried for others is lost too.
+    pub fn is_undelivered_end(self) -> bool {
+        matches!(self, Self::Failed | Self::Expired | Self::Discarded)
+    }
+
+    pub const ALL: [Self; 9] = [
         Self::Pending,
         Self::Delivered,
         Self::Failed,
@@ -60,6 +67,7 @@ impl DeliveryState {
         Self::Superseded,
         Self::Parked,
         Self::Expired,
+        Self::Discarded,
     ];
 
     pub fn name(self) -> &'static str {
@@ -72,6 +80,7 @@ impl DeliveryState {
             Self::Superseded => "superseded",
             Self::Parked => "parked",
             Self::Expired => "expired",
+            Self::Discarded => "discarded",
         }
     }
 }

@@ -29,9 +29,12 @@ pub struct Rules {
     /// Deliveries a second, at most. What is beyond waits; nothing is dropped.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rate_limit: Option<NonZeroU16>,
-    /// Drop what tells the receiver nothing new.
+    /// Of a webhook with `fields`: drop what tells the receiver nothing new.
     pub drop_duplicates: bool,
     pub signature: SignatureKind,
+    pub format: PayloadFormat,
+    /// The deliveries of one resource are made one after the other.
+    pub ordered: bool,
 }
 
 impl Default for Rules {
@@ -45,12 +48,20 @@ impl Default for Rules {
             rate_limit: None,
             drop_duplicates: true,
             signature: SignatureKind::Symmetric,
+            format: PayloadFormat::Resource,
+            ordered: false,
         }
     }
 }
 
 impl Rules {
-    /// The body of the POST for a state of the resource.
+    /// Whether a payload that was just sent is dropped. The whole resource rarely repeats itself, and where it does the
+    /// repeat is a happening of its own (a second payment, say); a few `fields` of it repeat all the time.
+    pub fn drops_duplicates(&self) -> bool {
+        self.drop_duplicates && self.fields.is_some()
+    }
+
+    /// What of a state of the resource is sent.
     pub fn project(&self, data: &Bytes) -> Bytes {
         match &self.fields {
             Some(fields) => fields.project(data),
@@ -87,6 +98,38 @@ impl FromStr for PayloadMode {
             "latest" => Ok(Self::Latest),
             "original" => Ok(Self::Original),
             _ => Err(Invalid::new("payload", "must be latest or original")),
+        }
+    }
+}
+
+/// What the body of a delivery is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PayloadFormat {
+    /// The resource itself.
+    #[default]
+    Resource,
+    /// A CloudEvent in structured JSON, with the resource as its `data`.
+    CloudEvent,
+}
+
+impl PayloadFormat {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Resource => "resource",
+            Self::CloudEvent => "cloudevent",
+        }
+    }
+}
+
+impl FromStr for PayloadFormat {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        match text {
+            "resource" => Ok(Self::Resource),
+            "cloudevent" => Ok(Self::CloudEvent),
+            _ => Err(Invalid::new("format", "must be resource or cloudevent")),
         }
     }
 }
@@ -176,7 +219,7 @@ mod tests {
 
     #[test]
     fn rules_read_back_as_they_were_written() {
-        let json = r#"{"fields":["id"],"filter":{"total":[{"numeric":[">",10.10]}]},"changed":["total"],"payload":"original","debounce":"5s","rateLimit":50,"dropDuplicates":false,"signature":"both"}"#;
+        let json = r#"{"fields":["id"],"filter":{"total":[{"numeric":[">",10.10]}]},"changed":["total"],"payload":"original","debounce":"5s","rateLimit":50,"dropDuplicates":false,"signature":"both","format":"cloudevent","ordered":true}"#;
         let rules: Rules = serde_json::from_str(json).unwrap();
         assert_eq!(serde_json::to_string(&rules).unwrap(), json);
         assert_eq!(serde_json::from_str::<Rules>("{}").unwrap(), Rules::default());

@@ -75,7 +75,7 @@ mod tests {
 
     fn id(event: &str) -> DeliveryId {
         let webhook: WebhookId = "wbh_01HA4XCG60CT4G3EWF4CKYM1MF".parse().unwrap();
-        DeliveryId::of(&"t".parse().unwrap(), event, time::OffsetDateTime::UNIX_EPOCH, webhook)
+        DeliveryId::of(&"t".parse().unwrap(), "orders", event, time::OffsetDateTime::UNIX_EPOCH, webhook)
     }
 
     #[test]

@@ -29,6 +29,10 @@ pub struct Webhook {
     /// What has waited since before this time is not to be sent.
     #[serde(with = "time::serde::rfc3339::option", default, skip_serializing_if = "Option::is_none")]
     pub discard_before: Option<OffsetDateTime>,
+    /// When its URL or secret was last changed, or it was enabled: since then it is another endpoint, which knows nothing
+    /// of what was sent before. `None`: never.
+    #[serde(with = "time::serde::rfc3339::option", default, skip_serializing_if = "Option::is_none")]
+    pub endpoint_since: Option<OffsetDateTime>,
     #[serde(with = "time::serde::rfc3339")]
     pub updated_at: OffsetDateTime,
 }
@@ -48,6 +52,11 @@ impl Webhook {
     /// Whether a delivery can be sent now. If not, it waits.
     pub fn can_be_sent_to(&self) -> bool {
         self.is_enabled && self.credentials.is_some()
+    }
+
+    /// Whether a delivery of that time was made for the endpoint as it is now.
+    pub fn is_same_endpoint_since(&self, at: OffsetDateTime) -> bool {
+        self.endpoint_since.is_none_or(|since| since < at)
     }
 
     /// Whether what has waited since then is not to be sent any more.

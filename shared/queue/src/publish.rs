@@ -47,9 +47,13 @@ impl Outgoing {
         Self { subject: subject.into(), id: None, headers: Vec::new(), body }
     }
 
-    /// An event on its way to EVENTS, which knows it by its id.
+    /// An event on its way to EVENTS, which knows it by its source and id.
     pub fn event(tenant: &TenantId, event: &Event) -> Self {
-        Self::new(subject::event(tenant, &event.resource), event.encode()).with_id(subject::event_id(tenant, &event.id))
+        Self::new(subject::event(tenant, &event.resource), event.encode()).with_id(subject::event_id(
+            tenant,
+            &event.source,
+            &event.id,
+        ))
     }
 
     /// Later: the server publishes the message on `target` at `due`. Its own subject holds one schedule at a time;

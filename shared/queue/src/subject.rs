@@ -34,10 +34,10 @@ pub fn events(tenant: &TenantId, kind: Option<&str>) -> String {
     format!("events.{}.{kind}>", escape(tenant.as_str()))
 }
 
-/// `<tenant>:<event id>`, by which EVENTS knows a repeat. The tenant is escaped: an id may contain a colon, and no tenant
-/// may choose an id that is another's.
-pub fn event_id(tenant: &TenantId, id: &str) -> String {
-    format!("{}:{id}", escape(tenant.as_str()))
+/// `<tenant>:<source>:<event id>`, by which EVENTS knows a repeat. Tenant and source are escaped: an id may contain a
+/// colon, and neither a tenant nor a source may choose an id that is another's.
+pub fn event_id(tenant: &TenantId, source: &str, id: &str) -> String {
+    format!("{}:{}:{id}", escape(tenant.as_str()), escape(source))
 }
 
 /// `jobs.<lane>.<tenant>.<webhook>`
@@ -162,9 +162,11 @@ mod tests {
     }
 
     #[test]
-    fn no_event_id_reaches_into_another_tenant() {
-        let id = |tenant: &str, id| event_id(&tenant.parse().unwrap(), id);
-        assert_ne!(id("a", "b:c"), id("a:b", "c"));
+    fn no_event_id_reaches_into_another_tenant_or_source() {
+        let id = |tenant: &str, source, id| event_id(&tenant.parse().unwrap(), source, id);
+        assert_ne!(id("a", "s", "b:c"), id("a:s", "b", "c"));
+        assert_ne!(id("a", "b", "c:d"), id("a", "b:c", "d"));
+        assert_ne!(id("a", "orders", "1"), id("a", "products", "1"));
     }
 
     #[test]

@@ -240,7 +240,7 @@ fn rank_in_round(outcome: &Outcome) -> i64 {
         DeliveryState::Parked if outcome.attempt.is_none() => 4 * attempt - 2,
         DeliveryState::Parked => 4 * attempt - 1,
         DeliveryState::Pending => 4 * attempt,
-        DeliveryState::Failed | DeliveryState::Expired => 4 * attempt + 1,
+        DeliveryState::Failed | DeliveryState::Expired | DeliveryState::Discarded => 4 * attempt + 1,
         DeliveryState::Delivered => ROUND - 1,
     }
 }

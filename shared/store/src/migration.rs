@@ -22,6 +22,7 @@ impl MigratorTrait for Migrator {
             Box::new(WebhookChanges),
             Box::new(Rollups),
             Box::new(HistoryByAge),
+            Box::new(TrueDeliveries),
         ]
     }
 }
@@ -401,6 +402,35 @@ impl MigrationTrait for HistoryByAge {
         }
         wide_counts(manager).await?;
         db.execute_unprepared("DROP INDEX recorded_by_age").await.map(drop)
+    }
+}
+
+/// Deliveries know their event's source and end as `discarded`; what a delivery carried is found by its id; webhooks know
+/// since when their endpoint is the one that it is.
+struct TrueDeliveries;
+
+impl MigrationName for TrueDeliveries {
+    fn name(&self) -> &'static str {
+        "m0012_true_deliveries"
+    }
+}
+
+#[async_trait::async_trait]
+impl MigrationTrait for TrueDeliveries {
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        let added = [
+            ("webhooks", big_integer_null("endpoint_since")),
+            ("deliveries", text_null("source")),
+            ("counts", big_integer("failed_filter_not_matched").default(0).to_owned()),
+            ("counts", big_integer("failed_carrier_failed").default(0).to_owned()),
+            ("counts", big_integer("state_discarded").default(0).to_owned()),
+        ];
+        // SQLite adds one column at a time.
+        for (table, column) in added {
+            manager.alter_table(Table::alter().table(table).add_column(column).to_owned()).await?;
+        }
+        let carried = "CREATE INDEX carried_by ON deliveries (carried_by) WHERE carried_by IS NOT NULL";
+        manager.get_connection().execute_unprepared(carried).await.map(drop)
     }
 }
 

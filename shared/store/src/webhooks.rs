@@ -93,6 +93,7 @@ impl WebhookRecord {
             credentials: None,
             rules: self.rules.clone(),
             discard_before: self.discard_before,
+            endpoint_since: None,
             updated_at: self.updated_at,
         }
     }

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use shopery_model::{
-    Attempt, AttemptId, DeliveryId, DeliveryState, Fault, JobMeta, Outcome, Resend, TenantId, WebhookId,
+    Attempt, AttemptId, DeliveryId, DeliveryState, Extensions, Fault, JobMeta, Outcome, Resend, TenantId, WebhookId,
 };
 use shopery_store::{DeliveryFilter, Store};
 use time::macros::datetime;
@@ -38,16 +38,20 @@ fn outcome(webhook: WebhookId, event: &str, attempt: u32, state: DeliveryState) 
     let at = datetime!(2026-11-24 10:00 UTC) + time::Duration::seconds(i64::from(attempt));
     Outcome {
         job: JobMeta {
-            delivery: DeliveryId::of(&tenant, event, datetime!(2026-11-24 10:00 UTC), webhook),
+            delivery: DeliveryId::of(&tenant, "orders", event, datetime!(2026-11-24 10:00 UTC), webhook),
             tenant,
             webhook,
+            source: "orders".to_owned(),
             event: event.to_owned(),
             event_type: "order-paid".parse().unwrap(),
             resource: "order/1".to_owned(),
             triggered_at: datetime!(2026-11-24 09:59 UTC),
             event_sequence: 7,
             changed: Vec::new(),
-            deferred: false,
+            stored_ns: None,
+            payload_of: None,
+            extensions: Extensions::default(),
+            may_be_stale: false,
             attempt,
             resend: None,
             failed_at: None,
@@ -103,7 +107,7 @@ async fn a_late_failure_takes_no_delivery_back() {
         for (attempt, arrived) in &arrivals {
             store.record(&[outcome(webhook, &event, *attempt, *arrived)]).await.unwrap();
         }
-        let id = DeliveryId::of(&tenant("t"), &event, datetime!(2026-11-24 10:00 UTC), webhook);
+        let id = DeliveryId::of(&tenant("t"), "orders", &event, datetime!(2026-11-24 10:00 UTC), webhook);
         let (delivery, attempts) = store.delivery(&tenant("t"), id).await.unwrap().unwrap();
         assert_eq!((delivery.state.as_str(), delivery.attempt_count), (state, count), "{event}");
         assert_eq!(attempts.len(), arrivals.len(), "{event}");
@@ -127,7 +131,7 @@ async fn a_list_is_whole_and_in_order_page_by_page_and_of_one_tenant() {
         // What is written meanwhile is newer, and does not disturb.
         let mut new = outcome(webhook, "new", 9, DeliveryState::Delivered);
         let (later, event) = (datetime!(2026-11-24 10:01 UTC), format!("new{}", seen.len()));
-        new.job.delivery = DeliveryId::of(&tenant("t"), &event, later, webhook);
+        new.job.delivery = DeliveryId::of(&tenant("t"), "orders", &event, later, webhook);
         store.record(&[new]).await.unwrap();
         cursor = page.next;
         if cursor.is_none() {
@@ -177,5 +181,5 @@ async fn what_is_sent_again_has_the_state_of_its_last_round_and_the_attempts_of_
 }
 
 fn id_of(event: &str, webhook: WebhookId) -> DeliveryId {
-    DeliveryId::of(&tenant("t"), event, datetime!(2026-11-24 10:00 UTC), webhook)
+    DeliveryId::of(&tenant("t"), "orders", event, datetime!(2026-11-24 10:00 UTC), webhook)
 }

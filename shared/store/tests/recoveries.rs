@@ -2,7 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-use shopery_model::{AttemptId, DeliveryId, DeliveryState, JobMeta, Outcome, PayloadMode, Resend, TenantId, WebhookId};
+use shopery_model::{
+    AttemptId, DeliveryId, DeliveryState, Extensions, JobMeta, Outcome, PayloadMode, Resend, TenantId, WebhookId,
+};
 use shopery_store::{ItemState, RecoveryItem, RecoveryRecord, RecoveryState, RecoveryTurn, Store, StoreError, Times};
 use time::macros::datetime;
 use time::{Duration, OffsetDateTime};
@@ -38,16 +40,20 @@ fn ended(webhook: WebhookId, number: i64, state: DeliveryState) -> Outcome {
     let at = START + Duration::seconds(number);
     Outcome {
         job: JobMeta {
-            delivery: DeliveryId::of(&tenant(), &number.to_string(), at, webhook),
+            delivery: DeliveryId::of(&tenant(), "orders", &number.to_string(), at, webhook),
             tenant: tenant(),
             webhook,
+            source: "orders".to_owned(),
             event: number.to_string(),
             event_type: "order-paid".parse().unwrap(),
             resource: format!("order/{}", number % 3),
             triggered_at: at,
             event_sequence: 7,
             changed: Vec::new(),
-            deferred: false,
+            stored_ns: None,
+            payload_of: None,
+            extensions: Extensions::default(),
+            may_be_stale: false,
             attempt: 1,
             resend: None,
             failed_at: None,

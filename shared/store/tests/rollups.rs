@@ -4,7 +4,9 @@
 
 use std::collections::BTreeMap;
 
-use shopery_model::{Attempt, AttemptId, DeliveryId, DeliveryState, Fault, JobMeta, Outcome, TenantId, WebhookId};
+use shopery_model::{
+    Attempt, AttemptId, DeliveryId, DeliveryState, Extensions, Fault, JobMeta, Outcome, TenantId, WebhookId,
+};
 use shopery_store::{Counts, Recorded, Store, Windows};
 use time::OffsetDateTime;
 use time::macros::datetime;
@@ -46,16 +48,20 @@ fn outcome(random: &mut Random, webhooks: &[WebhookId], number: u64) -> Outcome 
     let event = format!("e{number}");
     Outcome {
         job: JobMeta {
-            delivery: DeliveryId::of(&tenant, &event, at, webhook),
+            delivery: DeliveryId::of(&tenant, "orders", &event, at, webhook),
             tenant,
             webhook,
+            source: "orders".to_owned(),
             event,
             event_type: "order-created".parse().unwrap(),
             resource: "order/1".to_owned(),
             triggered_at: at,
             event_sequence: number,
             changed: Vec::new(),
-            deferred: false,
+            stored_ns: None,
+            payload_of: None,
+            extensions: Extensions::default(),
+            may_be_stale: false,
             attempt: 1,
             failed_at: None,
             resend: None,

@@ -146,7 +146,7 @@ impl Past {
         let tenant = &self.members[*member].tenant;
         let event = format!("evt-{number}");
         let at = OffsetDateTime::from_unix_timestamp_nanos(i128::from(*created) * 1_000_000).unwrap();
-        let id = DeliveryId::of(tenant, &event, at, *webhook);
+        let id = DeliveryId::of(tenant, "e2e", &event, at, *webhook);
         let late = if updated - created >= 600_000 { updated.to_string() } else { "\\N".to_owned() };
         let fault = if *state == "failed" { "http_status\tit answered 500" } else { "\\N\t\\N" };
         let attempts = match row.is_attempted() {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use async_nats::HeaderMap;
 use bytes::Bytes;
-use shopery_model::{DeliveryId, Job, JobMeta, TenantId};
+use shopery_model::{DeliveryId, Extensions, Job, JobMeta, TenantId};
 use shopery_queue::subject;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -57,16 +57,20 @@ pub async fn publish(stack: &Stack, tenant: &Tenant, sheet: &Arc<Sheet>, window:
             let now = OffsetDateTime::now_utc();
             let event = payload::event_id(sheet.id, number);
             let meta = JobMeta {
-                delivery: DeliveryId::of(&id, &event, now, webhook),
+                delivery: DeliveryId::of(&id, "load", &event, now, webhook),
                 tenant: id.clone(),
                 webhook,
                 resource: format!("order/{event}"),
+                source: "load".to_owned(),
                 event,
                 event_type: "order-created".parse()?,
                 triggered_at: now,
                 event_sequence: 0,
                 changed: vec![],
-                deferred: false,
+                stored_ns: None,
+                payload_of: None,
+                extensions: Extensions::default(),
+                may_be_stale: false,
                 failed_at: None,
                 resend: None,
                 attempt: 2,

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use shopery_e2e::documents::{Random, seed};
 use shopery_e2e::postgres::Postgres;
 use shopery_e2e::{DatabaseKind, Folder};
-use shopery_model::{DeliveryId, DeliveryState, EventType, JobMeta, Outcome, TenantId, WebhookId};
+use shopery_model::{DeliveryId, DeliveryState, EventType, Extensions, JobMeta, Outcome, TenantId, WebhookId};
 use shopery_store::{Cursor, DeliveryFilter, Store, Times};
 use time::macros::datetime;
 use time::{Duration, OffsetDateTime};
@@ -37,9 +37,10 @@ fn outcome(random: &mut Random, webhooks: &[(TenantId, WebhookId)], number: usiz
     let event = format!("e{number}");
     Outcome {
         job: JobMeta {
-            delivery: DeliveryId::of(&tenant, &event, created, webhook),
+            delivery: DeliveryId::of(&tenant, "e2e", &event, created, webhook),
             tenant,
             webhook,
+            source: "orders".to_owned(),
             event,
             event_type: random.pick(&["order-paid", "order-created", "product-updated"]).parse().unwrap(),
             resource: "order/1".to_owned(),
@@ -47,7 +48,10 @@ fn outcome(random: &mut Random, webhooks: &[(TenantId, WebhookId)], number: usiz
             triggered_at: created - Duration::days(i64::try_from(random.below(100)).unwrap()),
             event_sequence: number as u64,
             changed: Vec::new(),
-            deferred: false,
+            stored_ns: None,
+            payload_of: None,
+            extensions: Extensions::default(),
+            may_be_stale: false,
             attempt: 1,
             failed_at: None,
             resend: None,

@@ -10,7 +10,7 @@ use serde_json::Value;
 use shopery_e2e::documents::{Random, seed};
 use shopery_e2e::past::{DAYS, Member, Past, RARE_TYPE};
 use shopery_e2e::{Client, DatabaseKind, Service, Stack, wait};
-use shopery_model::{Attempt, AttemptId, DeliveryId, DeliveryState, JobMeta, Outcome, TenantId, WebhookId};
+use shopery_model::{Attempt, AttemptId, DeliveryId, DeliveryState, Extensions, JobMeta, Outcome, TenantId, WebhookId};
 use shopery_store::{Recorded, Store};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -238,16 +238,20 @@ fn delivered(member: &Member, attempt: &AttemptId) -> Outcome {
     let (tenant, webhook): (TenantId, _) = (member.tenant.clone(), member.webhooks[1]);
     Outcome {
         job: JobMeta {
-            delivery: DeliveryId::of(&tenant, &event, now, webhook),
+            delivery: DeliveryId::of(&tenant, "e2e", &event, now, webhook),
             tenant,
             webhook,
+            source: "orders".to_owned(),
             event,
             event_type: "order-created".parse().unwrap(),
             resource: "order/1".to_owned(),
             triggered_at: now,
             event_sequence: 1,
             changed: Vec::new(),
-            deferred: false,
+            stored_ns: None,
+            payload_of: None,
+            extensions: Extensions::default(),
+            may_be_stale: false,
             attempt: 1,
             failed_at: None,
             resend: None,
