@@ -24,6 +24,14 @@ pub struct Outcome {
     pub at: OffsetDateTime,
 }
 
+impl Outcome {
+    /// Whether what the delivery was to tell its endpoint, for itself and for those that it carries, remains untold. A
+    /// delivery that a router filters has never carried anything; one whose state no longer matched at the attempt has.
+    pub fn is_end_of_a_carrier(&self) -> bool {
+        self.state.is_undelivered_end() || (self.state == DeliveryState::Filtered && self.fault.is_some())
+    }
+}
+
 /// Where a delivery stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

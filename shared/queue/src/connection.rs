@@ -7,6 +7,7 @@ use async_nats::connection::State;
 use async_nats::jetstream;
 use async_nats::{ConnectOptions, Event};
 use secrecy::{ExposeSecret, SecretString};
+use shopery_model::MAX_EVENT_BYTES;
 use shopery_runtime::{Counts, Env, Runtime, Shutdown};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -72,7 +73,17 @@ impl Deref for Queue {
     }
 }
 
+/// What a message has besides an event: its headers, and what a job says of it.
+pub(crate) const MAX_OVERHEAD: usize = 64 * 1024;
+/// A server that takes less would refuse events that we have accepted.
+const MIN_MAX_PAYLOAD: usize = MAX_EVENT_BYTES + MAX_OVERHEAD;
+
 impl Queue {
+    /// The largest message that the server takes, in bytes.
+    pub(crate) fn max_payload(&self) -> usize {
+        self.client.server_info().max_payload
+    }
+
     /// Connects, checks the server and puts the streams in place. Later, it reconnects by itself for as long as it takes.
     pub async fn connect(config: &Config, name: &str, runtime: &Runtime) -> anyhow::Result<Self> {
         let (connected, connections) = watch::channel(0);
@@ -121,6 +132,15 @@ impl Queue {
         let (major, minor, patch) = OLDEST_SERVER;
         if !client.is_server_compatible(major, minor, patch) {
             bail!("NATS at {} is {}; at least {major}.{minor} is needed", config.url, client.server_info().version);
+        }
+
+        let max_payload = client.server_info().max_payload;
+        if max_payload < MIN_MAX_PAYLOAD {
+            bail!(
+                "NATS at {} takes messages of up to {max_payload} bytes; at least {MIN_MAX_PAYLOAD} are needed: \
+                 raise max_payload in its configuration",
+                config.url
+            );
         }
 
         let checked = client.clone();

@@ -6,7 +6,8 @@
 
 use std::time::Duration;
 
-use shopery_model::Outcome;
+use futures_util::{Stream, StreamExt};
+use shopery_model::{DeliveryId, Outcome};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -14,10 +15,10 @@ use tokio_util::task::TaskTracker;
 
 use crate::{Message, Outgoing, PublishError, Queue, subject};
 
-/// An outcome waits so long for company.
+/// Maximum time an outcome waits for its batch to fill.
 const LINGER: Duration = Duration::from_millis(50);
 const MAX_OUTCOMES: usize = 256;
-/// Half of what a NATS message may have.
+/// A message is begun anew before it grows beyond this: half of what a NATS message may have by default.
 const MAX_BYTES: usize = 512 * 1024;
 /// Batches that wait for their acknowledgement at a time.
 const UNACKNOWLEDGED: usize = 8;
@@ -29,11 +30,17 @@ pub struct Outcomes(mpsc::Sender<Report>);
 /// Outcomes, and the message that is done when they are stored.
 type Report = (Vec<Outcome>, Message);
 
-#[derive(Debug)]
+/// Outcomes on their way to OUTCOMES, in as many messages as their bytes need: what one message could not hold, NATS
+/// would refuse for ever.
+#[derive(Debug, Default)]
 struct Batch {
-    body: Vec<u8>,
+    /// JSON arrays without their closing bracket.
+    bodies: Vec<Vec<u8>>,
     outcomes: usize,
+    bytes: usize,
     messages: Vec<Message>,
+    /// What has ended without its endpoint having been told.
+    undelivered: Vec<DeliveryId>,
 }
 
 impl Outcomes {
@@ -54,11 +61,9 @@ impl Outcomes {
 /// Stores outcomes that belong to no message, before it returns.
 pub async fn store_outcomes(queue: &Queue, service: &str, outcomes: &[Outcome]) -> Result<(), PublishError> {
     for part in outcomes.chunks(MAX_OUTCOMES) {
-        let mut batch = Batch { body: Vec::with_capacity(16 * 1024), outcomes: 0, messages: Vec::new() };
-        batch.write(part);
-        batch.body.push(b']');
-        let message = Outgoing::new(subject::outcomes(service), batch.body.into());
-        queue.publish_until_stored(&message, queue.limits.ack_wait / 3).await?;
+        let mut batch = Batch::default();
+        batch.write(part, queue.max_payload());
+        batch.store(queue, service, queue.limits.ack_wait / 3).await?;
     }
     Ok(())
 }
@@ -67,13 +72,13 @@ async fn gather(queue: Queue, service: &'static str, mut reports: mpsc::Receiver
     let slots = std::sync::Arc::new(tokio::sync::Semaphore::new(UNACKNOWLEDGED));
     let tasks = TaskTracker::new();
     while let Some(first) = reports.recv().await {
-        let mut batch =
-            Batch { body: Vec::with_capacity(16 * 1024), outcomes: 0, messages: Vec::with_capacity(MAX_OUTCOMES) };
-        batch.add(first);
+        let max_payload = queue.max_payload();
+        let mut batch = Batch { messages: Vec::with_capacity(MAX_OUTCOMES), ..Batch::default() };
+        batch.add(first, max_payload);
         let end = Instant::now() + LINGER;
-        while batch.outcomes < MAX_OUTCOMES && batch.body.len() < MAX_BYTES {
+        while batch.outcomes < MAX_OUTCOMES && batch.bytes < MAX_BYTES {
             match tokio::time::timeout_at(end, reports.recv()).await {
-                Ok(Some(next)) => batch.add(next),
+                Ok(Some(next)) => batch.add(next, max_payload),
                 Ok(None) | Err(_) => break,
             }
         }
@@ -89,26 +94,55 @@ async fn gather(queue: Queue, service: &'static str, mut reports: mpsc::Receiver
 }
 
 impl Batch {
-    fn add(&mut self, (outcomes, message): Report) {
-        self.write(&outcomes);
+    fn add(&mut self, (outcomes, message): Report, max_payload: usize) {
+        self.write(&outcomes, max_payload);
         self.messages.push(message);
     }
 
-    fn write(&mut self, outcomes: &[Outcome]) {
+    fn write(&mut self, outcomes: &[Outcome], max_payload: usize) {
+        // One outcome has some 20 KiB at most: an id, a URL, a kibibyte of an answer, as JSON.
+        let most = MAX_BYTES.min(max_payload / 2);
         for outcome in outcomes {
-            self.body.push(if self.body.is_empty() { b'[' } else { b',' });
-            if let Err(error) = serde_json::to_writer(&mut self.body, outcome) {
+            if self.bodies.last().is_none_or(|body| body.len() >= most) {
+                self.bodies.push(Vec::with_capacity(16 * 1024));
+            }
+            let Some(body) = self.bodies.last_mut() else { continue };
+            let start = body.len();
+            body.push(if body.is_empty() { b'[' } else { b',' });
+            if let Err(error) = serde_json::to_writer(&mut *body, outcome) {
+                body.truncate(start);
                 tracing::error!(%error, delivery = %outcome.job.delivery, "an outcome cannot be written");
+            }
+            self.bytes += body.len() - start;
+            if outcome.is_end_of_a_carrier() {
+                self.undelivered.push(outcome.job.delivery);
             }
         }
         self.outcomes += outcomes.len();
     }
 
+    /// Stores all of it, or fails; a part that is stored by then is stored again with the next try, to no harm.
+    async fn store(&mut self, queue: &Queue, service: &str, patience: Duration) -> Result<(), PublishError> {
+        for body in &mut self.bodies {
+            if body.is_empty() {
+                continue;
+            }
+            let mut whole = std::mem::take(body);
+            whole.push(b']');
+            let message = Outgoing::new(subject::outcomes(service), whole.into());
+            if let Err(error) = queue.publish_until_stored(&message, patience).await {
+                *body = message.body.into();
+                body.pop();
+                return Err(error);
+            }
+        }
+        queue.announce_undelivered(&self.undelivered).await;
+        Ok(())
+    }
+
     async fn publish(mut self, queue: &Queue, service: &str) {
-        self.body.push(b']');
-        let message = Outgoing::new(subject::outcomes(service), self.body.into());
         let patience = queue.limits.ack_wait / 3;
-        while let Err(error) = queue.publish_until_stored(&message, patience).await {
+        while let Err(error) = self.store(queue, service, patience).await {
             tracing::warn!(%error, outcomes = self.outcomes, "outcomes cannot be stored; holding back new work");
             for message in &self.messages {
                 message.progress().await;
@@ -116,6 +150,75 @@ impl Batch {
         }
         for message in &self.messages {
             message.ack().await;
+        }
+    }
+}
+
+impl Queue {
+    /// Tells the routers which deliveries carry nothing any more. Plain NATS: who misses it drops a payload as a duplicate
+    /// once more, and the recorder then says of that one that its carrier has failed.
+    async fn announce_undelivered(&self, deliveries: &[DeliveryId]) {
+        if deliveries.is_empty() {
+            return;
+        }
+        let Ok(body) = serde_json::to_vec(deliveries) else { return };
+        if let Err(error) = self.client.publish(subject::UNDELIVERED, body.into()).await {
+            tracing::debug!(%error, "routers are not told of undelivered deliveries");
+        }
+    }
+
+    /// Those announcements, as they come.
+    pub async fn undelivered(&self) -> anyhow::Result<impl Stream<Item = Vec<DeliveryId>> + use<>> {
+        let messages = self.client.subscribe(subject::UNDELIVERED).await?;
+        Ok(messages.map(|message| serde_json::from_slice(&message.payload).unwrap_or_default()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use shopery_model::{DeliveryState, Fault, JobMeta, WebhookId};
+    use time::OffsetDateTime;
+
+    fn outcome(detail: String) -> Outcome {
+        let (tenant, webhook): (shopery_model::TenantId, _) = ("t".parse().unwrap(), WebhookId::generate());
+        let at = OffsetDateTime::UNIX_EPOCH;
+        let job = JobMeta {
+            delivery: DeliveryId::of(&tenant, "orders", "e", at, webhook),
+            tenant,
+            webhook,
+            source: "orders".to_owned(),
+            event: "e".to_owned(),
+            event_type: "order-paid".parse().unwrap(),
+            resource: "order/1".to_owned(),
+            triggered_at: at,
+            event_sequence: 1,
+            stored_ns: None,
+            payload_of: None,
+            extensions: shopery_model::Extensions::default(),
+            changed: Vec::new(),
+            may_be_stale: false,
+            attempt: 1,
+            resend: None,
+            failed_at: None,
+        };
+        let fault = Some((Fault::HttpStatus, detail));
+        Outcome { job, state: DeliveryState::Failed, next_attempt_at: None, attempt: None, fault, carried_by: None, at }
+    }
+
+    #[test]
+    fn no_message_grows_beyond_what_nats_takes() {
+        for max_payload in [64 * 1024, 1024 * 1024] {
+            let mut batch = Batch::default();
+            let outcomes: Vec<_> = (0..200).map(|_| outcome("x".repeat(10_000))).collect();
+            batch.write(&outcomes, max_payload);
+            assert!(batch.bodies.len() > 1 && batch.bodies.iter().all(|body| body.len() + 1 <= max_payload));
+            let read: usize = batch
+                .bodies
+                .iter()
+                .map(|body| serde_json::from_slice::<Vec<Outcome>>(&[body, &b"]"[..]].concat()).unwrap().len())
+                .sum();
+            assert_eq!((read, batch.outcomes, batch.undelivered.len()), (200, 200, 200));
         }
     }
 }

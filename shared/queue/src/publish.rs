@@ -12,6 +12,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::time::Instant;
 
+use crate::connection::MAX_OVERHEAD;
 use crate::{Queue, subject};
 
 /// A message on its way into a stream.
@@ -90,8 +91,30 @@ pub struct Dead<'a, Reason: Serialize> {
     bytes: usize,
 }
 
-/// Kept of a dead message; escaped as JSON, at worst sixfold, it still fits into one of NATS (1 MiB).
+/// Kept of a dead message, at most; escaped as JSON, at worst sixfold, it still fits into a message of 1 MiB.
 const DEAD_BODY: usize = 128 * 1024;
+
+impl<Reason: Serialize> Dead<'_, Reason> {
+    /// As JSON that a NATS server takes: where the whole is too large, less of the message is kept.
+    fn encode(&self, max_payload: usize) -> Vec<u8> {
+        let most = max_payload.saturating_sub(MAX_OVERHEAD);
+        let mut kept = self.body.len();
+        loop {
+            let end = self.body.floor_char_boundary(kept);
+            let shorter = Dead {
+                subject: self.subject,
+                problem: &self.problem,
+                body: self.body[..end].to_owned(),
+                bytes: self.bytes,
+            };
+            match serde_json::to_vec(&shorter) {
+                Ok(json) if json.len() <= most || kept == 0 => return json,
+                Ok(_) => kept /= 2,
+                Err(error) => return error.to_string().into_bytes(),
+            }
+        }
+    }
+}
 
 impl<'a, Reason: Serialize> Dead<'a, Reason> {
     pub fn new(subject: &'a str, problem: Reason, message: &[u8]) -> Self {
@@ -139,7 +162,7 @@ impl Queue {
         id: String,
         dead: &Dead<'_, impl Serialize>,
     ) -> Result<(), PublishError> {
-        let body = serde_json::to_vec(dead).unwrap_or_else(|error| error.to_string().into_bytes());
+        let body = dead.encode(self.max_payload());
         tracing::warn!(reason, tenant = tenant.map(TenantId::as_str), subject = dead.subject, "a message went to DEAD");
         let ack = self.publish(&Outgoing::new(subject::dead(reason, tenant), body.into()).with_id(id)).await?;
         if !ack.duplicate {

@@ -4,17 +4,29 @@
 //! have the newest messages yet, so an answer is the latest state that this replica knows.
 
 use anyhow::{Context as _, bail};
+use async_nats::jetstream::stream::LastRawMessageErrorKind;
 use async_nats::{Message, StatusCode};
 use bytes::Bytes;
 use serde::Serialize;
-use shopery_model::{Event, TenantId};
+use shopery_model::{Event, PayloadEvent, StateVersion, TenantId};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::{Queue, subject, topology};
 
-/// Marks a state that the router has published again behind a late one; it is no event of its own.
+/// Marks a state that the router has published again behind a late one; it is no event of its own. It says where EVENTS
+/// had it before, and since when in nanoseconds, so that it keeps its version.
 pub const RESTATED: &str = "Shopery-Restated";
+
+/// The value of [`RESTATED`].
+pub fn restated(version: StateVersion) -> String {
+    format!("{} {}", version.sequence(), version.stored_at().unix_timestamp_nanos())
+}
+
+fn parse_restated(text: &str) -> Option<(u64, OffsetDateTime)> {
+    let (sequence, nanos) = text.split_once(' ')?;
+    Some((sequence.parse().ok()?, OffsetDateTime::from_unix_timestamp_nanos(nanos.parse().ok()?).ok()?))
+}
 
 /// One state of a resource.
 #[derive(Debug, Clone, PartialEq)]
@@ -23,7 +35,16 @@ pub struct State {
     pub tenant: TenantId,
     /// Where EVENTS holds it.
     pub sequence: u64,
+    /// Where it stands among the states of its resource.
+    pub version: StateVersion,
     pub event: Event,
+}
+
+impl State {
+    /// Whose state it is, as a delivery says it.
+    pub fn payload_event(&self) -> PayloadEvent {
+        PayloadEvent { id: self.event.id.clone(), version: self.version }
+    }
 }
 
 /// What a direct get asks for (ADR-31).
@@ -41,6 +62,21 @@ impl Queue {
     pub async fn latest_state(&self, tenant: &TenantId, resource: &str) -> anyhow::Result<Option<State>> {
         let subject = subject::states(tenant, resource).context("the resource has no subject")?;
         self.state(&Wanted::Last { last_by_subj: &subject }).await
+    }
+
+    /// The same, asked of the leader of the stream: a replica may not have the newest yet.
+    pub async fn latest_state_of_leader(&self, tenant: &TenantId, resource: &str) -> anyhow::Result<Option<State>> {
+        let subject = subject::states(tenant, resource).context("the resource has no subject")?;
+        let events = self.jetstream.get_stream_no_info(topology::EVENTS).await.context("cannot open EVENTS")?;
+        match events.get_last_raw_message_by_subject(&subject).await {
+            Ok(message) => {
+                let restated = message.headers.get(RESTATED).map(|value| value.as_str().to_owned());
+                let place = (message.sequence, message.time);
+                State::read(&subject, place, restated.as_deref(), &message.payload).map(Some)
+            }
+            Err(error) if matches!(error.kind(), LastRawMessageErrorKind::NoMessageFound) => Ok(None),
+            Err(error) => Err(error).context("cannot read EVENTS"),
+        }
     }
 
     /// The state that a resource had before the event at `sequence`.
@@ -81,17 +117,43 @@ fn read(answer: &Message) -> anyhow::Result<State> {
     let header = |name| answer.headers.as_ref().and_then(|headers| headers.get(name)).map(|value| value.as_str());
     let sequence = header("Nats-Sequence").and_then(|text| text.parse().ok()).context("EVENTS gave no sequence")?;
     let stored_at = header("Nats-Time-Stamp").and_then(|text| OffsetDateTime::parse(text, &Rfc3339).ok());
-    let tenant = header("Nats-Subject").and_then(subject::parse_event).context("EVENTS gave no tenant")?;
-    let event = Event::parse_stored(&answer.payload, stored_at.context("EVENTS gave no time")?);
-    match event {
-        Ok(event) => Ok(State { tenant, sequence, event }),
-        Err(wrong) => bail!("the event at {sequence} does not read: {wrong:?}"),
+    let place = (sequence, stored_at.context("EVENTS gave no time")?);
+    State::read(header("Nats-Subject").unwrap_or_default(), place, header(RESTATED), &answer.payload)
+}
+
+impl State {
+    fn read(
+        subject: &str,
+        (sequence, stored_at): (u64, OffsetDateTime),
+        restated: Option<&str>,
+        payload: &Bytes,
+    ) -> anyhow::Result<Self> {
+        let tenant = subject::parse_event(subject).context("EVENTS gave no tenant")?;
+        // One that says no place was published again by a router of before.
+        let (of, at) = restated.and_then(parse_restated).unwrap_or((sequence, stored_at));
+        match Event::parse_stored(payload, at) {
+            Ok(event) => Ok(Self { tenant, sequence, version: event.version(at, of), event }),
+            Err(wrong) => bail!("the event at {sequence} does not read: {wrong:?}"),
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_state_that_is_published_again_keeps_its_version() {
+        let at = time::macros::datetime!(2026-11-24 10:00:00.123456789 UTC);
+        let event =
+            br#"{"specversion":"1.0","id":"e1","source":"orders","type":"order-paid","subject":"order/1","data":{}}"#;
+        let event = Bytes::from_static(event);
+        let own = State::read("events.t.order.1", (7, at), None, &event).unwrap();
+        let later = (9, at + std::time::Duration::from_secs(5));
+        let again = State::read("events.t.order.1", later, Some(&restated(own.version)), &event).unwrap();
+        assert_eq!((again.version, again.sequence), (own.version, 9));
+        assert!(State::read("events.t.order.1", later, Some("1"), &event).unwrap().version > own.version);
+    }
 
     #[test]
     fn a_direct_get_is_asked_for_as_adr_31_has_it() {

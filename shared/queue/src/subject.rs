@@ -1,6 +1,6 @@
 //! The subjects. Ids are escaped (see [`escape`]), so each is one token whatever it contains.
 
-use shopery_model::{DeliveryId, Lane, Resource, TenantId, WebhookId, escape, unescape};
+use shopery_model::{DeliveryId, EventType, Lane, Resource, TenantId, WebhookId, escape, unescape};
 
 /// `in.<tenant>.<event>`: where platform services publish.
 pub fn inbound(tenant: &TenantId, event_type: &str) -> String {
@@ -50,9 +50,10 @@ pub fn retry(tenant: &TenantId, webhook: WebhookId, delivery: DeliveryId) -> Str
     format!("retry.{}.{webhook}.{delivery}", escape(tenant.as_str()))
 }
 
-/// `retry.<tenant>.<webhook>.debounce-<resource>`: holds the one delivery that the changes of a resource are gathered in.
-pub fn debounce(tenant: &TenantId, webhook: WebhookId, resource: &str) -> String {
-    format!("retry.{}.{webhook}.debounce-{}", escape(tenant.as_str()), escape(resource))
+/// `retry.<tenant>.<webhook>.debounce-<event type>-<resource>`: holds the one delivery that the events of one type of a
+/// resource become. Of one type: a delivery has one name, and a deletion must not become another event.
+pub fn debounce(tenant: &TenantId, webhook: WebhookId, event_type: EventType, resource: &str) -> String {
+    format!("retry.{}.{webhook}.debounce-{event_type}-{}", escape(tenant.as_str()), escape(resource))
 }
 
 /// `due.<tenant>.<webhook>`: where a retry appears when it is due.
@@ -109,6 +110,14 @@ pub fn dead(reason: &str, tenant: Option<&TenantId>) -> String {
 pub fn config_key(tenant: &TenantId, webhook: WebhookId) -> String {
     format!("{}.{webhook}", escape(tenant.as_str()))
 }
+
+/// The key of a webhook and a resource in PROGRESS: `<tenant>.<webhook>.<resource>`.
+pub fn progress_key(tenant: &TenantId, webhook: WebhookId, resource: &str) -> String {
+    format!("{}.{webhook}.{}", escape(tenant.as_str()), escape(resource))
+}
+
+/// Where deliverers say which deliveries have ended without their endpoint having been told.
+pub const UNDELIVERED: &str = "undelivered";
 
 /// The tenant and the event type of an `in.` subject.
 pub fn parse_inbound(subject: &str) -> Option<(TenantId, String)> {

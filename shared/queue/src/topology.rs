@@ -21,6 +21,8 @@ pub const DEAD: &str = "DEAD";
 pub const CONFIG: &str = "CONFIG";
 /// The key-value bucket of the circuits that are not closed.
 pub const CIRCUITS: &str = "CIRCUITS";
+/// The key-value bucket of what webhooks were sent of a resource.
+pub const PROGRESS: &str = "PROGRESS";
 
 /// Publishing the same event twice within this window stores it once. An id costs the server about 228 bytes.
 const EVENTS_WINDOW: Duration = Duration::from_secs(10 * 60);
@@ -113,6 +115,7 @@ impl Limits {
 pub struct Buckets {
     pub config: kv::Store,
     pub circuits: kv::Store,
+    pub progress: kv::Store,
 }
 
 /// What is in the way for good.
@@ -240,13 +243,14 @@ pub(crate) async fn ensure_streams(jetstream: &Context, limits: &Limits) -> anyh
     for wanted in streams(limits) {
         ensure_stream(jetstream, wanted).await?;
     }
-    let bucket = async |name: &str| -> anyhow::Result<kv::Store> {
+    let bucket = async |name: &str, max_age: Duration| -> anyhow::Result<kv::Store> {
         if let Ok(found) = jetstream.get_key_value(name).await {
             return Ok(found);
         }
         let wanted = kv::Config {
             bucket: name.to_owned(),
             history: 1,
+            max_age,
             max_bytes: 512 * MIB,
             num_replicas: limits.replicas,
             ..kv::Config::default()
@@ -254,7 +258,13 @@ pub(crate) async fn ensure_streams(jetstream: &Context, limits: &Limits) -> anyh
         let created = jetstream.create_or_update_key_value(wanted).await;
         created.with_context(|| format!("cannot create the key-value bucket {name}"))
     };
-    Ok(Buckets { config: bucket(CONFIG).await?, circuits: bucket(CIRCUITS).await? })
+    // Nothing of a resource waits for longer than it may be parked, or than EVENTS has its states.
+    let longest_wait = limits.events_max_age.max(limits.parked_max_age + PARKED_SLACK) + DAY;
+    Ok(Buckets {
+        config: bucket(CONFIG, Duration::ZERO).await?,
+        circuits: bucket(CIRCUITS, Duration::ZERO).await?,
+        progress: bucket(PROGRESS, longest_wait).await?,
+    })
 }
 
 async fn ensure_stream(jetstream: &Context, wanted: Config) -> anyhow::Result<()> {
