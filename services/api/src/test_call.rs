@@ -8,7 +8,7 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde_json::json;
 use shopery_http::{Permission, Problem};
-use shopery_model::{Answer, AttemptId, Credentials, EndpointSecret, SignatureKind, TenantId};
+use shopery_model::{Answer, AttemptId, Credentials, EndpointSecret, PayloadFormat, SignatureKind, TenantId};
 use shopery_sender::{Endpoint, Message};
 use time::OffsetDateTime;
 use utoipa::ToSchema;
@@ -101,11 +101,14 @@ async fn send(
         webhook_id: id.clone(),
         event: "webhook-test",
         event_id: &id,
+        event_source: "",
         webhook,
         tenant: tenant.as_str(),
         triggered_at: now,
+        payload_of: None,
         changed: &[],
         attempt: 1,
+        format: PayloadFormat::Resource,
         payload: Bytes::from(payload),
     };
     let answer = app.sender.send(endpoint, &message, now).await;

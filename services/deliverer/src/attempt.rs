@@ -3,20 +3,22 @@
 use std::time::Duration;
 
 use anyhow::Context;
-use bytes::Bytes;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use shopery_model::{
-    Answer, Attempt, AttemptId, DeliveryState, FRESH, Fault, Job, JobMeta, Outcome, PayloadMode, RetrySchedule,
-    Verdict, Webhook,
+    Answer, Attempt, AttemptId, DeliveryState, Fault, Job, JobMeta, Outcome, PayloadEvent, RetrySchedule, Verdict,
+    Webhook,
 };
-use shopery_queue::{Outgoing, Queue, subject, trace};
+use shopery_queue::{Outgoing, Progress, Queue, SentState, newest, subject, trace};
 use shopery_runtime::{Runtime, latency_buckets, telemetry};
 use shopery_sender::{Endpoint, Message, Sender};
 use time::OffsetDateTime;
 use tracing::{Instrument, Span};
+
+use crate::ended::End;
+use crate::payload::{self, Choice, Payload};
 
 #[derive(Debug)]
 pub(crate) struct Attempter {
@@ -33,10 +35,20 @@ struct Metrics {
     under_way: Gauge,
 }
 
+/// What came of the wish to attempt a job.
+#[derive(Debug)]
+pub(crate) enum Tried {
+    Attempted(Attempted),
+    /// There was nothing left to tell.
+    Ended(End),
+}
+
 /// An attempt that was made.
 #[derive(Debug)]
 pub(crate) struct Attempted {
     pub(crate) answer: Answer,
+    /// Whose state was sent.
+    pub(crate) payload_of: PayloadEvent,
     started_at: OffsetDateTime,
     url: String,
     bytes: usize,
@@ -68,13 +80,14 @@ impl Attempter {
         Self { queue, sender, schedule, metrics }
     }
 
-    /// Posts a job to its webhook as that is now.
+    /// Posts a job to its webhook as that is now. `sent`: what an ordered webhook has accepted last of the resource.
     pub(crate) async fn attempt(
         &self,
         job: &Job,
         webhook: &Webhook,
+        sent: Option<SentState>,
         parent: Option<&str>,
-    ) -> anyhow::Result<Attempted> {
+    ) -> anyhow::Result<Tried> {
         let meta = &job.meta;
         let span = tracing::info_span!(
             target: telemetry::TRACE,
@@ -90,15 +103,41 @@ impl Attempter {
         );
         trace::adopt(&span, parent);
         let started_at = OffsetDateTime::now_utc();
-        let payload = self.payload(job, webhook, started_at).await?;
-        let bytes = payload.len();
+        let payload = match payload::choose(&self.queue, job, webhook, sent, started_at).await? {
+            Choice::Send(payload) => payload,
+            Choice::End(end) => return Ok(Tried::Ended(end)),
+        };
         let credentials = webhook.credentials.as_deref().context("the webhook's credentials are not open")?;
         let endpoint = Endpoint { url: &webhook.url, credentials, signature: webhook.rules.signature };
+        let format = webhook.rules.format;
+        let body = payload::body(meta, format, &payload);
+        let bytes = body.len();
+        let event = meta.event_type.to_string();
+        let Payload { of: payload_of, .. } = payload;
+        let message = Message {
+            webhook_id: meta.delivery.to_string(),
+            event: &event,
+            event_id: &meta.event,
+            event_source: &meta.source,
+            webhook: Some(meta.webhook.to_string()),
+            tenant: meta.tenant.as_str(),
+            triggered_at: meta.triggered_at,
+            payload_of: Some(&payload_of),
+            changed: &meta.changed,
+            attempt: meta.attempt,
+            format,
+            payload: body,
+        };
         self.metrics.under_way.inc();
-        let answer = self.post(meta, payload, endpoint, started_at).instrument(span.clone()).await;
+        let answer = self.sender.send(endpoint, &message, started_at).instrument(span.clone()).await;
         self.metrics.under_way.dec();
         self.note(&answer, &span);
-        Ok(Attempted { answer, started_at, url: webhook.url.to_string(), bytes, span })
+        let url = webhook.url.to_string();
+        Ok(Tried::Attempted(Attempted { answer, payload_of, started_at, url, bytes, span }))
+    }
+
+    pub(crate) fn verdict(&self, meta: &JobMeta, attempted: &Attempted) -> Verdict {
+        Verdict::of(&attempted.answer, meta.attempt_of_round(), meta.delivery, &self.schedule)
     }
 
     /// The outcome of an attempt; the next one is scheduled first, if there is to be one.
@@ -108,7 +147,10 @@ impl Attempter {
         attempted: Attempted,
         parent: Option<&str>,
     ) -> anyhow::Result<Outcome> {
-        let verdict = Verdict::of(&attempted.answer, job.meta.attempt_of_round(), job.meta.delivery, &self.schedule);
+        let verdict = self.verdict(&job.meta, &attempted);
+        if verdict == Verdict::Delivered {
+            self.note_accepted(&job.meta, &attempted.payload_of).await?;
+        }
         let next_attempt_at = match verdict {
             Verdict::RetryAfter(delay) => Some(self.schedule_retry(&job, delay, &attempted.span, parent).await?),
             Verdict::Delivered | Verdict::GiveUp | Verdict::Disable => None,
@@ -121,40 +163,14 @@ impl Attempter {
         Ok(outcome(job.meta, attempted, state, next_attempt_at))
     }
 
-    /// The body of the POST. Invariant: it is never older than the state that the job was made for.
-    async fn payload(&self, job: &Job, webhook: &Webhook, now: OffsetDateTime) -> anyhow::Result<Bytes> {
-        let meta = &job.meta;
-        let is_first =
-            meta.attempt == 1 && !meta.may_be_stale && meta.resend.is_none() && webhook.rules.debounce.is_none();
-        let is_fresh = is_first && now - meta.delivery.created_at() < FRESH;
-        let asked = meta.resend.and_then(|resend| resend.payload);
-        if is_fresh || asked.unwrap_or(webhook.rules.payload) == PayloadMode::Original {
-            return Ok(job.payload.clone());
+    /// Keeps what has to be known of a delivery that was accepted: that a deletion was makes it final.
+    async fn note_accepted(&self, meta: &JobMeta, payload_of: &PayloadEvent) -> anyhow::Result<()> {
+        if meta.event_type.is_deletion() {
+            let sent = SentState { version: payload_of.version, delivery: meta.delivery };
+            let deletion = |progress: &mut Progress| progress.deletion = Some(newest(progress.deletion, sent));
+            self.queue.update_progress(meta, deletion).await?;
         }
-        let latest =
-            self.queue.latest_state(&meta.tenant, &meta.resource).await.context("cannot read the latest state")?;
-        Ok(match latest {
-            // Events of a resource may arrive out of order.
-            Some(state) if state.event.time >= meta.triggered_at => webhook.rules.project(&state.event.data),
-            // EVENTS no longer has the resource.
-            _ => job.payload.clone(),
-        })
-    }
-
-    async fn post(&self, meta: &JobMeta, payload: Bytes, endpoint: Endpoint<'_>, now: OffsetDateTime) -> Answer {
-        let event = meta.event_type.to_string();
-        let message = Message {
-            webhook_id: meta.delivery.to_string(),
-            event: &event,
-            event_id: &meta.event,
-            webhook: Some(meta.webhook.to_string()),
-            tenant: meta.tenant.as_str(),
-            triggered_at: meta.triggered_at,
-            changed: &meta.changed,
-            attempt: meta.attempt,
-            payload,
-        };
-        self.sender.send(endpoint, &message, now).await
+        Ok(())
     }
 
     /// Puts the next attempt on RETRY as a message that the server publishes on `due.` when its time has come. A
@@ -198,9 +214,9 @@ pub(crate) fn outcome(
     state: DeliveryState,
     next_attempt_at: Option<OffsetDateTime>,
 ) -> Outcome {
-    let Attempted { answer, started_at, url, bytes, span: _ } = attempted;
+    let Attempted { answer, started_at, url, bytes, .. } = attempted;
     Outcome {
-        job,
+        job: job.for_history(),
         state,
         next_attempt_at,
         attempt: Some(Attempt {
@@ -221,7 +237,7 @@ pub(crate) fn outcome(
 /// The outcome of a job that ends, or waits, without an attempt.
 pub(crate) fn without_attempt(job: JobMeta, state: DeliveryState, fault: Option<(Fault, &str)>) -> Outcome {
     Outcome {
-        job,
+        job: job.for_history(),
         state,
         next_attempt_at: None,
         attempt: None,

@@ -47,17 +47,18 @@ impl Breaker {
             return Ok(());
         }
         let (known, revision) = self.circuits.read(tenant, id).await?;
-        let circuit = Circuit::new(state, OffsetDateTime::now_utc());
+        let delay = match state {
+            CircuitState::Open => self.probe_delay(id, 0),
+            CircuitState::Draining => Duration::ZERO,
+        };
+        let now = OffsetDateTime::now_utc();
+        let circuit = Circuit { probe_at: Some(now + delay), ..Circuit::new(state, now) };
         if known.is_some() || self.circuits.write(tenant, id, circuit, revision).await?.is_none() {
             return Ok(());
         }
-        let delay = match state {
-            CircuitState::Open => {
-                tracing::info!(%tenant, webhook = %id, "the endpoint fails; its jobs are parked");
-                self.probe_delay(id, 0)
-            }
-            CircuitState::Draining => Duration::ZERO,
-        };
+        if state == CircuitState::Open {
+            tracing::info!(%tenant, webhook = %id, "the endpoint fails; its jobs are parked");
+        }
         self.set_timer(tenant, id, delay).await
     }
 

@@ -7,7 +7,7 @@ use shopery_queue::{
     Circuits, Dead, Directory, Message, Outcomes, Parked, PublishError, Queue, Sent, Taken, subject, trace,
 };
 
-use crate::attempt::{Attempter, without_attempt};
+use crate::attempt::{Attempter, Tried, without_attempt};
 use crate::breaker::Breaker;
 use crate::ended::End;
 use crate::endpoints::Endpoints;
@@ -67,7 +67,8 @@ impl Deliverer {
     fn is_held_back(&self, job: &Job, message: &Message) -> bool {
         let webhook = self.directory.known(&job.meta.tenant, job.meta.webhook);
         webhook.is_some_and(|webhook| {
-            let is_paced = webhook.rules.rate_limit.is_some();
+            // One drain sees to those, whichever deliverer makes it.
+            let is_paced = webhook.rules.rate_limit.is_some() || webhook.rules.ordered;
             let is_closed = !webhook.can_be_sent_to() || is_paced || self.circuits.is_broken(webhook.id);
             is_closed && end_of(Some(&webhook), job, message).is_none()
         })
@@ -90,9 +91,9 @@ impl Deliverer {
         if let Some(end) = end_of(known.as_deref(), &job, message) {
             return Ok(end.outcome(job.meta));
         }
-        let Some(webhook) = known.filter(|webhook| webhook.can_be_sent_to()) else {
+        let Some(webhook) = known.filter(|webhook| webhook.can_be_sent_to() && !webhook.rules.ordered) else {
             let sent = Parked::park(&self.queue, &job).await;
-            return self.parked(job, sent).await;
+            return self.held_back(job, sent).await;
         };
         let Some(pass) = self.endpoints.enter(&job.meta.tenant, id).await else {
             let sent = Parked::park(&self.queue, &job).await;
@@ -101,7 +102,10 @@ impl Deliverer {
             return Ok(parked);
         };
         let parent = trace::incoming(message.headers());
-        let attempted = self.attempter.attempt(&job, &webhook, parent).await?;
+        let attempted = match self.attempter.attempt(&job, &webhook, None, parent).await? {
+            Tried::Attempted(attempted) => attempted,
+            Tried::Ended(end) => return Ok(end.outcome(job.meta)),
+        };
         let tenant = job.meta.tenant.clone();
         let failures = pass.finish(delivery, attempted.is_success());
         if self.breaker.is_reached(failures) {

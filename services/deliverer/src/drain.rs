@@ -22,7 +22,7 @@ use time::OffsetDateTime;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use crate::attempt::{Attempted, Attempter, outcome};
+use crate::attempt::{Attempted, Attempter, Tried, outcome};
 use crate::breaker::Breaker;
 use crate::ended::End;
 
@@ -54,21 +54,21 @@ pub(crate) struct Drainer {
 }
 
 /// A circuit that this deliverer has taken.
-struct Drain<'a> {
-    drainer: &'a Drainer,
-    tenant: TenantId,
-    webhook: Arc<Webhook>,
-    circuit: Circuit,
+pub(crate) struct Drain<'a> {
+    pub(crate) drainer: &'a Drainer,
+    pub(crate) tenant: TenantId,
+    pub(crate) webhook: Arc<Webhook>,
+    pub(crate) circuit: Circuit,
     revision: u64,
     message: Message,
-    said_so: Instant,
+    lease_renewed: Instant,
     pace: usize,
     /// Something was delivered, or taken on by its retry.
-    removed: bool,
+    pub(crate) removed: bool,
     /// Attempts since the last success.
     failed_in_row: usize,
     /// When the webhook's rate limit lets it go on.
-    next: Instant,
+    pub(crate) next: Instant,
 }
 
 /// How a round ended.
@@ -96,6 +96,13 @@ impl Drainer {
             bail!("the subject names no webhook");
         };
         let (circuit, revision) = self.circuits.read(&tenant, id).await?;
+        if Parked::is_wake(&message)
+            && circuit.as_ref().is_some_and(|circuit| circuit.waits_for_probe(OffsetDateTime::now_utc()))
+        {
+            // New work is no reason to probe sooner; the timer will come.
+            message.ack().await;
+            return Ok(());
+        }
         let webhook = match self.directory.get(&tenant, id).await? {
             Some(webhook) if webhook.can_be_sent_to() => webhook,
             gone => {
@@ -131,7 +138,7 @@ impl Drainer {
             message.ack().await;
             return Ok(());
         };
-        let said_so = Instant::now();
+        let now = Instant::now();
         let drain = Drain {
             drainer: self,
             tenant,
@@ -139,13 +146,13 @@ impl Drainer {
             circuit,
             revision,
             message,
-            said_so,
+            lease_renewed: now,
             pace: 1,
             removed: false,
             failed_in_row: 0,
-            next: said_so,
+            next: now,
         };
-        drain.run(shutdown).await
+        if drain.webhook.rules.ordered { drain.run_ordered(shutdown).await } else { drain.run(shutdown).await }
     }
 
     pub(crate) async fn bury(
@@ -165,41 +172,60 @@ impl Drainer {
 impl Drain<'_> {
     async fn run(mut self, shutdown: &Shutdown) -> anyhow::Result<()> {
         let (queue, id) = (&self.drainer.queue, self.webhook.id);
-        if self.circuit.state == CircuitState::Open {
+        while self.circuit.state == CircuitState::Open {
+            // From the oldest on: what the last probe has left.
             let parked = Parked::open(queue, &self.tenant, id).await?;
             match self.probe(&parked).await? {
-                Round::Failed => return self.wait_for_probe().await,
+                Round::Failed => return self.fail().await,
                 Round::Empty => return self.close().await,
-                Round::More => self.circuit.state = CircuitState::Draining,
+                Round::More => {}
             }
         }
         let parked = Parked::open(queue, &self.tenant, id).await?;
         loop {
-            // The webhook as it is now; should it be gone, that is for whoever takes the next timer.
-            let webhook = self.drainer.directory.get(&self.tenant, id).await?;
-            let webhook = webhook.filter(|webhook| webhook.can_be_sent_to());
-            let is_over = webhook.is_none();
-            self.webhook = webhook.unwrap_or(self.webhook);
-            if is_over || shutdown.is_draining() {
-                // Another deliverer goes on at once.
-                self.circuit.drainer = None;
-                self.say_so().await?;
-                self.drainer.breaker.set_timer(&self.tenant, id, Duration::ZERO).await?;
-                self.message.ack().await;
-                return Ok(());
+            if self.is_over(shutdown).await? || self.webhook.rules.ordered {
+                return self.hand_over(Duration::ZERO).await;
             }
-            if self.said_so.elapsed() > HEARTBEAT {
-                self.say_so().await?;
-            }
+            self.renew_lease_in_time().await?;
             match self.round(&parked).await? {
                 Round::More => {}
                 Round::Empty => return self.close().await,
-                Round::Failed => {
-                    self.circuit = Circuit { probes: 1, ..Circuit::new(CircuitState::Open, OffsetDateTime::now_utc()) };
-                    return self.wait_for_probe().await;
-                }
+                Round::Failed => return self.fail().await,
             }
         }
+    }
+
+    /// Takes the webhook as it is now. True if this deliverer has to stop: it drains, or the webhook cannot be sent to,
+    /// which is for whoever takes the next timer.
+    pub(crate) async fn is_over(&mut self, shutdown: &Shutdown) -> anyhow::Result<bool> {
+        let webhook = self.drainer.directory.get(&self.tenant, self.webhook.id).await?;
+        match webhook.filter(|webhook| webhook.can_be_sent_to()) {
+            Some(webhook) => {
+                self.webhook = webhook;
+                Ok(shutdown.is_draining())
+            }
+            None => Ok(true),
+        }
+    }
+
+    /// Another deliverer goes on, after a delay.
+    pub(crate) async fn hand_over(mut self, delay: Duration) -> anyhow::Result<()> {
+        self.circuit.drainer = None;
+        self.renew_lease().await?;
+        self.drainer.breaker.set_timer(&self.tenant, self.webhook.id, delay).await?;
+        self.message.ack().await;
+        Ok(())
+    }
+
+    /// The endpoint fails, once more or for the first time: it is left alone until the next probe.
+    pub(crate) async fn fail(mut self) -> anyhow::Result<()> {
+        self.circuit = match self.circuit.state {
+            CircuitState::Open => Circuit { probes: self.circuit.probes + 1, ..self.circuit },
+            CircuitState::Draining => {
+                Circuit { probes: 1, ..Circuit::new(CircuitState::Open, OffsetDateTime::now_utc()) }
+            }
+        };
+        self.wait_for_probe().await
     }
 
     /// One attempt, of one of the oldest jobs. If it fails the job stays where it is.
@@ -214,20 +240,32 @@ impl Drain<'_> {
         }
         let choice = usize::try_from(self.circuit.probes)? % oldest.len().max(1);
         let Some((sequence, job)) = oldest.into_iter().nth(choice) else { return Ok(Round::Empty) };
-        let attempted = self.drainer.attempter.attempt(&job, &self.webhook, None).await?;
+        let attempted = match self.drainer.attempter.attempt(&job, &self.webhook, None, None).await? {
+            Tried::Attempted(attempted) => attempted,
+            Tried::Ended(end) => {
+                self.store(&[end.outcome(job.meta)]).await?;
+                parked.remove(sequence).await?;
+                return Ok(Round::More);
+            }
+        };
         if attempted.is_success() || is_gone(&attempted) {
             let is_gone = is_gone(&attempted);
             let outcome = self.drainer.attempter.follow_up(job, attempted, None).await?;
             self.store(&[outcome]).await?;
             parked.remove(sequence).await?;
             self.removed = true;
+            self.circuit.state = CircuitState::Draining;
             return Ok(if is_gone { Round::Empty } else { Round::More });
         }
-        if self.circuit.probes < SHOWN_PROBES || self.circuit.probes.is_multiple_of(SHOWN_LATER) {
+        if self.is_shown() {
             self.store(&[outcome(job.meta, attempted, DeliveryState::Parked, None)]).await?;
         }
-        self.circuit.probes += 1;
         Ok(Round::Failed)
+    }
+
+    /// Whether the history shows the present probe if it fails.
+    pub(crate) fn is_shown(&self) -> bool {
+        self.circuit.probes < SHOWN_PROBES || self.circuit.probes.is_multiple_of(SHOWN_LATER)
     }
 
     /// Attempts the next jobs at once. Those that fail among others that do not are retried as any job is; if all fail,
@@ -239,22 +277,40 @@ impl Drain<'_> {
         let (sequences, jobs): (Vec<_>, Vec<_>) = self.without_ended(parked, jobs).await?.into_iter().unzip();
         self.drainer.pacer.turns(&self.tenant, jobs.len()).await;
         let slots = self.drainer.slots.acquire_many(u32::try_from(jobs.len())?).await?;
-        let attempts = jobs.iter().map(|job| self.drainer.attempter.attempt(job, &self.webhook, None));
-        let attempted = join_all(attempts).await.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
+        let attempts = jobs.iter().map(|job| self.drainer.attempter.attempt(job, &self.webhook, None, None));
+        let tried = join_all(attempts).await.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
         drop(slots);
+        let mut outcomes = Vec::with_capacity(sequences.len());
+        let (mut attempted, mut attempted_jobs, mut ended) = (Vec::new(), Vec::new(), Vec::new());
+        for ((sequence, job), tried) in sequences.into_iter().zip(jobs).zip(tried) {
+            match tried {
+                Tried::Attempted(made) => {
+                    attempted.push(made);
+                    attempted_jobs.push(job);
+                }
+                Tried::Ended(end) => {
+                    outcomes.push(end.outcome(job.meta));
+                    ended.push(sequence);
+                }
+            }
+        }
+        let jobs = attempted_jobs;
         let failed = attempted.iter().filter(|attempted| !attempted.is_success()).count();
         let is_gone = attempted.iter().any(is_gone);
-        self.failed_in_row = if failed == attempted.len() { self.failed_in_row + failed } else { 0 };
+        if !attempted.is_empty() {
+            self.failed_in_row = if failed == attempted.len() { self.failed_in_row + failed } else { 0 };
+        }
         // A job that alone fails, after others did not, is retried as any job is: it holds up nobody.
         let is_broken = self.drainer.breaker.is_reached(self.failed_in_row);
         if failed > 0 && failed == attempted.len() && is_broken && !is_gone {
             let failed = jobs.into_iter().zip(attempted);
-            let outcomes: Vec<_> =
-                failed.map(|(job, attempted)| outcome(job.meta, attempted, DeliveryState::Parked, None)).collect();
+            outcomes.extend(failed.map(|(job, attempted)| outcome(job.meta, attempted, DeliveryState::Parked, None)));
             self.store(&outcomes).await?;
+            for sequence in ended {
+                parked.remove(sequence).await?;
+            }
             return Ok(Round::Failed);
         }
-        let mut outcomes = Vec::with_capacity(sequences.len());
         for (job, attempted) in jobs.into_iter().zip(attempted) {
             outcomes.push(self.drainer.attempter.follow_up(job, attempted, None).await?);
         }
@@ -271,7 +327,7 @@ impl Drain<'_> {
     }
 
     /// How many jobs may go now. A webhook with a rate limit gets a tenth of a second's worth at a time; `None`: not yet.
-    async fn turn(&mut self) -> Option<usize> {
+    pub(crate) async fn turn(&mut self) -> Option<usize> {
         let max = if self.drainer.pacer.is_alone(&self.tenant) { MAX_PACE } else { MAX_PACE_BESIDE_OTHERS };
         let most = self.pace.min(max).min(self.drainer.slots.available_permits().max(1));
         let Some(limit) = self.webhook.rules.rate_limit else { return Some(most) };
@@ -309,17 +365,21 @@ impl Drain<'_> {
         Ok(waiting)
     }
 
-    async fn store(&self, outcomes: &[Outcome]) -> anyhow::Result<()> {
+    pub(crate) async fn store(&self, outcomes: &[Outcome]) -> anyhow::Result<()> {
         Ok(store_outcomes(&self.drainer.queue, "deliverer", outcomes).await?)
     }
 
+    pub(crate) async fn renew_lease_in_time(&mut self) -> anyhow::Result<()> {
+        if self.lease_renewed.elapsed() > HEARTBEAT { self.renew_lease().await } else { Ok(()) }
+    }
+
     /// Renews the claim on the circuit, and on the message. Fails if another deliverer has taken over.
-    async fn say_so(&mut self) -> anyhow::Result<()> {
+    async fn renew_lease(&mut self) -> anyhow::Result<()> {
         self.circuit.seen_at = OffsetDateTime::now_utc();
         let written =
             self.drainer.circuits.write(&self.tenant, self.webhook.id, self.circuit.clone(), self.revision).await?;
         let Some(revision) = written else { bail!("another deliverer has taken the circuit") };
-        (self.revision, self.said_so) = (revision, Instant::now());
+        (self.revision, self.lease_renewed) = (revision, Instant::now());
         self.message.progress().await;
         Ok(())
     }
@@ -327,13 +387,14 @@ impl Drain<'_> {
     async fn wait_for_probe(mut self) -> anyhow::Result<()> {
         let delay = self.drainer.breaker.probe_delay(self.webhook.id, self.circuit.probes);
         self.circuit.drainer = None;
-        self.say_so().await?;
+        self.circuit.probe_at = Some(OffsetDateTime::now_utc() + delay);
+        self.renew_lease().await?;
         self.drainer.breaker.set_timer(&self.tenant, self.webhook.id, delay).await?;
         self.message.ack().await;
         Ok(())
     }
 
-    async fn close(self) -> anyhow::Result<()> {
+    pub(crate) async fn close(self) -> anyhow::Result<()> {
         let (drainer, id): (&Drainer, WebhookId) = (self.drainer, self.webhook.id);
         // A new drain knows nothing of this one's pace.
         tokio::time::sleep_until(self.next).await;
@@ -345,10 +406,14 @@ impl Drain<'_> {
             drainer.breaker.set_timer(&self.tenant, id, LAST_LOOK).await?;
         }
         self.message.ack().await;
+        // A job that came by then found this drain at work, and called for no other one.
+        if self.webhook.rules.ordered && Parked::count(&drainer.queue, &self.tenant, id).await? > 0 {
+            Parked::wake(&drainer.queue, &self.tenant, id).await?;
+        }
         Ok(())
     }
 }
 
-fn is_gone(attempted: &Attempted) -> bool {
+pub(crate) fn is_gone(attempted: &Attempted) -> bool {
     matches!(attempted.answer.fault, Some((Fault::Gone, _)))
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use shopery_model::{DeliveryState, Fault, JobMeta, Outcome, Webhook};
+use shopery_model::{DeliveryId, DeliveryState, Fault, JobMeta, Outcome, Webhook};
 use time::OffsetDateTime;
 
 use crate::attempt::without_attempt;
@@ -13,6 +13,10 @@ pub(crate) enum End {
     Deleted,
     Discarded,
     Expired,
+    /// The endpoint has accepted newer by this delivery.
+    Superseded(DeliveryId),
+    /// What would be sent does not match the webhook's filter.
+    NotMatching,
 }
 
 impl End {
@@ -45,10 +49,17 @@ impl End {
                 (DeliveryState::Failed, Some((Fault::WebhookDeleted, "the webhook was deleted before the attempt")))
             }
             Self::Discarded => (
-                DeliveryState::Failed,
+                DeliveryState::Discarded,
                 Some((Fault::Discarded, "it waited when the webhook was enabled to start anew")),
             ),
             Self::Expired => (DeliveryState::Expired, None),
+            Self::Superseded(carrier) => {
+                return Outcome { carried_by: Some(carrier), ..without_attempt(job, DeliveryState::Superseded, None) };
+            }
+            Self::NotMatching => (
+                DeliveryState::Filtered,
+                Some((Fault::FilterNotMatched, "the state that would be sent does not match the webhook's filter")),
+            ),
         };
         without_attempt(job, state, why)
     }
@@ -57,7 +68,7 @@ impl End {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use shopery_model::{DeliveryId, Extensions, WebhookId};
+    use shopery_model::{Extensions, WebhookId};
     use time::macros::datetime;
 
     const DAY: Duration = Duration::from_secs(24 * 60 * 60);

@@ -14,7 +14,9 @@ mod deliver;
 mod drain;
 mod ended;
 mod endpoints;
+mod ordered;
 mod overdue;
+mod payload;
 mod sweep;
 mod waiting;
 

@@ -1,50 +1,81 @@
-//! Gathering the changes of one resource into one delivery.
+//! Debouncing: the events of one type of a resource that come within some time become one delivery.
 //!
-//! The first event schedules its job on RETRY, on a subject of the webhook and resource that holds one schedule at a
-//! time; the server itself refuses a second one. Whatever comes until the schedule fires is in that delivery: it is
-//! sent later, with the state that is the latest then. So replicas of the router need not know of each other.
+//! The first event schedules its job on RETRY, on a subject of the webhook, event type and resource that holds one
+//! schedule at a time; the server itself refuses a second one. Whatever comes until the schedule fires puts its state into
+//! that job in place of an older one, by compare-and-set. So the delivery, which is the first event's, carries the state
+//! of the last one, under the name that both have; and replicas of the router need not know of each other.
 
 use anyhow::bail;
-use shopery_model::{Debounce, DeliveryId, Job};
+use shopery_model::{Debounce, DeliveryId, Job, JobMeta};
 use shopery_queue::{Outgoing, PublishError, Queue, subject};
 use time::OffsetDateTime;
 
-/// A schedule may fire between our being refused and our looking for it, but hardly twice.
-const TRIES: usize = 4;
+/// The schedule may fire, or another router change it, between our being refused and our looking; but not for ever.
+const MAX_ATTEMPTS: usize = 32;
 
 #[derive(Debug, PartialEq)]
-pub(crate) enum Gathered {
+pub(crate) enum Debounced {
     /// The job itself waits for its time, or has waited before.
     Scheduled,
-    /// Another delivery waits and will carry what this one would.
-    Into(DeliveryId),
+    /// Another delivery waits and carries what this one would.
+    SupersededBy(DeliveryId),
 }
 
-pub(crate) async fn gather(
+pub(crate) async fn debounce(
     queue: &Queue,
     job: &Job,
     debounce: Debounce,
     headers: &[(&'static str, String)],
-) -> anyhow::Result<Gathered> {
+) -> anyhow::Result<Debounced> {
     let meta = &job.meta;
-    let place = subject::debounce(&meta.tenant, meta.webhook, &meta.resource);
-    let body = job.encode();
-    for _ in 0..TRIES {
-        let due = OffsetDateTime::now_utc() + debounce.duration();
-        let mut message = Outgoing::new(place.clone(), body.clone())
-            .scheduled(due, subject::due(&meta.tenant, meta.webhook))
-            .only_after(0)
-            .with_id(meta.delivery.to_string());
+    let place = subject::debounce(&meta.tenant, meta.webhook, meta.event_type, &meta.resource);
+    let schedule = |job: &Job, due: OffsetDateTime| {
+        let mut message =
+            Outgoing::new(place.clone(), job.encode()).scheduled(due, subject::due(&meta.tenant, meta.webhook));
         message.headers.extend_from_slice(headers);
-        match queue.publish_until_stored(&message, queue.limits.ack_wait / 3).await {
-            Ok(_) => return Ok(Gathered::Scheduled),
-            Err(PublishError::Overtaken(_)) => {}
-            Err(error) => return Err(error.into()),
+        message
+    };
+    for _ in 0..MAX_ATTEMPTS {
+        let due = OffsetDateTime::now_utc() + debounce.duration();
+        let first = schedule(job, due).only_after(0).with_id(meta.delivery.to_string());
+        if is_stored(queue, &first).await? {
+            return Ok(Debounced::Scheduled);
         }
-        if let Some(pending) = queue.scheduled(&place).await? {
-            let carrier = Job::decode(&pending)?.meta.delivery;
-            return Ok(if carrier == meta.delivery { Gathered::Scheduled } else { Gathered::Into(carrier) });
+        let Some(pending) = queue.scheduled(&place).await? else { continue };
+        let carrier = Job::decode(pending.frame())?;
+        let (carrier_id, pending_version) = (carrier.meta.delivery, carrier.meta.payload_event().version);
+        if carrier_id == meta.delivery {
+            return Ok(Debounced::Scheduled);
+        }
+        if meta.payload_event().version <= pending_version {
+            return Ok(Debounced::SupersededBy(carrier_id));
+        }
+        let newer = Job {
+            payload: job.payload.clone(),
+            meta: JobMeta {
+                payload_of: Some(meta.payload_event()),
+                changed: merged(&carrier.meta.changed, &meta.changed),
+                ..carrier.meta
+            },
+        };
+        if is_stored(queue, &schedule(&newer, pending.due_at).only_after(pending.sequence)).await? {
+            return Ok(Debounced::SupersededBy(carrier_id));
         }
     }
-    bail!("the schedule on {place} is refused, and yet there is none")
+    bail!("others change the schedule on {place} all the time")
+}
+
+async fn is_stored(queue: &Queue, message: &Outgoing) -> anyhow::Result<bool> {
+    match queue.publish_until_stored(message, queue.limits.ack_wait / 3).await {
+        Ok(_) => Ok(true),
+        Err(PublishError::Overtaken(_)) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Which paths have changed over the whole burst.
+fn merged(before: &[String], after: &[String]) -> Vec<String> {
+    let mut all = before.to_vec();
+    all.extend(after.iter().filter(|path| !before.contains(path)).cloned());
+    all
 }

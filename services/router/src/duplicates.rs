@@ -1,6 +1,10 @@
 //! Payloads that tell a receiver nothing new: the same as the previous one to the same webhook, for the same resource
 //! and event type, within the window. A payload that comes back after another (5, 4, 5) is news.
 //!
+//! Invariant: a payload is dropped only if the endpoint, as it is now, has accepted the same, or is still going to get it.
+//! Deliverers announce which deliveries have ended without that; what was sent before the webhook's URL or secret changed,
+//! or before it was enabled, does not count.
+//!
 //! The memory is this process's own and bounded: after a restart, between two replicas, or when more than
 //! [`MAX_KEYS`] resources change within the window, an identical payload may be sent once more. What is remembered is
 //! what was decided, not what was stored: an event that is routed again meets its own decision, so it is never a
@@ -16,11 +20,29 @@ use time::OffsetDateTime;
 const MAX_KEYS: usize = 250_000;
 /// Remembered of one key: more matter only if events are routed long after those that came behind them.
 const MAX_RUNS: usize = 8;
+/// Undelivered deliveries that are remembered: as many as may fail within a window, and no more than fit.
+const MAX_UNDELIVERED: usize = 100_000;
 
 #[derive(Debug)]
 pub(crate) struct Duplicates {
     runs: Recent<u128, Runs>,
+    undelivered: Recent<DeliveryId, ()>,
     window: Duration,
+}
+
+/// From where on a delivery can carry another.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Since {
+    /// Behind this place in EVENTS.
+    pub(crate) sequence: u64,
+    /// Stored after this time.
+    pub(crate) at: Option<OffsetDateTime>,
+}
+
+impl Since {
+    fn allows(self, run: &Run) -> bool {
+        run.sequence > self.sequence && self.at.is_none_or(|at| at < run.at)
+    }
 }
 
 /// What one webhook was sent for one resource and event type, in the order of EVENTS.
@@ -40,17 +62,34 @@ struct Run {
 impl Duplicates {
     /// `None` if the window is zero.
     pub(crate) fn within(window: Duration) -> Option<Self> {
-        (!window.is_zero()).then(|| Self { runs: Recent::new(MAX_KEYS), window })
+        let (runs, undelivered) = (Recent::new(MAX_KEYS), Recent::new(MAX_UNDELIVERED));
+        (!window.is_zero()).then_some(Self { runs, undelivered, window })
+    }
+
+    /// These deliveries carry nothing.
+    pub(crate) fn forget(&self, deliveries: Vec<DeliveryId>) {
+        for delivery in deliveries {
+            self.undelivered.update(delivery, |_| ((), Some(())));
+        }
+    }
+
+    /// It is not known any more what was delivered.
+    pub(crate) fn forget_all(&self) {
+        self.runs.clear();
     }
 
     /// The delivery that carries the payload of this job; `None` if the job itself does. `at` is when EVENTS stored it.
-    pub(crate) fn carrier(&self, job: &Job, at: OffsetDateTime) -> Option<DeliveryId> {
+    pub(crate) fn carrier(&self, job: &Job, at: OffsetDateTime, since: Since) -> Option<DeliveryId> {
         let meta = &job.meta;
         let (webhook, event_type) = (meta.webhook.to_string(), String::from(meta.event_type));
         let key = hash(&[webhook.as_bytes(), event_type.as_bytes(), meta.resource.as_bytes()]);
         let run = Run { payload: hash(&[&job.payload]), carrier: meta.delivery, sequence: meta.event_sequence, at };
+        let carries = |before: &Run| {
+            before.carrier == run.carrier
+                || (since.allows(before) && !self.undelivered.update(before.carrier, |known| (known.is_some(), None)))
+        };
         self.runs.update(key, |known| match known {
-            Some(known) => known.place(run, self.window),
+            Some(known) => known.place(run, self.window, carries),
             None => (None, Some(Runs([run].into()))),
         })
     }
@@ -58,12 +97,13 @@ impl Duplicates {
 
 impl Runs {
     /// The carrier, if it is another; and the runs as they are now, if that changed them.
-    fn place(&self, run: Run, window: Duration) -> (Option<DeliveryId>, Option<Self>) {
+    fn place(&self, run: Run, window: Duration, carries: impl Fn(&Run) -> bool) -> (Option<DeliveryId>, Option<Self>) {
         let place = self.0.partition_point(|known| known.sequence <= run.sequence);
         let before = place.checked_sub(1).map(|place| self.0[place]);
         if let Some(before) = before
             && before.payload == run.payload
             && run.at - before.at <= window
+            && carries(&before)
         {
             return ((before.carrier != run.carrier).then_some(before.carrier), None);
         }
@@ -139,21 +179,43 @@ mod tests {
             for (sequence, payload, carrier) in row {
                 let (this, at) = job(*sequence, webhook, payload);
                 let expected = (sequence != carrier).then(|| job(*carrier, webhook, payload).0.meta.delivery);
-                assert_eq!(duplicates.carrier(&this, at), expected, "{sequence} of {row:?}");
+                assert_eq!(duplicates.carrier(&this, at, Since::default()), expected, "{sequence} of {row:?}");
             }
         }
+    }
+
+    #[test]
+    fn only_what_the_endpoint_has_or_gets_carries_another() {
+        let (duplicates, webhook) = (Duplicates::within(WINDOW).unwrap(), WebhookId::generate());
+        let carrier = |sequence, since| {
+            let (this, at) = job(sequence, webhook, "a");
+            duplicates.carrier(&this, at, since)
+        };
+        let id = |sequence| Some(job(sequence, webhook, "a").0.meta.delivery);
+        let none = Since::default();
+        assert_eq!((carrier(1, none), carrier(2, none)), (None, id(1)));
+        duplicates.forget(id(1).into_iter().collect());
+        assert_eq!((carrier(3, none), carrier(4, none)), (None, id(3)));
+        // Routed again, a delivery is no duplicate of itself, even if it has failed.
+        assert_eq!(carrier(1, none), None);
+        let changed = Since { at: Some(job(4, webhook, "a").1), ..none };
+        assert_eq!((carrier(5, changed), carrier(6, changed)), (None, id(5)));
+        let deleted = Since { sequence: 6, ..none };
+        assert_eq!((carrier(7, deleted), carrier(8, deleted)), (None, id(7)));
+        duplicates.forget_all();
+        assert_eq!(carrier(9, none), None);
     }
 
     #[test]
     fn another_webhook_resource_or_event_type_is_another_matter() {
         let (duplicates, webhook) = (Duplicates::within(WINDOW).unwrap(), WebhookId::generate());
         let (first, at) = job(1, webhook, "a");
-        assert_eq!(duplicates.carrier(&first, at), None);
+        assert_eq!(duplicates.carrier(&first, at, Since::default()), None);
         let (second, at) = job(2, webhook, "a");
         let of = |change: &dyn Fn(&mut JobMeta)| {
             let mut job = second.clone();
             change(&mut job.meta);
-            duplicates.carrier(&job, at)
+            duplicates.carrier(&job, at, Since::default())
         };
         assert_eq!(of(&|meta| meta.webhook = WebhookId::generate()), None);
         assert_eq!(of(&|meta| meta.resource = "order/2".into()), None);
@@ -167,7 +229,7 @@ mod tests {
         let (duplicates, webhook) = (Duplicates::within(WINDOW).unwrap(), WebhookId::generate());
         for sequence in 1..=100 {
             let (this, at) = job(sequence, webhook, if sequence % 2 == 0 { "a" } else { "b" });
-            assert_eq!(duplicates.carrier(&this, at), None);
+            assert_eq!(duplicates.carrier(&this, at, Since::default()), None);
         }
         let meta = job(1, webhook, "a").0.meta;
         let (id, event_type) = (webhook.to_string(), String::from(meta.event_type));

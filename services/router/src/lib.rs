@@ -9,12 +9,13 @@
 mod debounce;
 mod decide;
 mod duplicates;
-mod newest;
+mod latest_states;
 mod route;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt;
 use prometheus_client::metrics::family::Family;
 use shopery_model::Allowance;
 use shopery_queue::{Age, Directory, Intake, Meter, Outcomes, Pacer, Queue, Waiting, topology, watch_ages};
@@ -35,6 +36,8 @@ pub const ABOUT: About = About {
 const SLOTS: usize = 2048;
 /// The same for deferred events: few, because they wait for their turn.
 const DEFERRED_SLOTS: usize = 64;
+/// Delay before a subscription that has ended is made again.
+const RESUBSCRIBE_DELAY: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -77,6 +80,7 @@ pub async fn run(config: Config, runtime: Runtime) -> anyhow::Result<()> {
         route(deferred, &router, &runtime.shutdown),
         directory.answer(&queue, &runtime.shutdown),
         watch_ages(&queue, &ages, &runtime.shutdown),
+        hear_of_undelivered(&queue, &router, &runtime.shutdown),
     );
     // The last outcomes are published when nobody can add one any more.
     drop(router);
@@ -105,4 +109,35 @@ async fn route(mut intake: Intake, router: &Arc<Router>, shutdown: &Shutdown) {
     }
     tasks.close();
     tasks.wait().await;
+}
+
+/// Follows what deliverers say of deliveries that have ended untold. What was said while the connection was lost is not
+/// known, so then nothing that was sent before counts.
+async fn hear_of_undelivered(queue: &Queue, router: &Router, shutdown: &Shutdown) {
+    let mut connections = queue.connections();
+    let follow = async {
+        loop {
+            match queue.undelivered().await {
+                Ok(announced) => {
+                    let mut announced = std::pin::pin!(announced);
+                    loop {
+                        tokio::select! {
+                            deliveries = announced.next() => match deliveries {
+                                Some(deliveries) => router.forget_undelivered(deliveries),
+                                None => break,
+                            },
+                            Ok(()) = connections.changed() => router.forget_all_sent(),
+                        }
+                    }
+                }
+                Err(error) => tracing::warn!("cannot hear of undelivered deliveries: {error:#}"),
+            }
+            router.forget_all_sent();
+            tokio::time::sleep(RESUBSCRIBE_DELAY).await;
+        }
+    };
+    tokio::select! {
+        () = follow => {}
+        () = shutdown.draining() => {}
+    }
 }

@@ -4,24 +4,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
-use bytes::Bytes;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use shopery_model::{
-    DeliveryId, DeliveryState, Event, Extensions, Job, JobMeta, Lane, Outcome, PayloadFormat, TenantId, Way, Webhook,
+    DeliveryId, DeliveryState, Event, Extensions, Fault, Job, JobMeta, Lane, Outcome, PayloadFormat, TenantId, Way,
+    Webhook,
 };
 use shopery_queue::{
-    Dead, Directory, Message, Meter, Outcomes, Outgoing, Pacer, PublishError, Queue, RESTATED, Sent, State, Taken,
-    subject, trace,
+    Dead, Directory, Message, Meter, Outcomes, Outgoing, Pacer, Parked, PublishError, Queue, REPUBLISHED, Sent, State,
+    Taken, republished, subject, trace,
 };
 use shopery_runtime::{Runtime, telemetry};
 use time::OffsetDateTime;
 use tracing::Span;
 
-use crate::debounce::{self, Gathered};
+use crate::debounce::{Debounced, debounce};
 use crate::decide::{Decision, States, decide};
-use crate::duplicates::Duplicates;
-use crate::newest::{Newest, Place};
+use crate::duplicates::{Duplicates, Since};
+use crate::latest_states::{LatestStates, Observed};
 
 /// Where EVENTS holds an event that was deferred, and since when, in nanoseconds.
 const SEQUENCE: &str = "Shopery-Event-Sequence";
@@ -38,7 +38,7 @@ pub(crate) struct Router {
     outcomes: Outcomes,
     /// `None`: nothing is dropped.
     duplicates: Option<Duplicates>,
-    newest: Newest,
+    latest_states: LatestStates,
     meter: Meter,
     pacer: Pacer,
     metrics: Metrics,
@@ -83,8 +83,7 @@ struct Arrived {
     webhooks: Vec<Arc<Webhook>>,
     /// Which its jobs take.
     lane: Lane,
-    /// Where a newer state is, if the event is late.
-    newer: Option<u64>,
+    observed: Observed,
     span: Span,
 }
 
@@ -104,6 +103,8 @@ struct EventPlace {
 #[derive(Debug, Default)]
 struct Decided {
     sent: Vec<Sent>,
+    /// Jobs of ordered webhooks, on their way to PARKED.
+    queued: Vec<(JobMeta, Sent)>,
     outcomes: Vec<Outcome>,
 }
 
@@ -132,7 +133,7 @@ impl Router {
                 Family::default(),
             ),
         };
-        Self { queue, directory, outcomes, duplicates, newest: Newest::new(), meter, pacer, metrics }
+        Self { queue, directory, outcomes, duplicates, latest_states: LatestStates::new(), meter, pacer, metrics }
     }
 
     /// Begins with an event. Its jobs are handed to the connection here, in the order of the calls, unless it needs a
@@ -151,7 +152,7 @@ impl Router {
         if arrived.place.was_deferred {
             arrived.lane = Lane::Bulk;
             self.pacer.turns(tenant, jobs).await;
-        } else if jobs > 0 {
+        } else if jobs > 0 && !arrived.is_ordered() {
             let is_alone = self.pacer.is_alone(tenant);
             let is_behind = OffsetDateTime::now_utc() - arrived.place.at > BEHIND;
             match self.meter.way(tenant, jobs, is_alone, is_behind) {
@@ -186,7 +187,7 @@ impl Router {
         if arrived.needs_look_up() {
             return Ok(Step::LookUp(Box::new(arrived)));
         }
-        let states = States { own: &arrived.event.data, newer: None, previous: None };
+        let states = States { own: &arrived.event, newer: None, previous: None };
         self.follow(message, &arrived, states).await.map(Step::Decided)
     }
 
@@ -202,7 +203,7 @@ impl Router {
             Err(error) => Err(error),
         };
         let stored = match decided {
-            Ok(Decided { sent, outcomes }) => self.stored(sent).await.map(|()| outcomes),
+            Ok(decided) => self.stored(decided).await,
             Err(error) => Err(error),
         };
         match stored {
@@ -225,7 +226,7 @@ impl Router {
 
     /// The event of a message; `None` if it is not to be routed.
     fn read(&self, message: &Message) -> anyhow::Result<Option<Arrived>> {
-        if message.headers().is_some_and(|headers| headers.get(RESTATED).is_some()) {
+        if message.headers().is_some_and(|headers| headers.get(REPUBLISHED).is_some()) {
             return Ok(None);
         }
         let place = place(message)?;
@@ -235,9 +236,8 @@ impl Router {
                 Some(invalid) => anyhow!(invalid),
                 None => anyhow!("malformed event"),
             })?;
-        // Nothing happens after it was stored: a clock that runs ahead must not make all that follows late.
-        let state = Place { time: event.time.min(place.at), sequence: place.sequence };
-        let newer = self.newest.note(&place.subject, state);
+        let version = event.version(place.at, place.sequence);
+        let observed = self.latest_states.observe(&place.subject, version, event.event_type.is_deletion());
         let mut webhooks = self.directory.wanting(&tenant, event.event_type);
         webhooks.retain(|webhook| !event.is_about(webhook.id));
         self.metrics.routed.inc();
@@ -250,13 +250,13 @@ impl Router {
             jobs = tracing::field::Empty,
         );
         trace::adopt(&span, trace::incoming(message.headers()));
-        Ok(Some(Arrived { place, tenant, event, webhooks, lane: Lane::Fast, newer, span }))
+        Ok(Some(Arrived { place, tenant, event, webhooks, lane: Lane::Fast, observed, span }))
     }
 
     /// Gathers the states that the rules need, then goes on.
     async fn look_up(&self, message: &Message, arrived: &Arrived) -> anyhow::Result<Decided> {
         let resource = arrived.event.resource.to_string();
-        let newer = match arrived.newer {
+        let newer = match arrived.observed.newer {
             Some(sequence) => self.queue.state_at(sequence).await?,
             None => None,
         };
@@ -266,25 +266,25 @@ impl Router {
             None
         };
         let states = States {
-            own: &arrived.event.data,
-            newer: newer.as_ref().map(|state| &state.event.data),
+            own: &arrived.event,
+            newer: newer.as_ref(),
             previous: previous.as_ref().map(|state| &state.event.data),
         };
         let decided = self.follow(message, arrived, states).await?;
-        if let Some(State { event, .. }) = newer {
-            // Its time stays what it was, whoever gave it.
-            let again = Event { time_is_given: true, ..event };
-            self.restate(&arrived.place.subject, again.encode(), arrived.place.sequence).await?;
+        if let Some(newer) = newer {
+            self.republish_latest(&arrived.place.subject, newer, arrived.place.sequence).await?;
         }
         Ok(decided)
     }
 
     /// Publishes a state again behind a late one, so that the last message of the subject is the newest state. If yet
     /// another has come behind the late one, that one sees to it.
-    async fn restate(&self, subject: &str, newer: Bytes, late: u64) -> anyhow::Result<()> {
-        let mut message =
-            Outgoing::new(subject.to_owned(), newer).only_after(late).with_id(format!("=restated:{late}"));
-        message.headers.push((RESTATED, "1".to_owned()));
+    async fn republish_latest(&self, subject: &str, newer: State, late: u64) -> anyhow::Result<()> {
+        // Its time stays what it was, whoever gave it.
+        let event = Event { time_is_given: true, ..newer.event };
+        let id = format!("=restated:{late}");
+        let mut message = Outgoing::new(subject.to_owned(), event.encode()).only_after(late).with_id(id);
+        message.headers.push((REPUBLISHED, republished(newer.version)));
         match self.queue.publish_until_stored(&message, self.patience()).await {
             Ok(_) | Err(PublishError::Overtaken(_)) => Ok(()),
             Err(error) => Err(error).context("the newest state cannot be published again"),
@@ -299,22 +299,27 @@ impl Router {
         let mut jobs = 0;
         for webhook in &arrived.webhooks {
             let meta = arrived.meta(webhook);
-            let (payload, changed) = match decide(&webhook.rules, states) {
-                Decision::Send { payload, changed } => (payload, changed),
+            let (payload, payload_of, changed) = match decide(&webhook.rules, states) {
+                Decision::Send { payload, payload_of, changed } => (payload, payload_of, changed),
                 Decision::Filtered => {
                     decided.outcomes.push(self.ended(meta, DeliveryState::Filtered, None));
                     continue;
                 }
             };
-            let job = Job { meta: JobMeta { changed, ..meta }, payload };
-            if let Some(debounce) = webhook.rules.debounce {
-                if let Gathered::Into(carrier) = debounce::gather(&self.queue, &job, debounce, &headers).await? {
+            let job = Job { meta: JobMeta { changed, payload_of, ..meta }, payload };
+            if let Some(window) = webhook.rules.debounce {
+                if let Debounced::SupersededBy(carrier) = debounce(&self.queue, &job, window, &headers).await? {
                     decided.outcomes.push(self.ended(job.meta, DeliveryState::Superseded, Some(carrier)));
                     continue;
                 }
-            } else if let Some(carrier) = self.duplicate_of(webhook, &job, arrived.place.at) {
+            } else if let Some(carrier) = self.duplicate_of(webhook, &job, arrived) {
                 decided.outcomes.push(self.ended(job.meta, DeliveryState::Duplicate, Some(carrier)));
                 continue;
+            } else if webhook.rules.ordered {
+                let mut message = Parked::message(&job);
+                message.headers.clone_from(&headers);
+                let sent = self.queue.send(message).await;
+                decided.queued.push((job.meta, sent));
             } else {
                 let subject = subject::job(arrived.lane, &job.meta.tenant, job.meta.webhook);
                 let mut message = Outgoing::new(subject, job.encode()).with_id(job.meta.delivery.to_string());
@@ -329,24 +334,61 @@ impl Router {
         Ok(decided)
     }
 
-    fn duplicate_of(&self, webhook: &Webhook, job: &Job, at: OffsetDateTime) -> Option<DeliveryId> {
-        let carrier = self.duplicates.as_ref().filter(|_| webhook.rules.drop_duplicates)?.carrier(job, at)?;
-        // One that may have been discarded carries nothing.
-        (!webhook.discards(carrier.created_at())).then_some(carrier)
+    /// The delivery that has told the endpoint, as it is now, what this job would, or is about to.
+    fn duplicate_of(&self, webhook: &Webhook, job: &Job, arrived: &Arrived) -> Option<DeliveryId> {
+        let duplicates = self.duplicates.as_ref().filter(|_| webhook.rules.drops_duplicates())?;
+        // Before a deletion it was another resource, and before a change of its URL another endpoint.
+        let since = Since {
+            sequence: arrived.observed.deletion.unwrap_or_default(),
+            at: webhook.endpoint_since.max(webhook.discard_before),
+        };
+        duplicates.carrier(job, arrived.place.at, since)
+    }
+
+    /// Takes note of deliveries that carry nothing any more.
+    pub(crate) fn forget_undelivered(&self, deliveries: Vec<DeliveryId>) {
+        if let Some(duplicates) = &self.duplicates {
+            duplicates.forget(deliveries);
+        }
+    }
+
+    /// Announcements may have been missed.
+    pub(crate) fn forget_all_sent(&self) {
+        if let Some(duplicates) = &self.duplicates {
+            duplicates.forget_all();
+        }
     }
 
     /// The outcome of a delivery that ends here.
     fn ended(&self, job: JobMeta, state: DeliveryState, carried_by: Option<DeliveryId>) -> Outcome {
         self.metrics.decided.get_or_create(&[("decision", state.name())]).inc();
-        let at = OffsetDateTime::now_utc();
-        Outcome { job, state, next_attempt_at: None, attempt: None, fault: None, carried_by, at }
+        without_attempt(job, state, None, carried_by)
     }
 
-    async fn stored(&self, jobs: Vec<Sent>) -> anyhow::Result<()> {
-        for job in jobs {
+    /// Waits until jobs are stored; returns the outcomes that are to be. Jobs of ordered webhooks wait in PARKED, so the
+    /// history shows them from now on, and a deliverer is called for them.
+    async fn stored(&self, decided: Decided) -> anyhow::Result<Vec<Outcome>> {
+        let Decided { sent, queued, mut outcomes } = decided;
+        for job in sent {
             job.stored(self.patience()).await?;
         }
-        Ok(())
+        for (meta, job) in queued {
+            match job.stored(self.patience()).await {
+                Ok(_) => {
+                    Parked::wake(&self.queue, &meta.tenant, meta.webhook).await?;
+                    let now = OffsetDateTime::now_utc();
+                    let pending = without_attempt(meta, DeliveryState::Pending, None, None);
+                    outcomes.push(Outcome { next_attempt_at: Some(now), ..pending });
+                }
+                Err(PublishError::SubjectFull(_)) => {
+                    let why = "the webhook has as many deliveries parked as it may have";
+                    let fault = Some((Fault::ParkingFull, why.to_owned()));
+                    outcomes.push(without_attempt(meta, DeliveryState::Expired, fault, None));
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(outcomes)
     }
 
     /// An event that does not read cannot have come through ingest; an operator has to see it.
@@ -364,10 +406,26 @@ impl Router {
     }
 }
 
+/// The outcome of a delivery without an attempt.
+fn without_attempt(
+    job: JobMeta,
+    state: DeliveryState,
+    fault: Option<(Fault, String)>,
+    carried_by: Option<DeliveryId>,
+) -> Outcome {
+    let at = OffsetDateTime::now_utc();
+    Outcome { job: job.for_history(), state, next_attempt_at: None, attempt: None, fault, carried_by, at }
+}
+
 impl Arrived {
     fn needs_look_up(&self) -> bool {
         let asks = |webhook: &Arc<Webhook>| webhook.rules.changed.is_some() || webhook.rules.debounce.is_some();
-        self.newer.is_some() || self.webhooks.iter().any(asks)
+        self.observed.newer.is_some() || self.webhooks.iter().any(asks)
+    }
+
+    /// One that is put off counts as routed, and an ordered webhook must not take it for that.
+    fn is_ordered(&self) -> bool {
+        self.webhooks.iter().any(|webhook| webhook.rules.ordered)
     }
 
     fn meta(&self, webhook: &Webhook) -> JobMeta {
@@ -389,7 +447,7 @@ impl Arrived {
                 PayloadFormat::CloudEvent => self.event.extensions.clone(),
                 PayloadFormat::Resource => Extensions::default(),
             },
-            may_be_stale: self.place.is_overtaken,
+            may_be_stale: self.place.is_overtaken || self.observed.changes_often || self.observed.newer.is_some(),
             attempt: 1,
             resend: None,
             failed_at: None,

@@ -150,6 +150,9 @@ pub struct Circuit {
     pub drainer: Option<String>,
     #[serde(with = "time::serde::rfc3339")]
     pub seen_at: OffsetDateTime,
+    /// When the next probe is due, while it is open and nobody is at it.
+    #[serde(with = "time::serde::rfc3339::option", default, skip_serializing_if = "Option::is_none")]
+    pub probe_at: Option<OffsetDateTime>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -163,7 +166,12 @@ pub enum CircuitState {
 
 impl Circuit {
     pub fn new(state: CircuitState, now: OffsetDateTime) -> Self {
-        Self { state, since: now, probes: 0, drainer: None, seen_at: now }
+        Self { state, since: now, probes: 0, drainer: None, seen_at: now, probe_at: None }
+    }
+
+    /// Whether it is open until a probe that a timer is set for.
+    pub fn waits_for_probe(&self, now: OffsetDateTime) -> bool {
+        self.state == CircuitState::Open && self.probe_at.is_some_and(|at| now < at)
     }
 
     /// Whether another deliverer than `me` is at it: it has said so within `lease`.

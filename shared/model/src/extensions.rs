@@ -37,6 +37,12 @@ impl Extensions {
         }
     }
 
+    /// With an attribute of ours.
+    pub fn with_text(mut self, name: &'static str, value: String) -> Self {
+        self.0.insert(name.to_owned(), Value::String(value));
+        self
+    }
+
     /// Adds an attribute; `null` counts as absent, as CloudEvents has it.
     pub(crate) fn add(&mut self, name: &str, value: &RawValue) -> Result<(), Invalid> {
         let invalid = |detail: &'static str| {

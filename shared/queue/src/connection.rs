@@ -160,6 +160,13 @@ impl Queue {
         Ok(queue)
     }
 
+    /// Changes with every new connection.
+    pub fn connections(&self) -> watch::Receiver<u64> {
+        let mut connections = self.connections.clone();
+        connections.mark_unchanged();
+        connections
+    }
+
     /// Puts the streams in place again after a reconnection: the server may have come back without them.
     async fn keep_streams(self, shutdown: Shutdown) {
         let mut connections = self.connections.clone();

@@ -14,7 +14,7 @@ use shopery_model::{Event, TenantId};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::states::RESTATED;
+use crate::states::REPUBLISHED;
 use crate::{Queue, subject, topology};
 
 /// The answer to a batch that a broken connection has swallowed never comes.
@@ -157,7 +157,7 @@ fn read(answer: &Message, tenant: &TenantId) -> anyhow::Result<(u64, OffsetDateT
     if header("Nats-Subject").and_then(subject::parse_event).as_ref() != Some(tenant) {
         bail!("EVENTS gave an event at {sequence} that is another tenant's");
     }
-    if header(RESTATED).is_some() {
+    if header(REPUBLISHED).is_some() {
         return Ok((sequence, stored_at, None));
     }
     let event = Event::parse_stored(&answer.payload, stored_at);

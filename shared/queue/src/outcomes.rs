@@ -212,7 +212,7 @@ mod tests {
             let mut batch = Batch::default();
             let outcomes: Vec<_> = (0..200).map(|_| outcome("x".repeat(10_000))).collect();
             batch.write(&outcomes, max_payload);
-            assert!(batch.bodies.len() > 1 && batch.bodies.iter().all(|body| body.len() + 1 <= max_payload));
+            assert!(batch.bodies.len() > 1 && batch.bodies.iter().all(|body| body.len() < max_payload));
             let read: usize = batch
                 .bodies
                 .iter()

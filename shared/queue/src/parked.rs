@@ -16,6 +16,9 @@ use crate::{Message, Outgoing, PublishError, Queue, Sent, subject, topology};
 /// A reader that nobody uses any more is forgotten by the server.
 const INACTIVE: Duration = Duration::from_secs(60);
 
+/// The body of a call for a drain that is for new jobs.
+const WAKE: &[u8] = b"wake";
+
 /// The answer to a read that a broken connection has swallowed never comes.
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -39,13 +42,29 @@ pub struct ParkedJob {
 impl Parked {
     /// Parks a job, in the order of the calls; [`Sent::stored`] waits for PARKED to have it. A repeat is stored once.
     pub async fn park(queue: &Queue, job: &Job) -> Sent {
+        queue.send(Self::message(job)).await
+    }
+
+    /// The message that parks a job.
+    pub fn message(job: &Job) -> Outgoing {
         let meta = &job.meta;
-        let message = Outgoing::new(subject::parked(&meta.tenant, meta.webhook), job.encode()).with_id(format!(
-            "{}:{}",
-            meta.key(),
-            meta.attempt
-        ));
-        queue.send(message).await
+        let id = format!("{}:{}", meta.key(), meta.attempt);
+        Outgoing::new(subject::parked(&meta.tenant, meta.webhook), job.encode()).with_id(id)
+    }
+
+    /// Some deliverer sees to the webhook's parked jobs now, unless one is at it or is called already. What it is called
+    /// for must be in PARKED.
+    pub async fn wake(queue: &Queue, tenant: &TenantId, webhook: WebhookId) -> Result<(), PublishError> {
+        let wake = Outgoing::new(subject::drain(tenant, webhook), Bytes::from_static(WAKE)).only_after(0);
+        match queue.publish_until_stored(&wake, queue.limits.ack_wait / 2).await {
+            Ok(_) | Err(PublishError::Overtaken(_)) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether a call for a drain came from [`wake`](Self::wake), not from a timer.
+    pub fn is_wake(message: &Message) -> bool {
+        message.payload().as_ref() == WAKE
     }
 
     /// Some deliverer sees to the webhook's parked jobs at `due`. A webhook has one timer: setting it again replaces it.
@@ -82,8 +101,19 @@ impl Parked {
         tokio::time::timeout(READ_TIMEOUT, self.read(count)).await.context("PARKED does not answer")?
     }
 
+    /// The next job, as soon as there is one, or none after `wait`.
+    pub async fn wait(&self, wait: Duration) -> anyhow::Result<Vec<ParkedJob>> {
+        let batch = self.reader.batch().max_messages(1).expires(wait).messages();
+        let read = async { self.collect(batch.await.context("cannot read PARKED")?).await };
+        tokio::time::timeout(wait + READ_TIMEOUT, read).await.context("PARKED does not answer")?
+    }
+
     async fn read(&self, count: usize) -> anyhow::Result<Vec<ParkedJob>> {
         let batch = self.reader.fetch().max_messages(count).messages().await.context("cannot read PARKED")?;
+        self.collect(batch).await
+    }
+
+    async fn collect(&self, batch: pull::Batch) -> anyhow::Result<Vec<ParkedJob>> {
         let jobs = batch.map(|message| {
             let message =
                 Message { message: message.map_err(|error| anyhow!(error))?.into(), queue: self.queue.clone() };

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::stream::{DeleteMessageErrorKind, LastRawMessageErrorKind};
 use async_nats::{HeaderMap, Message, StatusCode};
 use bytes::Bytes;
@@ -42,12 +43,14 @@ impl Schedule {
 }
 
 impl Queue {
-    /// The body of the schedule on this subject of RETRY, or `None` if it has fired. The leader answers, so what was
-    /// acknowledged is seen.
-    pub async fn scheduled(&self, subject: &str) -> anyhow::Result<Option<Bytes>> {
+    /// The schedule on this subject of RETRY, or `None` if it has fired. The leader answers, so what was acknowledged is
+    /// seen.
+    pub async fn scheduled(&self, subject: &str) -> anyhow::Result<Option<Schedule>> {
         let retry = self.jetstream.get_stream_no_info(topology::RETRY).await?;
         match retry.get_last_raw_message_by_subject(subject).await {
-            Ok(message) => Ok(Some(message.payload)),
+            Ok(StreamMessage { sequence, time, payload, headers, .. }) => {
+                schedule(subject, (sequence, time), payload, &headers).map(Some)
+            }
             Err(error) if matches!(error.kind(), LastRawMessageErrorKind::NoMessageFound) => Ok(None),
             Err(error) => Err(error).context("cannot read RETRY"),
         }
@@ -112,12 +115,20 @@ fn read(answer: Message) -> anyhow::Result<Schedule> {
     let headers = answer.headers.unwrap_or_default();
     let sequence = header(&headers, "Nats-Sequence")?.parse().context("RETRY gave no sequence")?;
     let stored_at = OffsetDateTime::parse(header(&headers, "Nats-Time-Stamp")?, &Rfc3339)?;
+    schedule(header(&headers, "Nats-Subject")?, (sequence, stored_at), answer.payload, &headers)
+}
+
+fn schedule(
+    subject: &str,
+    (sequence, stored_at): (u64, OffsetDateTime),
+    body: Bytes,
+    headers: &HeaderMap,
+) -> anyhow::Result<Schedule> {
     let due = headers.get("Nats-Schedule").and_then(|due| due.as_str().strip_prefix("@at "));
     // We write no other form; what has another is never overdue.
     let due_at = due.and_then(|due| OffsetDateTime::parse(due, &Rfc3339).ok()).unwrap_or(NEVER);
     let target = headers.get("Nats-Schedule-Target").map(|target| target.as_str().to_owned()).unwrap_or_default();
-    let mut message =
-        Outgoing::new(header(&headers, "Nats-Subject")?.to_owned(), answer.payload).scheduled(due_at, target);
+    let mut message = Outgoing::new(subject.to_owned(), body).scheduled(due_at, target);
     let traceparent = headers.get(trace::TRACEPARENT).map(|value| (trace::TRACEPARENT, value.as_str().to_owned()));
     message.headers.extend(traceparent);
     Ok(Schedule { sequence, stored_at, due_at, message })

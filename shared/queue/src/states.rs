@@ -16,14 +16,14 @@ use crate::{Queue, subject, topology};
 
 /// Marks a state that the router has published again behind a late one; it is no event of its own. It says where EVENTS
 /// had it before, and since when in nanoseconds, so that it keeps its version.
-pub const RESTATED: &str = "Shopery-Restated";
+pub const REPUBLISHED: &str = "Shopery-Restated";
 
-/// The value of [`RESTATED`].
-pub fn restated(version: StateVersion) -> String {
+/// The value of [`REPUBLISHED`].
+pub fn republished(version: StateVersion) -> String {
     format!("{} {}", version.sequence(), version.stored_at().unix_timestamp_nanos())
 }
 
-fn parse_restated(text: &str) -> Option<(u64, OffsetDateTime)> {
+fn parse_republished(text: &str) -> Option<(u64, OffsetDateTime)> {
     let (sequence, nanos) = text.split_once(' ')?;
     Some((sequence.parse().ok()?, OffsetDateTime::from_unix_timestamp_nanos(nanos.parse().ok()?).ok()?))
 }
@@ -70,9 +70,9 @@ impl Queue {
         let events = self.jetstream.get_stream_no_info(topology::EVENTS).await.context("cannot open EVENTS")?;
         match events.get_last_raw_message_by_subject(&subject).await {
             Ok(message) => {
-                let restated = message.headers.get(RESTATED).map(|value| value.as_str().to_owned());
+                let republished = message.headers.get(REPUBLISHED).map(|value| value.as_str().to_owned());
                 let place = (message.sequence, message.time);
-                State::read(&subject, place, restated.as_deref(), &message.payload).map(Some)
+                State::read(&subject, place, republished.as_deref(), &message.payload).map(Some)
             }
             Err(error) if matches!(error.kind(), LastRawMessageErrorKind::NoMessageFound) => Ok(None),
             Err(error) => Err(error).context("cannot read EVENTS"),
@@ -118,19 +118,19 @@ fn read(answer: &Message) -> anyhow::Result<State> {
     let sequence = header("Nats-Sequence").and_then(|text| text.parse().ok()).context("EVENTS gave no sequence")?;
     let stored_at = header("Nats-Time-Stamp").and_then(|text| OffsetDateTime::parse(text, &Rfc3339).ok());
     let place = (sequence, stored_at.context("EVENTS gave no time")?);
-    State::read(header("Nats-Subject").unwrap_or_default(), place, header(RESTATED), &answer.payload)
+    State::read(header("Nats-Subject").unwrap_or_default(), place, header(REPUBLISHED), &answer.payload)
 }
 
 impl State {
     fn read(
         subject: &str,
         (sequence, stored_at): (u64, OffsetDateTime),
-        restated: Option<&str>,
+        republished: Option<&str>,
         payload: &Bytes,
     ) -> anyhow::Result<Self> {
         let tenant = subject::parse_event(subject).context("EVENTS gave no tenant")?;
         // One that says no place was published again by a router of before.
-        let (of, at) = restated.and_then(parse_restated).unwrap_or((sequence, stored_at));
+        let (of, at) = republished.and_then(parse_republished).unwrap_or((sequence, stored_at));
         match Event::parse_stored(payload, at) {
             Ok(event) => Ok(Self { tenant, sequence, version: event.version(at, of), event }),
             Err(wrong) => bail!("the event at {sequence} does not read: {wrong:?}"),
@@ -150,7 +150,7 @@ mod tests {
         let event = Bytes::from_static(event);
         let own = State::read("events.t.order.1", (7, at), None, &event).unwrap();
         let later = (9, at + std::time::Duration::from_secs(5));
-        let again = State::read("events.t.order.1", later, Some(&restated(own.version)), &event).unwrap();
+        let again = State::read("events.t.order.1", later, Some(&republished(own.version)), &event).unwrap();
         assert_eq!((again.version, again.sequence), (own.version, 9));
         assert!(State::read("events.t.order.1", later, Some("1"), &event).unwrap().version > own.version);
     }

@@ -41,6 +41,12 @@ impl<K: Eq + Hash, V> Recent<K, V> {
         }
         result
     }
+
+    /// Forgets everything.
+    pub fn clear(&self) {
+        let mut generations = self.generations.lock().unwrap_or_else(PoisonError::into_inner);
+        *generations = Generations { younger: HashMap::new(), elder: HashMap::new() };
+    }
 }
 
 #[cfg(test)]

@@ -1,9 +1,21 @@
+use std::borrow::Cow;
+
 use bytes::Bytes;
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
+use shopery_model::{PayloadEvent, PayloadFormat};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::Endpoint;
+
+/// What a header value cannot hold as it is, as CloudEvents' HTTP binding has it: all but printable ASCII, the space, the
+/// double quote, and the percent sign that marks what was encoded. Receivers and proxies do not agree on anything else.
+const VALUE: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'%');
+/// The same for an element of a list with commas between.
+const ELEMENT: &AsciiSet = &VALUE.add(b',');
+/// Maximum length of `X-Shopery-Fields-Changed`: servers refuse requests whose headers are larger than 4 to 8 KiB.
+const MAX_FIELDS_CHANGED: usize = 2048;
 
 /// What is posted to an endpoint.
 #[derive(Debug, Clone)]
@@ -12,13 +24,18 @@ pub struct Message<'a> {
     pub webhook_id: String,
     pub event: &'a str,
     pub event_id: &'a str,
+    /// Who published the event; empty if that is not known.
+    pub event_source: &'a str,
     /// The id of the webhook, if it is saved.
     pub webhook: Option<String>,
     pub tenant: &'a str,
     pub triggered_at: OffsetDateTime,
+    /// The event whose state the payload is; `None` for a test.
+    pub payload_of: Option<&'a PayloadEvent>,
     /// Which of the paths that the webhook watches have changed.
     pub changed: &'a [String],
     pub attempt: u32,
+    pub format: PayloadFormat,
     pub payload: Bytes,
 }
 
@@ -27,7 +44,7 @@ impl Message<'_> {
     pub(crate) fn headers(&self, endpoint: Endpoint<'_>, now: OffsetDateTime) -> HeaderMap {
         let Endpoint { credentials, signature, .. } = endpoint;
         let signatures = credentials.signatures(signature, &self.webhook_id, now, &self.payload);
-        let mut headers = HeaderMap::with_capacity(16);
+        let mut headers = HeaderMap::with_capacity(24);
         // First, so that none could take the place of one of ours.
         for (name, value) in credentials.headers.iter() {
             if let (Ok(name), Ok(mut value)) = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_str(value)) {
@@ -36,28 +53,105 @@ impl Message<'_> {
             }
         }
         let mut set = |name: &'static str, value: &str, is_secret: bool| {
-            // Ids and tenants are UTF-8 without control characters, so every one is a header value.
-            if let Ok(mut value) = HeaderValue::from_bytes(value.as_bytes()) {
+            if let Ok(mut value) = HeaderValue::from_str(value) {
                 value.set_sensitive(is_secret);
                 headers.insert(HeaderName::from_static(name), value);
             }
         };
-        set("content-type", "application/json", false);
+        set("content-type", content_type(self.format), false);
         set("webhook-id", &self.webhook_id, false);
         set("webhook-timestamp", &now.unix_timestamp().to_string(), false);
         set("webhook-signature", &signatures, true);
         set("x-shopery-secret", credentials.secret.expose(), true);
         set("x-shopery-event", self.event, false);
-        set("x-shopery-event-id", self.event_id, false);
+        set("x-shopery-event-id", &encoded(self.event_id), false);
+        if !self.event_source.is_empty() {
+            set("x-shopery-event-source", &encoded(self.event_source), false);
+        }
         if let Some(webhook) = &self.webhook {
             set("x-shopery-webhook-id", webhook, false);
         }
-        set("x-shopery-tenant-id", self.tenant, false);
-        set("x-shopery-triggered-at", &self.triggered_at.format(&Rfc3339).unwrap_or_default(), false);
+        set("x-shopery-tenant-id", &encoded(self.tenant), false);
+        set("x-shopery-triggered-at", &timestamp(self.triggered_at), false);
+        if let Some(PayloadEvent { id, version }) = self.payload_of {
+            set("x-shopery-payload-event-id", &encoded(id), false);
+            set("x-shopery-payload-at", &timestamp(version.at()), false);
+            set("x-shopery-sequence", &version.to_string(), false);
+        }
         if !self.changed.is_empty() {
-            set("x-shopery-fields-changed", &self.changed.join(","), false);
+            let (list, omitted) = fields_changed(self.changed);
+            set("x-shopery-fields-changed", &list, false);
+            if omitted > 0 {
+                set("x-shopery-fields-changed-omitted", &omitted.to_string(), false);
+            }
         }
         set("x-shopery-attempt", &self.attempt.to_string(), false);
         headers
+    }
+}
+
+fn content_type(format: PayloadFormat) -> &'static str {
+    match format {
+        PayloadFormat::Resource => "application/json",
+        PayloadFormat::CloudEvent => "application/cloudevents+json",
+    }
+}
+
+fn encoded(text: &str) -> Cow<'_, str> {
+    utf8_percent_encode(text, VALUE).into()
+}
+
+fn timestamp(time: OffsetDateTime) -> String {
+    // A time within the years that RFC 3339 can write, which all of ours are, always prints.
+    time.format(&Rfc3339).unwrap_or_default()
+}
+
+/// The paths that fit, and how many do not.
+fn fields_changed(paths: &[String]) -> (String, usize) {
+    let mut list = String::new();
+    for (index, path) in paths.iter().enumerate() {
+        let element: Cow<'_, str> = utf8_percent_encode(path, ELEMENT).into();
+        let separator = if list.is_empty() { "" } else { "," };
+        if list.len() + separator.len() + element.len() > MAX_FIELDS_CHANGED {
+            return (list, paths.len() - index);
+        }
+        list.push_str(separator);
+        list.push_str(&element);
+    }
+    (list, 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn owned(paths: &[&str]) -> Vec<String> {
+        paths.iter().map(|path| (*path).to_owned()).collect()
+    }
+
+    #[test]
+    fn a_value_is_ascii_and_reads_back() {
+        for (text, value) in [
+            ("evt-7", "evt-7"),
+            ("a b", "a%20b"),
+            (" ", "%20"),
+            ("50%", "50%25"),
+            ("Zoë.*>", "Zo%C3%AB.*>"),
+            ("a,b", "a,b"),
+        ] {
+            assert_eq!(encoded(text), value);
+            let decoded = percent_encoding::percent_decode_str(value).decode_utf8().unwrap();
+            assert_eq!(decoded, text);
+        }
+    }
+
+    #[test]
+    fn a_list_of_paths_is_unambiguous_and_bounded() {
+        assert_eq!(fields_changed(&owned(&["a.b", "c,d", "é"])), ("a.b,c%2Cd,%C3%A9".to_owned(), 0));
+        let long: Vec<_> = (0..50).map(|number| format!("{number:02}{}", "x".repeat(198))).collect();
+        let (list, omitted) = fields_changed(&long);
+        assert!(list.len() <= MAX_FIELDS_CHANGED && list.split(',').count() + omitted == 50, "{omitted}");
+        let (list, omitted) = fields_changed(&owned(&[&"é".repeat(2000)]));
+        assert_eq!((list.as_str(), omitted), ("", 1));
     }
 }

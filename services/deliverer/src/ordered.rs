@@ -1,0 +1,408 @@
+//! Sending what an ordered webhook has waiting: the deliveries of a resource one after the other, those of different
+//! resources side by side.
+//!
+//! All jobs of such a webhook are in PARKED: routers put them there, and whatever else comes for it is parked too. One
+//! deliverer at a time has the lease of the webhook's [`Drain`], reads all of its jobs, and attempts of each resource the
+//! one with the lowest version. One that fails stays where it is until its next attempt is due, and so do those behind it.
+//!
+//! What correctness rests on:
+//! - The lease: there is one drain of a webhook, and it attempts one job of a resource at a time.
+//! - Nothing is overtaken that is still on its way. Routers work side by side, so a job may reach PARKED before the one of
+//!   an earlier event. Hence the barrier: first it is asked up to where all events are routed, then all of PARKED is read,
+//!   and only what has no unrouted event of its resource before it is attempted.
+//! - The entry in PROGRESS: what was sent last survives the drain, so nothing older follows it.
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use shopery_model::{CircuitState, DeliveryId, DeliveryState, Job, Outcome, StateVersion, Verdict};
+use shopery_queue::{OrderedRetry, Parked, ParkedJob, Progress, SentState, newest, topology};
+use shopery_runtime::Shutdown;
+use time::OffsetDateTime;
+use tokio::time::Instant;
+
+use crate::attempt::{Attempted, Tried, outcome};
+use crate::drain::{Drain, is_gone};
+use crate::ended::End;
+
+/// Jobs in view at a time, and their bytes. Beyond, a job is not seen until others have gone: a bound on memory, and the
+/// one case in which a job that a router was late with by so many others could be overtaken.
+const MAX_JOBS: usize = 20_000;
+const MAX_BYTES: usize = 16 * 1024 * 1024;
+/// Jobs read at a time.
+const PAGE: usize = 500;
+/// How long a drain without work waits for more: opening and closing one costs a dozen requests.
+const LINGER: Duration = Duration::from_millis(500);
+/// Delay before it is asked again whether earlier events are routed.
+const BARRIER_DELAY: Duration = Duration::from_millis(5);
+/// A drain that has nothing to do for longer goes, and comes again when something is due.
+const LONGEST_WAIT: Duration = Duration::from_secs(2);
+
+/// The jobs of one webhook, by resource.
+#[derive(Debug, Default)]
+struct Backlog {
+    resources: HashMap<String, Resource>,
+    /// Resources that have jobs and no attempt under way, in turn.
+    turns: VecDeque<String>,
+    jobs: usize,
+    bytes: usize,
+}
+
+#[derive(Debug, Default)]
+struct Resource {
+    waiting: BTreeMap<Place, WaitingJob>,
+    /// `None` until it is read.
+    progress: Option<Progress>,
+}
+
+/// Where a job stands in its resource's queue: what was asked for again goes behind what has never been sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Place {
+    round: u32,
+    version: StateVersion,
+    /// In PARKED.
+    sequence: u64,
+}
+
+#[derive(Debug, Clone)]
+struct WaitingJob {
+    job: Job,
+    parked_at: OffsetDateTime,
+}
+
+/// The first job of a resource, while it has its turn.
+struct Head {
+    resource: String,
+    place: Place,
+    waiting: WaitingJob,
+    progress: Option<Progress>,
+}
+
+/// What came of a turn.
+enum Turn {
+    /// An earlier event of the resource may still be on its way.
+    Unrouted,
+    /// It has failed, and its next attempt is not due yet.
+    NotDue(OffsetDateTime),
+    /// It was delivered by a drain that ended before it could remove it.
+    Repeat,
+    Ended(End),
+    Attempted(Box<Attempted>),
+}
+
+/// What came of a round.
+enum Round {
+    Sent,
+    /// Nothing could be sent before then; `None`: there is nothing.
+    Nothing(Option<Instant>),
+    /// The endpoint fails.
+    Failed,
+    Gone,
+}
+
+impl Backlog {
+    fn is_full(&self) -> bool {
+        self.jobs >= MAX_JOBS || self.bytes >= MAX_BYTES
+    }
+
+    fn add(&mut self, sequence: u64, parked_at: OffsetDateTime, job: Job) {
+        let place = Place { round: job.meta.round(), version: job.meta.version(), sequence };
+        self.jobs += 1;
+        self.bytes += job.payload.len();
+        let resource = self.resources.entry(job.meta.resource.clone()).or_default();
+        if resource.waiting.is_empty() {
+            self.turns.push_back(job.meta.resource.clone());
+        }
+        resource.waiting.insert(place, WaitingJob { job, parked_at });
+    }
+
+    /// The heads of up to `count` resources, which are out of turn until [`put_back`](Self::put_back).
+    fn take(&mut self, count: usize) -> Vec<Head> {
+        let mut heads = Vec::with_capacity(count.min(self.turns.len()));
+        while heads.len() < count
+            && let Some(name) = self.turns.pop_front()
+        {
+            let Some(resource) = self.resources.get_mut(&name) else { continue };
+            let Some((place, waiting)) = resource.waiting.first_key_value() else { continue };
+            let (place, waiting, progress) = (*place, waiting.clone(), resource.progress.take());
+            heads.push(Head { resource: name, place, waiting, progress });
+        }
+        heads
+    }
+
+    /// After its turn; `is_done`: the head has come to its end.
+    fn put_back(&mut self, head: Head, is_done: bool) {
+        let Some(resource) = self.resources.get_mut(&head.resource) else { return };
+        resource.progress = head.progress;
+        if is_done && let Some(done) = resource.waiting.remove(&head.place) {
+            self.jobs -= 1;
+            self.bytes -= done.job.payload.len();
+        }
+        if resource.waiting.is_empty() {
+            self.resources.remove(&head.resource);
+        } else {
+            self.turns.push_back(head.resource);
+        }
+    }
+}
+
+impl Drain<'_> {
+    pub(crate) async fn run_ordered(mut self, shutdown: &Shutdown) -> anyhow::Result<()> {
+        let parked = Parked::open(&self.drainer.queue, &self.tenant, self.webhook.id).await?;
+        let (mut backlog, mut failed) = (Backlog::default(), HashSet::new());
+        let mut idle_until = Instant::now() + LINGER;
+        loop {
+            if self.is_over(shutdown).await? || !self.webhook.rules.ordered {
+                return self.hand_over(Duration::ZERO).await;
+            }
+            self.renew_lease_in_time().await?;
+            match self.ordered_round(&parked, &mut backlog, &mut failed).await? {
+                Round::Sent => {
+                    self.circuit.state = CircuitState::Draining;
+                    self.removed = true;
+                    idle_until = Instant::now() + LINGER;
+                }
+                Round::Failed => return self.fail().await,
+                Round::Gone => return self.close().await,
+                Round::Nothing(None) if Instant::now() >= idle_until => return self.close().await,
+                // The next job is read as soon as it comes.
+                Round::Nothing(None) => self.read_ordered(&parked, &mut backlog, Some(LINGER)).await?,
+                Round::Nothing(Some(next)) => {
+                    let wait = next.saturating_duration_since(Instant::now());
+                    if wait > LONGEST_WAIT {
+                        return self.hand_over(wait).await;
+                    }
+                    // What comes for other resources meanwhile does not wait for this one.
+                    self.read_ordered(&parked, &mut backlog, Some(wait.max(BARRIER_DELAY))).await?;
+                }
+            }
+        }
+    }
+
+    /// Attempts what may be attempted now. While the circuit is open that is one job, due or not: a probe.
+    async fn ordered_round(
+        &mut self,
+        parked: &Parked,
+        backlog: &mut Backlog,
+        failed: &mut HashSet<DeliveryId>,
+    ) -> anyhow::Result<Round> {
+        let is_probe = self.circuit.state == CircuitState::Open;
+        // Before PARKED is read: what is routed by then is in what is read.
+        let routed = self.drainer.queue.acknowledged(topology::ROUTER).await?;
+        self.read_ordered(parked, backlog, None).await?;
+        if backlog.turns.is_empty() {
+            return Ok(Round::Nothing(None));
+        }
+        let Some(count) = self.turn().await else { return Ok(Round::Nothing(Some(self.next))) };
+        let mut wait_until = None;
+        let mut left = backlog.turns.len();
+        // Those that cannot go now have had their turn: the others are looked at in the same round.
+        while left > 0 {
+            let heads = backlog.take(if is_probe { 1 } else { count }.min(left));
+            left -= heads.len();
+            if heads.is_empty() {
+                break;
+            }
+            let tried = self.try_heads(heads, routed, is_probe).await?;
+            let is_any_over = tried.iter().any(|(_, turn)| !matches!(turn, Turn::Unrouted | Turn::NotDue(_)));
+            let now = (Instant::now(), OffsetDateTime::now_utc());
+            for (_, turn) in &tried {
+                let at = match turn {
+                    Turn::Unrouted => now.0 + BARRIER_DELAY,
+                    Turn::NotDue(due) => now.0 + Duration::try_from(*due - now.1).unwrap_or_default(),
+                    _ => continue,
+                };
+                wait_until = Some(wait_until.map_or(at, |until: Instant| until.min(at)));
+            }
+            if !is_any_over {
+                tried.into_iter().for_each(|(head, _)| backlog.put_back(head, false));
+                continue;
+            }
+            return self.settle(parked, backlog, tried, failed, is_probe).await;
+        }
+        Ok(Round::Nothing(wait_until))
+    }
+
+    /// Reads what PARKED has; with `wait`, waits so long for a first job.
+    async fn read_ordered(&self, parked: &Parked, backlog: &mut Backlog, wait: Option<Duration>) -> anyhow::Result<()> {
+        let mut wait = wait;
+        while !backlog.is_full() {
+            let jobs = match wait.take() {
+                Some(wait) => parked.wait(wait).await?,
+                None => parked.next(PAGE).await?,
+            };
+            if jobs.is_empty() {
+                break;
+            }
+            for ParkedJob { sequence, at, frame } in jobs {
+                match Job::decode(&frame) {
+                    Ok(job) => backlog.add(sequence, at, job),
+                    Err(error) => {
+                        self.drainer.bury(&self.tenant, self.webhook.id, sequence, &frame, &error).await?;
+                        parked.remove(sequence).await?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn try_heads(&self, mut heads: Vec<Head>, routed: u64, is_probe: bool) -> anyhow::Result<Vec<(Head, Turn)>> {
+        self.drainer.pacer.turns(&self.tenant, heads.len()).await;
+        let slots = self.drainer.slots.acquire_many(u32::try_from(heads.len())?).await?;
+        let turns = join_all(heads.iter_mut().map(|head| self.try_head(head, routed, is_probe))).await;
+        drop(slots);
+        let turns = turns.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
+        Ok(heads.into_iter().zip(turns).collect())
+    }
+
+    async fn try_head(&self, head: &mut Head, routed: u64, is_probe: bool) -> anyhow::Result<Turn> {
+        let queue = &self.drainer.queue;
+        let meta = &mut head.waiting.job.meta;
+        let progress = match head.progress.take() {
+            Some(progress) => progress,
+            None => queue.progress(meta).await?.0,
+        };
+        let progress = head.progress.insert(progress);
+        if let Some(retry) = progress.retry.as_ref().filter(|retry| retry.job == meta.key()) {
+            if retry.due_at > OffsetDateTime::now_utc() && !is_probe {
+                return Ok(Turn::NotDue(retry.due_at));
+            }
+            (meta.attempt, meta.failed_at) = (retry.attempt, Some(retry.failed_at));
+        }
+        let max_age = queue.limits.parked_max_age;
+        let end = End::of_parked(Some(&self.webhook), head.waiting.parked_at, OffsetDateTime::now_utc(), max_age);
+        if let Some(end) = end {
+            return Ok(Turn::Ended(end));
+        }
+        if meta.resend.is_none() && progress.sent.is_some_and(|sent| sent.delivery == meta.delivery) {
+            return Ok(Turn::Repeat);
+        }
+        if meta.event_sequence > routed {
+            // Only events of the same resource count: one that is stuck elsewhere holds up nobody here.
+            let before = queue.previous_state(&meta.tenant, &meta.resource, meta.event_sequence).await?;
+            if before.is_some_and(|before| before.sequence > routed) {
+                return Ok(Turn::Unrouted);
+            }
+        }
+        let sent = progress.sent;
+        Ok(match self.drainer.attempter.attempt(&head.waiting.job, &self.webhook, sent, None).await? {
+            Tried::Attempted(attempted) => Turn::Attempted(Box::new(attempted)),
+            Tried::Ended(end) => Turn::Ended(end),
+        })
+    }
+
+    /// Stores what came of the turns: outcomes first, then how far the resource got, then the jobs go. A crash in between
+    /// repeats an attempt, and no other job of the resource has been attempted by then.
+    async fn settle(
+        &mut self,
+        parked: &Parked,
+        backlog: &mut Backlog,
+        tried: Vec<(Head, Turn)>,
+        failed: &mut HashSet<DeliveryId>,
+        is_probe: bool,
+    ) -> anyhow::Result<Round> {
+        let attempts = tried.iter().filter_map(|(head, turn)| match turn {
+            Turn::Attempted(attempted) => Some((head.waiting.job.meta.delivery, attempted.as_ref())),
+            _ => None,
+        });
+        let attempts: Vec<_> = attempts.collect();
+        if attempts.iter().any(|(_, attempted)| attempted.is_success()) {
+            failed.clear();
+        } else {
+            failed.extend(attempts.iter().map(|(delivery, _)| *delivery));
+        }
+        let is_gone = attempts.iter().any(|(_, attempted)| is_gone(attempted));
+        let has_attempts = !attempts.is_empty();
+        let is_broken = !is_gone && has_attempts && (is_probe || self.drainer.breaker.is_reached(failed.len()));
+        // In a round of a broken endpoint nothing was accepted: its jobs stay, and their attempts are shown.
+        let is_broken = is_broken && !failed.is_empty();
+        let (mut outcomes, mut done, mut kept) = (Vec::new(), Vec::new(), Vec::new());
+        for (head, turn) in tried {
+            match turn {
+                Turn::Unrouted | Turn::NotDue(_) => kept.push(head),
+                Turn::Repeat => done.push((head, None)),
+                Turn::Ended(end) => {
+                    outcomes.push(end.outcome(head.waiting.job.meta.clone()));
+                    done.push((head, None));
+                }
+                Turn::Attempted(attempted) if is_broken => {
+                    if !is_probe || self.is_shown() {
+                        outcomes.push(outcome(head.waiting.job.meta.clone(), *attempted, DeliveryState::Parked, None));
+                    }
+                    kept.push(head);
+                }
+                Turn::Attempted(attempted) => {
+                    let (outcome, update) = self.follow(&head, *attempted);
+                    match &update.retry {
+                        Some(_) => {
+                            kept.push(Head { progress: Some(self.write_progress(&head, update).await?), ..head })
+                        }
+                        None => done.push((head, Some(update))),
+                    }
+                    outcomes.push(outcome);
+                }
+            }
+        }
+        self.store(&outcomes).await?;
+        let written = join_all(done.iter().map(async |(head, update)| match update {
+            Some(update) => self.write_progress(head, update.clone()).await.map(Some),
+            None => Ok(None),
+        }));
+        let written = written.await.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
+        let removed = join_all(done.iter().map(|(head, _)| parked.remove(head.place.sequence))).await;
+        removed.into_iter().collect::<anyhow::Result<()>>()?;
+        for ((mut head, _), progress) in done.into_iter().zip(written) {
+            head.progress = progress.or(head.progress);
+            backlog.put_back(head, true);
+        }
+        kept.into_iter().for_each(|head| backlog.put_back(head, false));
+        if is_broken {
+            return Ok(Round::Failed);
+        }
+        Ok(if is_gone { Round::Gone } else { Round::Sent })
+    }
+
+    /// What follows from an attempt: its outcome, and what PROGRESS is to know.
+    fn follow(&self, head: &Head, attempted: Attempted) -> (Outcome, Update) {
+        let meta = head.waiting.job.meta.clone();
+        let verdict = self.drainer.attempter.verdict(&meta, &attempted);
+        let now = OffsetDateTime::now_utc();
+        let mut update = Update::default();
+        let (state, due_at) = match verdict {
+            Verdict::Delivered => {
+                let sent = SentState { version: attempted.payload_of.version, delivery: meta.delivery };
+                update.sent = Some(sent);
+                update.deletion = Some(sent).filter(|_| meta.event_type.is_deletion());
+                (DeliveryState::Delivered, None)
+            }
+            Verdict::RetryAfter(delay) => {
+                let due_at = now + delay;
+                let attempt = meta.attempt + 1;
+                update.retry = Some(OrderedRetry { job: meta.key(), attempt, failed_at: now, due_at });
+                (DeliveryState::Pending, Some(due_at))
+            }
+            Verdict::GiveUp | Verdict::Disable => (DeliveryState::Failed, None),
+        };
+        (outcome(meta, attempted, state, due_at), update)
+    }
+
+    async fn write_progress(&self, head: &Head, update: Update) -> anyhow::Result<Progress> {
+        let Update { sent, deletion, retry } = update;
+        let change = |progress: &mut Progress| {
+            progress.sent = sent.map(|sent| newest(progress.sent, sent)).or(progress.sent);
+            progress.deletion = deletion.map(|deletion| newest(progress.deletion, deletion)).or(progress.deletion);
+            progress.retry.clone_from(&retry);
+        };
+        self.drainer.queue.update_progress(&head.waiting.job.meta, change).await
+    }
+}
+
+/// A change of an entry in PROGRESS.
+#[derive(Debug, Clone, Default)]
+struct Update {
+    sent: Option<SentState>,
+    deletion: Option<SentState>,
+    retry: Option<OrderedRetry>,
+}
