@@ -132,7 +132,9 @@ fn report(answer: Answer) -> Report {
         None if success => None,
         None => Some(Reason {
             reason: "http_status",
-            detail: "it answered with a 2xx status other than 200: a delivery would be delivered, but a test expects 200".to_owned(),
+            detail:
+                "it answered with a 2xx status other than 200: a delivery would be delivered, but a test expects 200"
+                    .to_owned(),
         }),
     };
     Report {

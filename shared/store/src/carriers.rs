@@ -38,7 +38,7 @@ impl Carriers {
     pub(crate) fn of<'a>(outcomes: impl IntoIterator<Item = &'a Outcome>) -> Self {
         let mut found = Self::default();
         for outcome in outcomes {
-            if is_end_of_a_carrier(outcome) {
+            if outcome.is_end_of_a_carrier() {
                 found.ended.insert(outcome.job.delivery.to_string());
             } else if is_carried(outcome.state) && outcome.carried_by.is_some() {
                 found.carried.insert(outcome.job.delivery.to_string());
@@ -110,7 +110,7 @@ fn sql(column: &str, size: usize) -> String {
     };
     let carried: Vec<_> = DeliveryState::ALL.into_iter().filter(|state| is_carried(*state)).collect();
     let ends: Vec<_> = DeliveryState::ALL.into_iter().filter(|state| state.is_undelivered_end()).collect();
-    // The carrier is looked up by its id, row by row: as a join, a database that takes few rows to have failed would read
+    // What ends a carrier is what `Outcome::is_end_of_a_carrier` says of it. It is looked up by its id, row by row: as a join, a database that takes few rows to have failed would read
     // all of those. When the row was made is not known here, so it counts as late, which costs an entry in an index.
     format!(
         "UPDATE deliveries AS d SET state = '{failed}', fault = '{fault}', \
@@ -127,12 +127,6 @@ fn sql(column: &str, size: usize) -> String {
         carried = names(&carried),
         ends = names(&ends),
     )
-}
-
-/// Whether what the delivery was to tell its endpoint, for itself and for those that it carries, remains untold. A delivery
-/// that a router filters has never carried anything; one whose state no longer matched at the attempt may have.
-fn is_end_of_a_carrier(outcome: &Outcome) -> bool {
-    outcome.state.is_undelivered_end() || (outcome.state == DeliveryState::Filtered && outcome.fault.is_some())
 }
 
 fn is_carried(state: DeliveryState) -> bool {

@@ -47,9 +47,11 @@ async fn another_url_or_secret_or_enabling_it_makes_another_endpoint_and_nothing
     assert_eq!(before.config().endpoint_since, None);
     let url = |url: &str| WebhookChange { url: Some(url.parse().unwrap()), ..WebhookChange::default() };
     let state = |state| WebhookChange { state: Some(state), ..WebhookChange::default() };
-    let sealed = |number, is_new| move |now: &WebhookRecord| WebhookChange {
-        sealed: Some(resealed(now, number, is_new)),
-        ..WebhookChange::default()
+    let sealed = |number, is_new| {
+        move |now: &WebhookRecord| WebhookChange {
+            sealed: Some(resealed(now, number, is_new)),
+            ..WebhookChange::default()
+        }
     };
     type Change = Box<dyn Fn(&WebhookRecord) -> WebhookChange>;
     let changes: Vec<(Change, bool)> = vec![

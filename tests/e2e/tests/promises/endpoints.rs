@@ -279,7 +279,11 @@ async fn a_test_call_says_what_a_delivery_would_do_and_changes_nothing() {
         let unsaved = json!({ "url": stack.merchant.url("/a") });
         for answer in [client.post(&test, &json!({})).await, client.post("/company/webhooks/test", &unsaved).await] {
             let answer = answer.expect(200).json();
-            assert_eq!((&answer["success"], &answer["wouldDeliver"]), (&json!(false), &json!(would_deliver)), "{answer}");
+            assert_eq!(
+                (&answer["success"], &answer["wouldDeliver"]),
+                (&json!(false), &json!(would_deliver)),
+                "{answer}"
+            );
             let detail = answer["error"]["detail"].as_str().unwrap();
             assert!(detail.contains(says) && !detail.contains("disabled"), "{answer}");
         }

@@ -326,7 +326,11 @@ async fn a_history_of_one_table_becomes_the_oldest_partition() {
     assert_eq!(postgres.value(source).await, "500", "a repeat says what was not known before");
     let carried = "SELECT count(*) - 1 FROM pg_indexes WHERE indexdef LIKE '%(carried_by)%'";
     let parts = "SELECT count(*) FROM pg_inherits WHERE inhparent = 'deliveries'::regclass";
-    assert_eq!(postgres.value(carried).await, postgres.value(parts).await, "each partition has the index, and the whole");
+    assert_eq!(
+        postgres.value(carried).await,
+        postgres.value(parts).await,
+        "each partition has the index, and the whole"
+    );
     while store.forget_deliveries(now).await.unwrap() {}
     assert_eq!(listed(&store, &tenant, &all, 100).await.len(), 500, "of today there may be more");
     while store.forget_deliveries(now + Duration::days(2)).await.unwrap() {}

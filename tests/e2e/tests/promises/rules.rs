@@ -311,7 +311,8 @@ async fn rules_are_set_changed_cleared_and_refused_by_name() {
     patch(&client, &path, r#"{"debounce":null,"payload":"original","ordered":true,"format":"resource"}"#, 200).await;
     let refused = patch(&client, &path, r#"{"debounce":"5s","payload":"latest"}"#, 422).await;
     assert_eq!(refused["errors"][0]["field"], "debounce", "{refused}");
-    let both = json!({ "name": "a", "url": stack.merchant.url("/b"), "events": ["*"], "ordered": true, "debounce": "5s" });
+    let both =
+        json!({ "name": "a", "url": stack.merchant.url("/b"), "events": ["*"], "ordered": true, "debounce": "5s" });
     let refused = client.post("/company/webhooks", &both).await.expect(422).problem();
     assert_eq!(refused["errors"][0]["field"], "debounce", "{refused}");
     patch(&client, &path, r#"{"fields":null,"filter":null,"changed":null,"dropDuplicates":true}"#, 200).await;
