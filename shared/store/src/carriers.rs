@@ -110,14 +110,16 @@ fn sql(column: &str, size: usize) -> String {
     };
     let carried: Vec<_> = DeliveryState::ALL.into_iter().filter(|state| is_carried(*state)).collect();
     let ends: Vec<_> = DeliveryState::ALL.into_iter().filter(|state| state.is_undelivered_end()).collect();
-    // What ends a carrier is what `Outcome::is_end_of_a_carrier` says of it. It is looked up by its id, row by row: as a join, a database that takes few rows to have failed would read
-    // all of those. When the row was made is not known here, so it counts as late, which costs an entry in an index.
+    // What ends a carrier is what `Outcome::is_end_of_a_carrier` says of it. It is looked up by its id, row by row: as a join, a
+    // database that expects few failed rows would read all of those. The state itself would tempt PostgreSQL to read all
+    // duplicates of an index by state, beside the few rows that `carried_by` names. When the row was made is not known
+    // here, so it counts as late, which costs an entry in an index.
     format!(
         "UPDATE deliveries AS d SET state = '{failed}', fault = '{fault}', \
          fault_detail = 'its payload was to be told by ' || carried_by || ', which was not delivered', \
          rank = rank + 1, updated_at = CASE WHEN updated_at < ? THEN ? ELSE updated_at END, \
          late_at = CASE WHEN updated_at < ? THEN ? ELSE updated_at END \
-         WHERE {column} IN ({places}) AND carried_by IS NOT NULL AND state IN ({carried}) AND (\
+         WHERE {column} IN ({places}) AND carried_by IS NOT NULL AND state || '' IN ({carried}) AND (\
          SELECT c.state IN ({ends}) OR (c.state = '{filtered}' AND c.fault IS NOT NULL) \
          FROM deliveries AS c WHERE c.id = d.carried_by) RETURNING id",
         failed = DeliveryState::Failed.name(),
