@@ -41,15 +41,13 @@ impl Fields {
         }
     }
 
-    /// For a request whose fields may all be left out: then it needs no body either.
+    /// For a request whose fields may all be left out: then it needs no body either, whatever type a client gives to none.
     pub(crate) async fn read_any(headers: &HeaderMap, body: Body) -> Result<Self, Problem> {
-        if headers.contains_key(header::CONTENT_TYPE) {
-            return Self::read(headers, body).await;
-        }
-        if read_body(body, MAX_BYTES).await?.is_empty() {
+        let body = read_body(body, MAX_BYTES).await?;
+        if body.is_empty() {
             return Ok(Self { fields: BTreeMap::new(), wrong: Vec::new() });
         }
-        Err(Problem::unsupported_media_type("send the header Content-Type: application/json"))
+        Self::read(headers, body.into()).await
     }
 
     pub(crate) fn string(&mut self, name: &'static str) -> Option<String> {

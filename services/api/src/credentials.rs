@@ -96,7 +96,9 @@ pub(crate) async fn update(
         let mut credentials = before.clone();
         edit(&mut credentials)?;
         let told = MaskedChange::between(Some(&before), &credentials, now);
-        let sealed = Resealed { after: seal(app, &tenant, id, &credentials)?, before: found.sealed, told };
+        let is_new_secret = credentials.secret != before.secret;
+        let after = seal(app, &tenant, id, &credentials)?;
+        let sealed = Resealed { before: found.sealed, after, is_new_secret, told };
         let with_sealed = WebhookChange { sealed: Some(sealed), ..change.clone() };
         if app.store.update_webhook(&tenant, id, with_sealed, by, now).await.map_err(database_problem)? {
             return Ok(credentials);

@@ -29,6 +29,9 @@ struct Resource {
     id: String,
     webhook_id: String,
     event_id: String,
+    /// The `source` of the event: an event is known by it together with its id. Absent where the history does not have it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    event_source: Option<String>,
     event: String,
     resource: String,
     #[schema(value_type = schemas::DeliveryState)]
@@ -42,9 +45,9 @@ struct Resource {
     updated_at: OffsetDateTime,
     #[serde(with = "crate::timestamp::option")]
     next_attempt_at: Option<OffsetDateTime>,
-    /// Why the last attempt failed.
+    /// Why the last attempt failed, or why there was none.
     error: Option<Reason>,
-    /// The delivery that has told the endpoint the same (duplicate), or newer (superseded).
+    /// The delivery that tells the endpoint the same (duplicate), or newer (superseded); one that is `carrier_failed` relied on it.
     #[serde(skip_serializing_if = "Option::is_none")]
     carried_by: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -94,6 +97,7 @@ impl Resource {
             id: record.id,
             webhook_id: record.webhook_id,
             event_id: record.event_id,
+            event_source: record.source,
             event: record.event_type,
             resource: record.resource,
             state: record.state,

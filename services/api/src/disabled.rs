@@ -51,6 +51,7 @@ pub(crate) mod tests {
             disabled: Some((datetime!(2026-11-24 10:00 UTC), DisabledReason::Failing)),
             is_told: false,
             discard_before: None,
+            endpoint_since: None,
             version: 1,
         }
     }

@@ -61,7 +61,7 @@ fn complete(mut document: Value) -> Value {
     if let Some(schemas) = document["components"]["schemas"].as_object_mut() {
         schemas.remove("Rules");
     }
-    for name in ["RotateSecret", "TestRequest", "RecoverRequest"] {
+    for name in ["RotateSecret", "TestRequest", "RecoverRequest", "Nothing"] {
         close(&mut document["components"]["schemas"][name], if name == "TestRequest" { &["headers"] } else { &[] });
     }
     document::add_common(&mut document);
@@ -212,7 +212,9 @@ fn complete_operation(path: &str, method: &str, operation: &mut Value) {
 /// A request may have no other fields, and none that is `null` but these.
 fn close(schema: &mut Value, clearable: &[&str]) {
     schema["additionalProperties"] = false.into();
-    without_null(&mut schema["properties"], clearable);
+    if let Some(properties) = schema.get_mut("properties") {
+        without_null(properties, clearable);
+    }
 }
 
 /// What is absent is not `null`, but for these.
@@ -260,6 +262,8 @@ mod tests {
         }
         let create = &document["components"]["schemas"]["WebhookCreate"];
         assert_eq!(create["additionalProperties"], false);
+        assert_eq!(create["properties"]["ordered"]["type"], "boolean");
+        assert_eq!(document["components"]["schemas"]["Nothing"]["additionalProperties"], false);
         assert_eq!(create["properties"]["isEnabled"]["type"], "boolean");
         assert_eq!(create["properties"]["filter"]["oneOf"][1]["type"], "null");
     }

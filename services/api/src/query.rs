@@ -5,10 +5,9 @@ use std::str::FromStr;
 use axum::Json;
 use serde::Serialize;
 use shopery_http::Problem;
-use shopery_model::Invalid;
+use shopery_model::{Invalid, parse_time};
 use shopery_store::{Cursor, Page, Times};
 use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 use utoipa::ToSchema;
 
 const DEFAULT_LIMIT: u64 = 50;
@@ -68,10 +67,7 @@ impl Query {
     }
 
     pub(crate) fn time(&mut self, name: &'static str) -> Option<OffsetDateTime> {
-        self.take(name, |text| {
-            OffsetDateTime::parse(text, &Rfc3339)
-                .map_err(|_| "must be an RFC 3339 timestamp, such as 2026-11-24T10:00:00Z".to_owned())
-        })
+        self.take(name, |text| parse_time(text).map_err(str::to_owned))
     }
 
     pub(crate) fn times(&mut self) -> Times {

@@ -7,10 +7,9 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use shopery_http::{Permission, Problem};
-use shopery_model::{DeliveryState, Invalid, PayloadMode, RecoveryId, TenantId, WebhookId};
+use shopery_model::{DeliveryState, Invalid, PayloadMode, RecoveryId, TenantId, WebhookId, parse_time};
 use shopery_store::{RecoveryRecord, RecoveryState};
 use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -143,9 +142,7 @@ fn read(mut fields: Fields, tenant: TenantId, webhook: WebhookId) -> Result<Reco
 
 fn time(fields: &mut Fields, name: &'static str) -> Option<OffsetDateTime> {
     let text = fields.string(name)?;
-    let parsed = OffsetDateTime::parse(&text, &Rfc3339);
-    let form = "must be an RFC 3339 timestamp, such as 2026-11-24T10:00:00Z";
-    fields.check(parsed.map_err(|_| Invalid::new(name, form)))
+    fields.check(parse_time(&text).map_err(|wrong| Invalid::new(name, wrong)))
 }
 
 /// A status that a delivery can end in.

@@ -120,8 +120,8 @@ async fn reseal(store: &Store, keys: &Keyring, prefix: &str) -> anyhow::Result<D
                 Ok(credentials) => {
                     let after = keys.seal(&tenant, id, &credentials)?;
                     // If it was changed meanwhile, that has sealed it with the first key of whoever did.
-                    done.resealed +=
-                        usize::from(store.reseal(&tenant, id, &Resealed { before, after, told: Vec::new() }).await?);
+                    let resealed = Resealed { before, after, is_new_secret: false, told: Vec::new() };
+                    done.resealed += usize::from(store.reseal(&tenant, id, &resealed).await?);
                 }
                 Err(why) => {
                     done.closed += 1;

@@ -150,6 +150,7 @@ async fn create(State(app): State<App>, headers: HeaderMap, body: Body) -> Resul
         disabled: None,
         is_told: false,
         discard_before: None,
+        endpoint_since: None,
         version: 1,
     };
     let told = MaskedChange::between(None, &credentials, now);

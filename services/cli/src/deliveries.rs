@@ -38,7 +38,7 @@ pub struct Which {
     #[arg(long, value_name = "ID")]
     webhook: Option<String>,
 
-    /// In this state: pending, delivered, failed, filtered, duplicate, superseded, parked or expired
+    /// In this state: pending, delivered, failed, filtered, duplicate, superseded, parked, expired or discarded
     #[arg(long, value_name = "STATE")]
     status: Option<String>,
 

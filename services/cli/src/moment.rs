@@ -1,5 +1,6 @@
 //! Times as they are typed: RFC 3339, or so long ago.
 
+use shopery_model::parse_time;
 use time::format_description::well_known::Rfc3339;
 use time::{Date, OffsetDateTime};
 
@@ -8,8 +9,11 @@ pub fn parse(text: &str, now: OffsetDateTime) -> Result<String, String> {
     let form = || {
         "must be RFC 3339 such as 2026-11-24T10:00:00Z, a day such as 2026-11-24, or so long ago, such as 2h".to_owned()
     };
-    if OffsetDateTime::parse(text, &Rfc3339).is_ok() {
-        return Ok(text.to_owned());
+    match parse_time(text) {
+        Ok(_) => return Ok(text.to_owned()),
+        // It is a time, and one that the API refuses.
+        Err(why) if read(text).is_some() => return Err(why.to_owned()),
+        Err(_) => {}
     }
     let is_day = text.len() == 10 && Date::parse(text, &time::format_description::well_known::Iso8601::DATE).is_ok();
     if is_day {
@@ -50,6 +54,7 @@ mod tests {
             ("yesterday", None),
             ("", None),
             ("99999999y", None),
+            ("9999-12-31T23:59:59-01:00", None),
         ] {
             assert_eq!(parse(typed, now).ok().as_deref(), meant, "{typed}");
         }

@@ -77,9 +77,9 @@ fn option_of(field: &str) -> Option<String> {
     let end = field.find(['[', '.']).unwrap_or(field.len());
     let (name, within) = field.split_at(end);
     let option = match name {
-        "name" | "url" | "secret" | "filter" | "changed" | "payload" | "debounce" | "signature" | "mode" | "step"
-        | "overlap" | "waiting" | "since" | "until" | "limit" | "event" | "status" | "subject" | "time" | "source"
-        | "id" => format!("--{name}"),
+        "name" | "url" | "secret" | "filter" | "changed" | "payload" | "debounce" | "signature" | "format"
+        | "ordered" | "mode" | "step" | "overlap" | "waiting" | "since" | "until" | "limit" | "event" | "status"
+        | "subject" | "time" | "source" | "id" => format!("--{name}"),
         "events" => "--event".into(),
         "headers" => "--header".into(),
         "fields" => "--field".into(),

@@ -29,7 +29,7 @@ const COLUMNS: [Column; 8] = [
     fixed("UNAVAILABLE", "unavailable"),
 ];
 
-/// Sends again what has ended as failed or expired, and shows how it gets on.
+/// Sends again what has ended as failed or expired, and shows how it gets on. What was discarded is sent if --status names it.
 #[derive(Debug, Args)]
 pub struct Recover {
     /// The webhook

@@ -60,7 +60,15 @@ pub struct Fields {
     #[arg(long, value_name = "symmetric|asymmetric|both")]
     signature: Option<String>,
 
-    /// Whether a payload that was just sent is dropped
+    /// What the body of a delivery is: the resource, or a CloudEvent with it
+    #[arg(long, value_name = "resource|cloudevent")]
+    format: Option<String>,
+
+    /// Whether the deliveries of one resource are made one after the other; not with --debounce
+    #[arg(long, value_name = "true|false")]
+    ordered: Option<bool>,
+
+    /// Of a webhook with --field: whether a payload that was just sent is dropped
     #[arg(long, value_name = "true|false")]
     drop_duplicates: Option<bool>,
 }
@@ -135,6 +143,8 @@ impl Fields {
         body.set_if("rateLimit", self.rate_limit.as_ref())?;
         body.set_if("signature", self.signature.as_ref())?;
         body.set_if("dropDuplicates", self.drop_duplicates.as_ref())?;
+        body.set_if("format", self.format.as_ref())?;
+        body.set_if("ordered", self.ordered.as_ref())?;
         Ok(body)
     }
 }
@@ -181,13 +191,15 @@ mod tests {
             filter: Some(r#"{"total":[{"numeric":[">",10.10]}]}"#.into()),
             rate_limit: Some(50),
             drop_duplicates: Some(false),
+            format: Some("cloudevent".into()),
+            ordered: Some(true),
             ..Fields::default()
         };
         let mut body = fields.body().unwrap();
         clear(&mut body, &[Clearable::Debounce]).unwrap();
         assert_eq!(
             String::from_utf8(body.json().unwrap()).unwrap(),
-            r#"{"debounce":null,"dropDuplicates":false,"events":["order-created","product-*"],"filter":{"total":[{"numeric":[">",10.10]}]},"headers":{"Authorization":"Bearer x:y"},"name":"a","rateLimit":50}"#
+            r#"{"debounce":null,"dropDuplicates":false,"events":["order-created","product-*"],"filter":{"total":[{"numeric":[">",10.10]}]},"format":"cloudevent","headers":{"Authorization":"Bearer x:y"},"name":"a","ordered":true,"rateLimit":50}"#
         );
         assert!(clear(&mut body, &[Clearable::RateLimit]).is_err());
     }

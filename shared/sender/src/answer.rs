@@ -67,7 +67,7 @@ fn judge(status: StatusCode) -> Option<(Fault, String)> {
     if status.is_success() {
         None
     } else if status == StatusCode::GONE {
-        Some((Fault::Gone, "it answered 410 Gone; the webhook is disabled".to_owned()))
+        Some((Fault::Gone, "it answered 410 Gone: the endpoint says that it is gone for good".to_owned()))
     } else if status.is_redirection() {
         Some((
             Fault::Redirected,

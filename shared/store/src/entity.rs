@@ -27,6 +27,8 @@ pub(crate) mod webhook {
         /// When the event that tells of it was stored.
         pub told_at: Option<i64>,
         pub discard_before: Option<i64>,
+        /// Since then its endpoint is another one.
+        pub endpoint_since: Option<i64>,
         pub version: i64,
     }
 
@@ -99,6 +101,8 @@ pub(crate) mod delivery {
         /// Where EVENTS holds the event.
         pub event_sequence: i64,
         pub triggered_at: i64,
+        /// The event's `source`; None in rows of before deliveries told it.
+        pub source: Option<String>,
         pub state: String,
         /// Of two outcomes of a delivery, the higher one is the truth.
         pub rank: i64,

@@ -6,7 +6,7 @@
 //! Invariant: writing the same outcomes again changes nothing, and an outcome that comes late or twice never takes a
 //! delivery back: what is delivered stays delivered, and a lower attempt does not replace a higher one. Only somebody
 //! who asks for the delivery again begins a new round, and the state is always that of the last round; its attempts are
-//! those of all rounds.
+//! those of all rounds. What a delivery carries for others fails with it, see [`carriers`](crate::carriers).
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -18,9 +18,10 @@ use sea_orm::{
     QueryFilter, QueryOrder, QuerySelect, Statement, TransactionTrait, Value,
 };
 use serde::{Deserialize, Serialize};
-use shopery_model::{DeliveryId, DeliveryState, Outcome, TenantId, WebhookId};
+use shopery_model::{DeliveryId, DeliveryState, Fault, Outcome, TenantId, WebhookId};
 use time::{Duration, OffsetDateTime};
 
+use crate::carriers::Carriers;
 use crate::entity::delivery;
 use crate::rollups;
 use crate::sql::{SIZES, in_sizes, numbered};
@@ -34,6 +35,8 @@ pub struct DeliveryRecord {
     pub id: String,
     pub webhook_id: String,
     pub event_id: String,
+    /// The event's `source`; `None` in rows of before deliveries told it.
+    pub source: Option<String>,
     pub event_type: String,
     pub resource: String,
     pub event_sequence: u64,
@@ -189,12 +192,14 @@ pub(crate) async fn write<'a>(
 ) -> Result<(), DbErr> {
     let rows = rows(outcomes);
     let backend = transaction.get_database_backend();
+    let carriers = Carriers::of(rows.iter().map(|row| row.latest));
+    carriers.lock(transaction).await?;
     for part in in_sizes(&rows) {
         let values = part.iter().flat_map(Row::values);
         let sql = upsert(backend, part.len());
         transaction.execute_raw(Statement::from_sql_and_values(backend, sql, values)).await?;
     }
-    Ok(())
+    carriers.fail_carried(transaction).await
 }
 
 /// What the outcomes of one delivery add up to: one INSERT cannot meet a row twice.
@@ -233,15 +238,25 @@ fn rank(outcome: &Outcome) -> i64 {
 fn rank_in_round(outcome: &Outcome) -> i64 {
     let attempt = i64::from(outcome.job.attempt);
     match outcome.state {
-        // Whatever came of an attempt knows better.
-        DeliveryState::Filtered | DeliveryState::Duplicate | DeliveryState::Superseded => 0,
         // Of an attempt that is still to come: the first one of a round was asked for, or is parked.
         DeliveryState::Pending if outcome.attempt.is_none() => 4 * attempt - 3,
         DeliveryState::Parked if outcome.attempt.is_none() => 4 * attempt - 2,
         DeliveryState::Parked => 4 * attempt - 1,
         DeliveryState::Pending => 4 * attempt,
+        // An end without this attempt, found by the router, or by the deliverer after the ones before: those, and that it
+        // waited for this one, are over. Whatever came of this attempt knows better.
+        DeliveryState::Filtered | DeliveryState::Duplicate | DeliveryState::Superseded => 4 * attempt,
         DeliveryState::Failed | DeliveryState::Expired | DeliveryState::Discarded => 4 * attempt + 1,
         DeliveryState::Delivered => ROUND - 1,
+    }
+}
+
+/// Where the delivery stands. A deliverer of before says of what was discarded that it failed, and this release takes its
+/// outcomes for as long as it is being replaced.
+pub(crate) fn state(outcome: &Outcome) -> DeliveryState {
+    match (outcome.state, &outcome.fault) {
+        (DeliveryState::Failed, Some((Fault::Discarded, _))) => DeliveryState::Discarded,
+        (state, _) => state,
     }
 }
 
@@ -261,7 +276,7 @@ fn attempt(outcome: &Outcome) -> Option<String> {
     serde_json::to_string(&record).ok()
 }
 
-const COLUMNS: [&str; 18] = [
+const COLUMNS: [&str; 19] = [
     "id",
     "tenant",
     "webhook_id",
@@ -270,6 +285,7 @@ const COLUMNS: [&str; 18] = [
     "resource",
     "event_sequence",
     "triggered_at",
+    "source",
     "state",
     "rank",
     "attempt_count",
@@ -282,12 +298,12 @@ const COLUMNS: [&str; 18] = [
     "attempts",
 ];
 /// From here to `carried_by`: what an outcome of a higher rank replaces.
-const FIRST_REPLACED: usize = 8;
+const FIRST_REPLACED: usize = 9;
 
 impl Row<'_> {
     /// In the order of [`COLUMNS`].
     fn values(&self) -> [Value; COLUMNS.len()] {
-        let Outcome { job, state, next_attempt_at, attempt, fault, carried_by, at } = self.latest;
+        let Outcome { job, next_attempt_at, attempt, fault, carried_by, at, .. } = self.latest;
         // What ends without an attempt has had those before the one that it waited for.
         let attempts = if attempt.is_some() { job.attempt } else { job.attempt.saturating_sub(1) };
         let (fault, detail) = fault.as_ref().map(|(fault, detail)| (fault.name(), detail.as_str())).unzip();
@@ -300,7 +316,8 @@ impl Row<'_> {
             job.resource.as_str().into(),
             i64::try_from(job.event_sequence).unwrap_or(i64::MAX).into(),
             to_millis(job.triggered_at).into(),
-            state.name().into(),
+            Some(job.source.as_str()).filter(|source| !source.is_empty()).into(),
+            state(self.latest).name().into(),
             self.rank.into(),
             i32::try_from(attempts).unwrap_or(i32::MAX).into(),
             fault.into(),
@@ -333,7 +350,8 @@ fn upsert_sql(backend: DatabaseBackend, size: usize) -> String {
         .collect();
     let contains = if backend == DatabaseBackend::Postgres { "strpos" } else { "instr" };
     let sql = format!(
-        "INSERT INTO deliveries AS d ({}) VALUES {} ON CONFLICT (id) DO UPDATE SET {}, attempts = CASE \
+        "INSERT INTO deliveries AS d ({}) VALUES {} ON CONFLICT (id) DO UPDATE SET {}, \
+         source = COALESCE(d.source, excluded.source), attempts = CASE \
          WHEN excluded.attempts = '' OR {contains}(d.attempts, excluded.attempts) > 0 THEN d.attempts \
          WHEN d.attempts = '' THEN excluded.attempts ELSE d.attempts || ',' || excluded.attempts END",
         COLUMNS.join(","),
@@ -357,6 +375,7 @@ pub(crate) fn read_delivery(row: delivery::Model) -> Result<(DeliveryRecord, Vec
         id: row.id,
         webhook_id: row.webhook_id,
         event_id: row.event_id,
+        source: row.source,
         event_type: row.event_type,
         resource: row.resource,
         event_sequence: u64::try_from(row.event_sequence).unwrap_or_default(),

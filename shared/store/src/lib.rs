@@ -3,6 +3,7 @@
 //! The control plane alone comes here; the data plane never does. Every query names the tenant: a row of another tenant
 //! is as good as none. Times are stored as milliseconds since the Unix epoch, so that both databases compare them alike.
 
+mod carriers;
 mod changes;
 mod connect;
 mod entity;

@@ -429,8 +429,12 @@ impl MigrationTrait for TrueDeliveries {
         for (table, column) in added {
             manager.alter_table(Table::alter().table(table).add_column(column).to_owned()).await?;
         }
-        let carried = "CREATE INDEX carried_by ON deliveries (carried_by) WHERE carried_by IS NOT NULL";
-        manager.get_connection().execute_unprepared(carried).await.map(drop)
+        let db = manager.get_connection();
+        db.execute_unprepared("CREATE INDEX carried_by ON deliveries (carried_by) WHERE carried_by IS NOT NULL")
+            .await?;
+        // What was discarded was a failure of that reason, and a plain recovery would have sent it all the same.
+        let discarded = "UPDATE deliveries SET state = 'discarded' WHERE state = 'failed' AND fault = 'discarded'";
+        db.execute_unprepared(discarded).await.map(drop)
     }
 }
 

@@ -1,7 +1,8 @@
 //! Counts of what happened to the deliveries of a webhook, minute by minute, so that they can be told without reading the
 //! history. After two days the minutes of an hour become one.
 //!
-//! What is counted: an attempt, when it ends; an end, when it is reached, once for every round. Percentiles of an
+//! What is counted: an attempt, when it ends; an end, when it is reached, once for every round. A delivery that fails with its
+//! carrier has been counted at the end that it had before, and is not counted again. Percentiles of an
 //! attempt's time come from buckets whose bounds lie 19 % apart.
 //!
 //! The tenant is counted beside its webhooks, so that its metrics do not cost more than those of one of them.
@@ -21,6 +22,7 @@ use shopery_model::{DeliveryId, DeliveryState, Fault, Outcome, TenantId, Webhook
 use time::OffsetDateTime;
 
 use crate::entity::delivery;
+use crate::history;
 use crate::sql::{in_sizes, numbered};
 use crate::{Store, StoreError, to_millis};
 
@@ -177,8 +179,9 @@ fn count<'a>(outcomes: impl Iterator<Item = &'a Outcome>) -> BTreeMap<Key<'a>, C
                     counts.add(Kind::Failed(*fault));
                 }
             }
-            if outcome.state != DeliveryState::Pending {
-                counts.add(Kind::State(outcome.state));
+            let state = history::state(outcome);
+            if state != DeliveryState::Pending {
+                counts.add(Kind::State(state));
             }
         }
     }

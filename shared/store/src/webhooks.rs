@@ -35,6 +35,9 @@ pub struct WebhookRecord {
     pub is_told: bool,
     /// What has waited since before this time is not to be sent.
     pub discard_before: Option<OffsetDateTime>,
+    /// When its URL or secret last became another one, or it was enabled: since then it is another endpoint, which has been
+    /// told nothing. `None`: never.
+    pub endpoint_since: Option<OffsetDateTime>,
     /// Counts what its owner, or we, have changed of it.
     pub version: i64,
 }
@@ -93,7 +96,7 @@ impl WebhookRecord {
             credentials: None,
             rules: self.rules.clone(),
             discard_before: self.discard_before,
-            endpoint_since: None,
+            endpoint_since: self.endpoint_since,
             updated_at: self.updated_at,
         }
     }
@@ -118,6 +121,8 @@ pub struct WebhookChange {
 pub struct Resealed {
     pub before: Sealed,
     pub after: Sealed,
+    /// Whether the secret in them is another one, and so the endpoint that knows it.
+    pub is_new_secret: bool,
     /// What may be told of the difference.
     pub told: Vec<MaskedChange>,
 }
@@ -151,6 +156,7 @@ impl Store {
             disabled_reason: Set(None),
             told_at: Set(None),
             discard_before: Set(None),
+            endpoint_since: Set(None),
             version: Set(record.version),
         };
         let transaction = self.db.begin().await?;
@@ -236,6 +242,9 @@ impl Store {
         if let Some(version) = change.of_version {
             update = update.filter(Column::Version.eq(version));
         }
+        if is_new_endpoint(&before, &change) {
+            update = update.col_expr(Column::EndpointSince, Expr::value(to_millis(now)));
+        }
         if let Some(name) = change.name {
             update = update.col_expr(Column::Name, Expr::value(name));
         }
@@ -256,7 +265,7 @@ impl Store {
                 .col_expr(Column::DisabledReason, Expr::value(None::<String>))
                 .col_expr(Column::ToldAt, nothing());
         }
-        if let Some(Resealed { before, after, told }) = change.sealed {
+        if let Some(Resealed { before, after, told, .. }) = change.sealed {
             masked = told;
             update = update.col_expr(Column::Sealed, Expr::value(after.stored()));
             update = update.filter(Column::Sealed.eq(before.stored()));
@@ -312,6 +321,13 @@ impl Store {
     }
 }
 
+/// Whether a change makes another endpoint of it, which has been told nothing: what is set to what it was does not.
+fn is_new_endpoint(before: &WebhookRecord, change: &WebhookChange) -> bool {
+    let is_new_url = change.url.as_ref().is_some_and(|url| *url != before.url);
+    let is_enabled = change.state == Some(WebhookState::Active) && before.state != WebhookState::Active;
+    is_new_url || is_enabled || change.sealed.as_ref().is_some_and(|sealed| sealed.is_new_secret)
+}
+
 pub(crate) fn is(tenant: &TenantId, id: WebhookId) -> Condition {
     Condition::all().add(webhook::Column::Tenant.eq(tenant.as_str())).add(webhook::Column::Id.eq(id.to_string()))
 }
@@ -350,6 +366,7 @@ pub(crate) fn read(row: webhook::Model) -> Result<WebhookRecord, StoreError> {
         .and_then(|reason| Some((from_millis(row.disabled_at?), reason))),
         is_told: row.told_at.is_some(),
         discard_before: row.discard_before.map(from_millis),
+        endpoint_since: row.endpoint_since.map(from_millis),
         sealed: Sealed::of_stored(row.sealed.0),
         name: row.name,
         created_at: from_millis(row.created_at),

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use shopery_model::{
-    AttemptId, DeliveryId, DeliveryState, Extensions, JobMeta, Outcome, PayloadMode, Resend, TenantId, WebhookId,
+    AttemptId, DeliveryId, DeliveryState, Extensions, Fault, JobMeta, Outcome, PayloadMode, Resend, TenantId, WebhookId,
 };
 use shopery_store::{ItemState, RecoveryItem, RecoveryRecord, RecoveryState, RecoveryTurn, Store, StoreError, Times};
 use time::macros::datetime;
@@ -180,4 +180,27 @@ async fn a_tenant_has_a_bounded_number_of_recoveries_running_and_sees_its_own() 
     assert!(store.cancel_recovery(&tenant(), records[0].id, START).await.unwrap());
     store.create_recovery(&records[4]).await.unwrap();
     assert_eq!(store.recoveries(&tenant(), webhook, &Times::default(), None, 10).await.unwrap().items.len(), 5);
+}
+
+#[tokio::test]
+async fn what_was_discarded_is_recovered_only_where_it_is_named() {
+    let folder = Folder::create();
+    let store = folder.store().await;
+    let webhook = WebhookId::generate();
+    let mut of_before = ended(webhook, 2, DeliveryState::Failed);
+    of_before.fault = Some((Fault::Discarded, "it waited when the webhook was enabled to start anew".to_owned()));
+    let outcomes = [
+        ended(webhook, 1, DeliveryState::Discarded),
+        of_before,
+        ended(webhook, 3, DeliveryState::Failed),
+        ended(webhook, 4, DeliveryState::Expired),
+    ];
+    store.record(&outcomes).await.unwrap();
+    let plain = recovery(webhook, PayloadMode::Original);
+    store.create_recovery(&plain).await.unwrap();
+    assert_eq!(walk(&store, 10).await, ["3", "4"]);
+    let mut named = recovery(webhook, PayloadMode::Original);
+    named.statuses = vec![DeliveryState::Discarded];
+    store.create_recovery(&named).await.unwrap();
+    assert_eq!(walk(&store, 10).await, ["1", "2"]);
 }

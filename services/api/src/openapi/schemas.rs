@@ -67,16 +67,22 @@ pub(crate) struct Rules {
     changed: Option<Vec<String>>,
     /// What a delivery carries that is not sent at once.
     payload: Option<PayloadMode>,
-    /// The events of one resource within this time (1s to 1h) become one delivery of the latest state.
+    /// The events of one type for one resource within this time (1s to 1h) become one delivery of the last of them; not with
+    /// `payload: "original"` or `ordered`.
     #[schema(example = "5s", pattern = "^([1-9]|[1-5][0-9])(s|m)$|^1h$")]
     debounce: Option<String>,
     /// Deliveries a second, at most; the others wait.
     #[schema(minimum = 1, maximum = 1000, example = 50)]
     rate_limit: Option<u16>,
-    /// Whether a payload is dropped that is the same as the previous one for this resource and event.
+    /// With `fields`: whether a payload is dropped that is the same as the previous one for this resource and event type.
     #[schema(default = true)]
     drop_duplicates: Option<bool>,
     signature: Option<SignatureKind>,
+    /// What the body is: the resource, or a CloudEvent with the resource as its `data`.
+    format: Option<PayloadFormat>,
+    /// The deliveries of one resource are made one after the other; not with `debounce`.
+    #[schema(default = false)]
+    ordered: Option<bool>,
 }
 
 #[derive(ToSchema)]
@@ -84,6 +90,13 @@ pub(crate) struct Rules {
 pub(crate) enum PayloadMode {
     Latest,
     Original,
+}
+
+#[derive(ToSchema)]
+#[schema(rename_all = "lowercase")]
+pub(crate) enum PayloadFormat {
+    Resource,
+    CloudEvent,
 }
 
 #[derive(ToSchema)]
@@ -129,6 +142,8 @@ pub(crate) enum DeliveryState {
     Superseded,
     Parked,
     Expired,
+    /// It waited when the webhook was enabled with `waiting: "discard"`.
+    Discarded,
 }
 
 #[derive(ToSchema)]
@@ -168,6 +183,10 @@ pub(crate) enum FaultName {
     WebhookDeleted,
     Discarded,
     ParkingFull,
+    /// The state that would be sent does not match the webhook's filter.
+    FilterNotMatched,
+    /// The delivery that was to tell the endpoint this, or newer, was not delivered.
+    CarrierFailed,
 }
 
 /// A field before and after; what was or is not set is absent.
@@ -191,6 +210,10 @@ pub(crate) struct RotateSecret {
     overlap: Option<String>,
 }
 
+/// No fields.
+#[derive(ToSchema)]
+pub(crate) struct Nothing {}
+
 /// A URL that is not saved yet.
 #[derive(ToSchema)]
 pub(crate) struct TestRequest {
@@ -208,7 +231,7 @@ pub(crate) struct RecoverRequest {
     since: OffsetDateTime,
     /// Until then; until now, if it is absent or later.
     until: Option<OffsetDateTime>,
-    /// Of their deliveries, those that have ended so; `failed` and `expired` if absent. Not `pending` and `parked`.
+    /// Of their deliveries, those that have ended so; `failed` and `expired` if absent, so `discarded` has to be named. Not `pending` and `parked`.
     #[schema(min_items = 1, example = json!(["failed"]))]
     statuses: Option<Vec<DeliveryState>>,
     /// One message for each resource, or every delivery with the state of its event; `latest` if absent.
@@ -349,6 +372,13 @@ mod tests {
         told.sort();
         known.sort();
         assert_eq!(told, known);
+        let mut told = names::<FaultName>();
+        let mut known: Vec<_> = shopery_model::Fault::ALL.iter().map(|fault| fault.name().to_owned()).collect();
+        told.sort();
+        known.sort();
+        assert_eq!(told, known);
+        let formats = [shopery_model::PayloadFormat::Resource, shopery_model::PayloadFormat::CloudEvent];
+        assert_eq!(names::<PayloadFormat>(), formats.map(|format| format.name().to_owned()));
         let modes = [shopery_model::PayloadMode::Latest, shopery_model::PayloadMode::Original];
         assert_eq!(names::<PayloadMode>(), modes.map(|mode| mode.name().to_owned()));
         use shopery_store::{DisabledReason as Reason, RecoveryState as Recovery, WebhookState as Webhook};

@@ -218,6 +218,22 @@ async fn lists_are_cut_by_times(database: DatabaseKind) {
         let wanted: Vec<_> = found.iter().map(|number| ids[*number].0.as_str()).collect();
         assert_eq!(listed, wanted, "{query}");
     }
+    // A + that was not escaped is a space by now: the time is refused, and not taken for another.
+    let named = second.replace('Z', "%2B00:00");
+    let listed = client.get(&format!("/company/webhooks?created_at_max={named}")).await.expect(200).json();
+    assert_eq!(listed["data"].as_array().unwrap().len(), 2, "{listed}");
+    for (query, says) in [
+        (format!("created_at_max={}", second.replace('Z', "+00:00")), "%2B"),
+        ("updated_at_min=9999-12-31T23:59:59-01:00".to_owned(), "year"),
+    ] {
+        for path in ["/company/webhooks", "/company/deliveries", "/company/events", "/company/metrics"] {
+            if path == "/company/metrics" && query.starts_with("updated") {
+                continue;
+            }
+            let problem = client.get(&format!("{path}?{query}")).await.expect(422).problem();
+            assert!(problem["errors"][0]["detail"].as_str().unwrap().contains(says), "{path}: {problem}");
+        }
+    }
     // The same for deliveries.
     client.publish(&Event::order("order-1")).await.expect(202);
     for (id, _) in &ids {

@@ -3,7 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use reqwest::Method;
+use reqwest::header::CONTENT_TYPE;
 use serde_json::{Value, json};
+use shopery_e2e::client::send;
 use shopery_e2e::stack::Plan;
 use shopery_e2e::{Arrival, Behaviour, Client, DatabaseKind, Event, Merchant, Stack, certificates, ports, wait};
 
@@ -247,6 +250,7 @@ async fn the_test_call_posts_a_signed_sample_like_a_delivery() {
     let secret = client.secret(&webhook).await;
     let answer = client.post(&format!("/company/webhooks/{webhook}/test"), &json!({})).await.expect(200).json();
     assert_eq!((&answer["success"], &answer["status"]), (&json!(true), &json!(200)), "{answer}");
+    assert_eq!(answer["wouldDeliver"], true, "{answer}");
     let arrival = stack.merchant.wait_at("/a", 1, SOON).await.remove(0);
     assert_eq!(arrival.header("x-shopery-secret"), secret);
     assert_eq!(arrival.header("x-shopery-tenant-id"), "tnt_a");
@@ -259,6 +263,43 @@ async fn the_test_call_posts_a_signed_sample_like_a_delivery() {
     assert_eq!(stack.merchant.arrivals_at("/b").len(), 1);
     // A test is no delivery.
     assert_eq!(client.all("/company/deliveries").await.len(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_test_call_says_what_a_delivery_would_do_and_changes_nothing() {
+    let stack = Stack::start().await;
+    let client = stack.client("tnt_a");
+    let webhook = client.create_webhook(&stack.merchant.url("/a"), &["order-created"]).await;
+    let path = format!("/company/webhooks/{webhook}");
+    let test = format!("{path}/test");
+    for (status, would_deliver, says) in
+        [(204, true, "a test expects 200"), (202, true, "a test expects 200"), (410, false, "gone for good")]
+    {
+        stack.merchant.behave("/a", Behaviour::Answer(status));
+        let unsaved = json!({ "url": stack.merchant.url("/a") });
+        for answer in [client.post(&test, &json!({})).await, client.post("/company/webhooks/test", &unsaved).await] {
+            let answer = answer.expect(200).json();
+            assert_eq!(
+                (&answer["success"], &answer["wouldDeliver"]),
+                (&json!(false), &json!(would_deliver)),
+                "{answer}"
+            );
+            let detail = answer["error"]["detail"].as_str().unwrap();
+            assert!(detail.contains(says) && !detail.contains("disabled"), "{answer}");
+        }
+    }
+    let found = client.get(&path).await.expect(200).json();
+    assert_eq!((&found["isEnabled"], &found["state"]), (&json!(true), &json!("active")), "{found}");
+
+    // No body is as good as an empty object; a field that would be ignored is refused.
+    stack.merchant.behave("/a", Behaviour::Answer(200));
+    let request = || client.request(Method::POST, &test);
+    for request in [request(), request().header(CONTENT_TYPE, "application/json")] {
+        assert_eq!(send(request).await.unwrap().expect(200).json()["success"], true);
+    }
+    let refused = client.post(&test, &json!({ "url": "https://b.example/" })).await.expect(422).problem();
+    assert_eq!(refused["errors"][0]["field"], "url", "{refused}");
+    client.post(&test, &json!([])).await.expect(422).problem();
 }
 
 #[tokio::test(flavor = "multi_thread")]

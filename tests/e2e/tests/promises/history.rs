@@ -1,6 +1,6 @@
 //! The history on either database: every filter finds what it names, page by page, and what is too old goes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use shopery_e2e::documents::{Random, seed};
 use shopery_e2e::postgres::Postgres;
@@ -14,7 +14,11 @@ const BEGAN: OffsetDateTime = datetime!(2026-10-01 00:00 UTC);
 const AGE: Duration = Duration::days(30);
 const DAYS: usize = 40;
 
-on_both_databases!(every_filter_finds_what_it_names_and_what_is_too_old_goes);
+on_both_databases!(
+    every_filter_finds_what_it_names_and_what_is_too_old_goes,
+    what_is_carried_fails_with_its_carrier_in_whatever_order_they_are_recorded,
+    a_carrier_and_what_it_carries_may_be_recorded_at_the_same_time,
+);
 
 /// A database of its own; both are held as long as the store is used.
 async fn open(database: DatabaseKind) -> (Store, Folder, Option<Postgres>) {
@@ -165,6 +169,99 @@ async fn every_filter_finds_what_it_names_and_what_is_too_old_goes(database: Dat
     }
 }
 
+/// The deliveries of one webhook, each carried by one before it, or an end of its own.
+fn chains(random: &mut Random, count: usize) -> Vec<Outcome> {
+    let webhook = ("tnt_0".parse::<TenantId>().unwrap(), WebhookId::generate());
+    let mut outcomes: Vec<Outcome> = Vec::new();
+    for number in 0..count {
+        let mut one = outcome(random, std::slice::from_ref(&webhook), number);
+        let ends = [DeliveryState::Delivered, DeliveryState::Failed, DeliveryState::Expired, DeliveryState::Discarded];
+        one.state = ends[random.below(ends.len())];
+        if number > 0 && !random.once_in(3) {
+            one.state = [DeliveryState::Duplicate, DeliveryState::Superseded][random.below(2)];
+            one.carried_by = Some(outcomes[random.below(number)].job.delivery);
+        }
+        outcomes.push(one);
+    }
+    outcomes
+}
+
+/// How each must end: as its own outcome says, or failed with its carrier.
+fn ends(outcomes: &[Outcome]) -> BTreeMap<String, &'static str> {
+    let mut ends = BTreeMap::<String, &'static str>::new();
+    for outcome in outcomes {
+        let carrier = outcome.carried_by.map(|id| ends[&id.to_string()]);
+        let is_lost = carrier.is_some_and(|end| ["failed", "expired", "discarded"].contains(&end));
+        ends.insert(outcome.job.delivery.to_string(), if is_lost { "failed" } else { outcome.state.name() });
+    }
+    ends
+}
+
+async fn found(store: &Store) -> BTreeMap<String, String> {
+    let (tenant, mut found, mut cursor) = ("tnt_0".parse().unwrap(), BTreeMap::new(), None::<Cursor>);
+    loop {
+        let page = store.deliveries(&tenant, &DeliveryFilter::default(), cursor.as_ref(), 200).await.unwrap();
+        found.extend(page.items.into_iter().map(|one| (one.id, one.state)));
+        cursor = page.next;
+        if cursor.is_none() {
+            return found;
+        }
+    }
+}
+
+async fn what_is_carried_fails_with_its_carrier_in_whatever_order_they_are_recorded(database: DatabaseKind) {
+    let (store, _folder, _postgres) = open(database).await;
+    let mut random = Random::new(seed());
+    let outcomes: Vec<_> = (0..8).flat_map(|_| chains(&mut random, 150)).collect();
+    // Each once at least, some twice, in batches of any size.
+    let mut order: Vec<_> = outcomes.iter().chain(&outcomes[..200]).cloned().collect();
+    for place in (1..order.len()).rev() {
+        order.swap(place, random.below(place + 1));
+    }
+    let mut rest = order.as_slice();
+    while !rest.is_empty() {
+        let (now, later) = rest.split_at((1 + random.below(120)).min(rest.len()));
+        store.record(now).await.unwrap();
+        rest = later;
+    }
+    let expected = ends(&outcomes);
+    for (id, state) in found(&store).await {
+        assert_eq!(state, expected[&id], "{id}");
+    }
+}
+
+/// By several replicas, none of which sees what the others have not committed yet.
+async fn a_carrier_and_what_it_carries_may_be_recorded_at_the_same_time(database: DatabaseKind) {
+    let (store, _folder, _postgres) = open(database).await;
+    let mut random = Random::new(seed());
+    for _ in 0..20 {
+        let outcomes = chains(&mut random, 40);
+        let mut parts: Vec<Vec<Outcome>> = vec![Vec::new(); 4];
+        for outcome in &outcomes {
+            parts[random.below(4)].push(outcome.clone());
+        }
+        let writers = parts.into_iter().map(|part| {
+            let store = store.clone();
+            tokio::spawn(async move {
+                // The recorder tries again too, where PostgreSQL ends one of two that wait for each other.
+                for _ in 0..3 {
+                    if store.record(&part).await.is_ok() {
+                        return;
+                    }
+                }
+                panic!("a batch is refused again and again");
+            })
+        });
+        for writer in writers.collect::<Vec<_>>() {
+            writer.await.unwrap();
+        }
+        let found = found(&store).await;
+        for (id, state) in ends(&outcomes) {
+            assert_eq!(found[&id], state, "{id}");
+        }
+    }
+}
+
 /// An installation of before there were partitions goes on with what it has.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_history_of_one_table_becomes_the_oldest_partition() {
@@ -176,11 +273,14 @@ async fn a_history_of_one_table_becomes_the_oldest_partition() {
     drop(store);
     // As the step before left it.
     for sql in [
+        "UPDATE deliveries SET state = 'failed', fault = 'discarded', fault_detail = 'd' WHERE event_id IN ('e1', 'e2')",
+        "UPDATE deliveries SET state = 'failed', fault = 'timeout', fault_detail = 'd' WHERE event_id = 'e3'",
+        "ALTER TABLE webhooks DROP COLUMN endpoint_since",
         "CREATE TABLE before (LIKE deliveries INCLUDING DEFAULTS)",
         "INSERT INTO before SELECT * FROM deliveries",
         "DROP TABLE deliveries",
         "ALTER TABLE before RENAME TO deliveries",
-        "ALTER TABLE deliveries DROP COLUMN late_at, ADD PRIMARY KEY (id)",
+        "ALTER TABLE deliveries DROP COLUMN late_at, DROP COLUMN source, ADD PRIMARY KEY (id)",
         "CREATE INDEX history_by_tenant ON deliveries (tenant, id)",
         "CREATE INDEX history_by_webhook ON deliveries (webhook_id, id)",
         "CREATE INDEX waiting_of_tenant ON deliveries (tenant, id) WHERE state IN ('pending', 'parked')",
@@ -191,7 +291,7 @@ async fn a_history_of_one_table_becomes_the_oldest_partition() {
         "INSERT INTO rollups VALUES ('tnt_0', 'wbh_a', 60000, 60000, 'attempts', 7), ('tnt_0', 'wbh_a', 60000, 60000, 'ms:12', 7), \
          ('tnt_0', 'wbh_b', 60000, 60000, 'attempts', 1), ('tnt_0', 'wbh_b', 60000, 60000, 'state:webhook_x', 1)",
         "CREATE INDEX recorded_by_age ON recorded (at)",
-        "DELETE FROM seaql_migrations WHERE version = 'm0011_history_by_age'",
+        "DELETE FROM seaql_migrations WHERE version IN ('m0011_history_by_age', 'm0012_true_deliveries')",
     ] {
         postgres.value(sql).await;
     }
@@ -205,6 +305,10 @@ async fn a_history_of_one_table_becomes_the_oldest_partition() {
                   WHERE inhparent = 'deliveries'::regclass AND inhrelid::regclass::text LIKE '%until%'";
     let oldest = postgres.value(oldest).await;
     assert_eq!(postgres.value(&file.replace("%s", &oldest)).await, before, "{oldest} is a copy");
+    let discarded = "SELECT string_agg(event_id, ' ' ORDER BY event_id) FROM deliveries WHERE state = 'discarded'";
+    assert_eq!(postgres.value(discarded).await, "e1 e2");
+    let source = "SELECT count(*) FROM deliveries WHERE source IS NOT NULL";
+    assert_eq!(postgres.value(source).await, "0");
     let invalid = "SELECT count(*) FROM pg_index WHERE NOT indisvalid";
     assert_eq!(postgres.value(invalid).await, "0");
     let counts = "SELECT string_agg(concat_ws(' ', subject, attempts, ms_12), ', ' ORDER BY subject) FROM counts";
@@ -219,6 +323,14 @@ async fn a_history_of_one_table_becomes_the_oldest_partition() {
     store.prepare_history(now, AGE).await.unwrap();
     store.record(&outcomes).await.unwrap();
     assert_eq!(listed(&store, &tenant, &all, 100).await.len(), 500);
+    assert_eq!(postgres.value(source).await, "500", "a repeat says what was not known before");
+    let carried = "SELECT count(*) - 1 FROM pg_indexes WHERE indexdef LIKE '%(carried_by)%'";
+    let parts = "SELECT count(*) FROM pg_inherits WHERE inhparent = 'deliveries'::regclass";
+    assert_eq!(
+        postgres.value(carried).await,
+        postgres.value(parts).await,
+        "each partition has the index, and the whole"
+    );
     while store.forget_deliveries(now).await.unwrap() {}
     assert_eq!(listed(&store, &tenant, &all, 100).await.len(), 500, "of today there may be more");
     while store.forget_deliveries(now + Duration::days(2)).await.unwrap() {}

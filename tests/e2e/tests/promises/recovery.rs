@@ -264,6 +264,7 @@ async fn a_delivery_is_sent_again_whatever_it_has_ended_as(database: DatabaseKin
     let first = client.settled(&webhook, 1, SOON).await.remove(0);
     let id = &first["id"];
     assert_eq!((&first["state"], &first["attemptCount"]), (&json!("failed"), &json!(2)));
+    assert_eq!(first["eventSource"], "e2e", "{first}");
 
     // Failed: it is delivered, under the same id, by the attempt after the last one.
     stack.merchant.behave(path, Behaviour::Answer(200));
@@ -273,6 +274,7 @@ async fn a_delivery_is_sent_again_whatever_it_has_ended_as(database: DatabaseKin
     assert_eq!(answer.json(), json!({ "id": id }));
     let delivered = stands(&client, id, "delivered").await;
     assert_eq!((numbers(&delivered), &delivered["attemptCount"]), (vec![1, 2, 3], &json!(3)));
+    assert_eq!(delivered["eventSource"], "e2e", "{delivered}");
     let arrivals = stack.merchant.arrivals();
     assert_eq!((arrivals.len(), arrivals[2].attempt()), (3, 3), "asked for twice, it was not sent once");
     assert!(arrivals.iter().all(|arrival| *id == arrival.webhook_id()));
@@ -331,6 +333,7 @@ async fn a_bad_recovery_is_refused_by_name() {
         (json!({}), "since"),
         (json!({ "since": "yesterday" }), "since"),
         (json!({ "since": "2099-01-01T00:00:00Z" }), "since"),
+        (json!({ "since": "0000-01-01T00:00:00+01:00" }), "since"),
         (json!({ "since": ago(60), "until": ago(120) }), "since"),
         (json!({ "since": ago(60), "until": 7 }), "until"),
         (json!({ "since": ago(60), "statuses": [] }), "statuses"),

@@ -259,13 +259,14 @@ async fn rules_are_set_changed_cleared_and_refused_by_name() {
     let shown = async || client.get(&path).await.expect(200).text();
     let plain = shown().await;
     assert!(plain.contains(r#""payload":"latest","dropDuplicates":true"#), "{plain}");
+    assert!(plain.contains(r#""format":"resource","ordered":false"#), "{plain}");
     for absent in ["fields", "filter", "changed", "debounce"] {
         assert!(!plain.contains(&format!("\"{absent}\":")), "{plain}");
     }
 
     patch(&client, &path, r#"{"fields":["id"],"filter":{"total":[{"numeric":[">",10.10]}]},"debounce":"90s"}"#, 200)
         .await;
-    patch(&client, &path, r#"{"changed":["total"],"dropDuplicates":false}"#, 200).await;
+    patch(&client, &path, r#"{"changed":["total"],"dropDuplicates":false,"format":"cloudevent"}"#, 200).await;
     patch(&client, &path, r#"{"name":"renamed"}"#, 200).await;
     let full = shown().await;
     for part in [
@@ -274,6 +275,7 @@ async fn rules_are_set_changed_cleared_and_refused_by_name() {
         r#""changed":["total"]"#,
         r#""debounce":"1m 30s""#,
         r#""dropDuplicates":false"#,
+        r#""format":"cloudevent","ordered":false"#,
     ] {
         assert!(full.contains(part), "{part} is not in {full}");
     }
@@ -294,6 +296,11 @@ async fn rules_are_set_changed_cleared_and_refused_by_name() {
         (r#"{"debounce":5}"#, "debounce"),
         (r#"{"dropDuplicates":"no"}"#, "dropDuplicates"),
         (r#"{"payload":"original"}"#, "debounce"),
+        (r#"{"ordered":true}"#, "debounce"),
+        (r#"{"ordered":"yes"}"#, "ordered"),
+        (r#"{"ordered":null}"#, "ordered"),
+        (r#"{"format":"xml"}"#, "format"),
+        (r#"{"format":null}"#, "format"),
     ] {
         let reply = patch(&client, &path, change, 422).await;
         let errors = reply["errors"].as_array().unwrap();
@@ -301,13 +308,20 @@ async fn rules_are_set_changed_cleared_and_refused_by_name() {
     }
     assert_eq!(shown().await, full, "a refused change was made");
 
-    patch(&client, &path, r#"{"debounce":null,"payload":"original"}"#, 200).await;
+    patch(&client, &path, r#"{"debounce":null,"payload":"original","ordered":true,"format":"resource"}"#, 200).await;
+    let refused = patch(&client, &path, r#"{"debounce":"5s","payload":"latest"}"#, 422).await;
+    assert_eq!(refused["errors"][0]["field"], "debounce", "{refused}");
+    let both =
+        json!({ "name": "a", "url": stack.merchant.url("/b"), "events": ["*"], "ordered": true, "debounce": "5s" });
+    let refused = client.post("/company/webhooks", &both).await.expect(422).problem();
+    assert_eq!(refused["errors"][0]["field"], "debounce", "{refused}");
     patch(&client, &path, r#"{"fields":null,"filter":null,"changed":null,"dropDuplicates":true}"#, 200).await;
     let cleared: Value = serde_json::from_str(&shown().await).unwrap();
     for absent in ["fields", "filter", "changed", "debounce"] {
         assert_eq!(cleared.get(absent), None, "{cleared}");
     }
-    assert_eq!(cleared["payload"], "original");
+    assert_eq!((&cleared["payload"], &cleared["ordered"]), (&json!("original"), &json!(true)));
+    assert_eq!(cleared["format"], "resource");
 }
 
 /// Changes a webhook by JSON whose every digit counts.

@@ -7,6 +7,8 @@ use std::time::Duration;
 use async_nats::jetstream;
 use serde_json::{Value, json};
 use shopery_e2e::{Behaviour, Client, DatabaseKind, Event, Service, Stack, parts, wait};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
@@ -91,9 +93,28 @@ async fn what_has_waited_may_be_discarded_whatever_crashes(database: DatabaseKin
     stack.kill(Service::Api).await;
     stack.run(Service::Deliverer).await;
     stack.run(Service::Api).await;
-    for discarded in client.in_state(&webhook, "failed", 5, SOON).await {
+    for discarded in client.in_state(&webhook, "discarded", 5, SOON).await {
         assert_eq!(discarded["error"]["reason"], "discarded", "{discarded}");
     }
+    // Whoever recovers what was missed has not missed what was not wanted.
+    let since = OffsetDateTime::now_utc() - time::Duration::HOUR;
+    let since = since.format(&Rfc3339).unwrap();
+    let recovered = async |more: Value| {
+        let mut body = json!({ "since": since });
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let id = client.post(&format!("{path}/recover"), &body).await.expect(202).json()["id"].clone();
+        wait::until("the recovery to end", SOON, async || {
+            let found = client.get(&format!("/company/recoveries/{}", id.as_str().unwrap())).await.expect(200).json();
+            if found["state"] == "completed" { Ok(found["resent"].as_u64().unwrap()) } else { Err(found.to_string()) }
+        })
+        .await
+    };
+    assert_eq!(recovered(json!({})).await, 0, "what was discarded was sent");
+    let metrics = client.get(&format!("{path}/metrics")).await.expect(200).json();
+    assert_eq!(metrics["total"]["deliveries"]["discarded"], 5, "{metrics}");
+    let windows = digest(&client, &webhook, &since, "1d").await;
+    let other: u64 = windows.iter().filter_map(|window| window["other"]["discarded"].as_u64()).sum();
+    assert_eq!(other, 5, "{windows:?}");
     assert_eq!(client.get(&path).await.expect(200).json()["waiting"]["parked"], 0);
 
     // What comes now is sent, though its payload was discarded a moment ago.
@@ -103,6 +124,8 @@ async fn what_has_waited_may_be_discarded_whatever_crashes(database: DatabaseKin
     client.in_state(&webhook, "delivered", 1, SOON).await;
     let sent: Vec<_> = stack.merchant.arrivals_at("/a").iter().map(|one| one.event_id().to_owned()).collect();
     assert_eq!(sent[2..], ["evt_again"], "{sent:?}");
+    assert_eq!(recovered(json!({ "statuses": ["discarded"] })).await, 5);
+    client.in_state(&webhook, "delivered", 6, SOON).await;
 }
 
 async fn a_webhook_whose_every_attempt_fails_is_disabled_and_the_others_hear_of_it(database: DatabaseKind) {
