@@ -58,11 +58,11 @@ pub async fn run(client: &Client, endpoint: &mut Endpoint) -> anyhow::Result<()>
     let answer = client.rest(Method::GET, &format!("/company/webhooks/{webhook}/secret"), None).await?;
     let secret = answer["secret"].as_str().context("the answer has no secret")?;
 
-    let millis = SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis();
-    let event_id = format!("demo-{millis}");
-    say(format_args!("\nDemo: webhook {webhook} wants {EVENT}; publishing order ord_{millis} ...\n"));
+    // An id of its own: the event of an earlier start would be a repeat, and stored once.
+    let event_id = format!("demo-{}", SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis());
+    say(format_args!("\nDemo: webhook {webhook} wants {EVENT}; publishing the sample order ...\n"));
     let published = Instant::now();
-    let event = ("application/cloudevents+json", event(&event_id, &format!("ord_{millis}")));
+    let event = ("application/cloudevents+json", event(&event_id));
     client.call(Method::POST, format!("{}/events", client.ingest_url), Some(event)).await?;
 
     let Some(delivery) = arrival(endpoint, &webhook, &event_id, published + PATIENCE).await else {
@@ -145,35 +145,36 @@ fn show(delivery: &Delivery) {
     say(format_args!("\n{}\n", String::from_utf8_lossy(&delivery.body)));
 }
 
-/// The order is laid out for reading: it arrives byte for byte as it is published.
-fn event(id: &str, order: &str) -> String {
-    let data = format!(
-        r#"{{
-  "id": "{order}",
-  "number": 1001,
+/// The example of the catalogue, laid out for reading: it arrives byte for byte as it is published.
+const ORDER: &str = r#"{
+  "id": "ord_123",
+  "number": 1042,
+  "status": "open",
   "currency": "EUR",
-  "total_price": 129.80,
-  "customer": {{ "id": "cus_42", "name": "Zoë Müller", "email": "zoe@example.com" }},
-  "items": [
-    {{ "sku": "TEE-M-BLUE", "title": "T-shirt", "quantity": 2, "price": 24.90 }},
-    {{ "sku": "MUG-01", "title": "Mug “Grüße”", "quantity": 4, "price": 20.00 }}
-  ]
-}}"#
-    );
+  "total_price": 59.80,
+  "customer": { "id": "cus_7", "email": "zoe@example.com" },
+  "line_items": [{ "sku": "MUG-BLUE", "title": "Blue mug", "quantity": 2, "price": 29.90 }],
+  "created_at": "2026-11-24T10:00:00Z",
+  "updated_at": "2026-11-24T10:00:00Z"
+}"#;
+
+fn event(id: &str) -> String {
     format!(
-        r#"{{"specversion":"1.0","id":"{id}","source":"orders","type":"{EVENT}","subject":"order/{order}","data":{data}}}"#
+        r#"{{"specversion":"1.0","id":"{id}","source":"orders","type":"{EVENT}","subject":"order/ord_123","data":{ORDER}}}"#
     )
 }
 
 #[cfg(test)]
 mod tests {
+    use shopery_model::catalogue;
+
     use super::*;
 
     #[test]
-    fn the_sample_order_adds_up() {
-        let event: Value = serde_json::from_str(&event("e", "ord_1")).unwrap();
-        let items = event["data"]["items"].as_array().unwrap();
-        let total: f64 = items.iter().map(|i| i["price"].as_f64().unwrap() * i["quantity"].as_f64().unwrap()).sum();
-        assert!((total - event["data"]["total_price"].as_f64().unwrap()).abs() < 0.005);
+    fn the_sample_order_is_that_of_the_catalogue() {
+        let event: Value = serde_json::from_str(&event("e")).unwrap();
+        let example = catalogue().example(EVENT.parse().unwrap()).unwrap();
+        assert_eq!(event["data"], serde_json::from_str::<Value>(example.get()).unwrap());
+        assert_eq!(event["subject"], format!("order/{}", event["data"]["id"].as_str().unwrap()));
     }
 }

@@ -26,7 +26,8 @@ struct Entry {
     event_type: EventType,
     resource: &'static str,
     description: &'static str,
-    /// A JSON Schema of the payload, and such a payload; of a resource that the platform has added they may be absent.
+    /// A JSON Schema of the payload, and such a payload; of a type that the platform has added they may be absent. A
+    /// deletion has a schema of its own: it carries what identifies the resource, and when it was deleted.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
     schema: Option<&'static RawValue>,
@@ -51,8 +52,8 @@ async fn list(State(app): State<App>, headers: HeaderMap) -> Result<Json<List<En
             event_type,
             resource: resource.name,
             description,
-            schema: resource.shape.schema.as_deref(),
-            example: resource.shape.example.as_deref(),
+            schema: catalogue().schema(event_type),
+            example: catalogue().example(event_type),
         })
     });
     Ok(Json(List::whole(entries.collect())))

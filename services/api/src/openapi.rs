@@ -104,7 +104,7 @@ fn narrow(document: &mut Value) {
     *of_filter = json!({
         "description": description,
         "oneOf": [{ "$ref": "#/components/schemas/Filter" }, { "type": "null" }],
-        "example": { "total_price": [{ "prefix": "1" }] },
+        "example": { "total_price": [{ "numeric": [">", 50] }] },
     });
 }
 

@@ -27,7 +27,7 @@ const MAX_BATCH_BYTES: usize = 15 * 1024 * 1024;
 /// An event has at most 256 KiB.
 const MAX_LINE: u64 = 512 * 1024;
 
-/// Example: shopery events publish order-created --subject order/ord_1 '{"id":"ord_1","total":10.10}'
+/// Example: shopery events publish order-created --subject order/ord_123 @order.json
 #[derive(Debug, Args)]
 pub struct Publish {
     /// What happened, such as order-created
@@ -38,7 +38,7 @@ pub struct Publish {
     #[arg(required_unless_present = "file")]
     data: Option<String>,
 
-    /// Which resource: order/ord_1
+    /// Which resource: order/ord_123
     #[arg(long, value_name = "RESOURCE/ID", required_unless_present = "file")]
     subject: Option<String>,
 
@@ -271,10 +271,10 @@ mod tests {
 
     #[test]
     fn a_line_is_completed_and_otherwise_left_as_it_is() {
-        let line = br#"{"type":"order-created","data":{"total":10.10,"b":1,"a":2},"id":"mine"}"#;
+        let line = br#"{"type":"order-created","data":{"total_price":59.80,"b":1,"a":2},"id":"mine"}"#;
         assert_eq!(
             String::from_utf8(complete(line, 1, "s").unwrap()).unwrap(),
-            r#"{"type":"order-created","data":{"total":10.10,"b":1,"a":2},"id":"mine","specversion":"1.0","source":"s"}"#
+            r#"{"type":"order-created","data":{"total_price":59.80,"b":1,"a":2},"id":"mine","specversion":"1.0","source":"s"}"#
         );
         let (one, same, other) = (complete(b"{}", 1, "s"), complete(b"{}", 1, "s"), complete(b"{}", 2, "s"));
         assert_eq!(one.as_ref().unwrap(), &same.unwrap());

@@ -188,7 +188,7 @@ mod tests {
             name: Some("a".into()),
             events: vec!["order-created".into(), "product-*".into()],
             headers: vec!["Authorization: Bearer x:y".to_owned().into()],
-            filter: Some(r#"{"total":[{"numeric":[">",10.10]}]}"#.into()),
+            filter: Some(r#"{"total_price":[{"numeric":[">",50.00]}]}"#.into()),
             rate_limit: Some(50),
             drop_duplicates: Some(false),
             format: Some("cloudevent".into()),
@@ -199,7 +199,7 @@ mod tests {
         clear(&mut body, &[Clearable::Debounce]).unwrap();
         assert_eq!(
             String::from_utf8(body.json().unwrap()).unwrap(),
-            r#"{"debounce":null,"dropDuplicates":false,"events":["order-created","product-*"],"filter":{"total":[{"numeric":[">",10.10]}]},"format":"cloudevent","headers":{"Authorization":"Bearer x:y"},"name":"a","ordered":true,"rateLimit":50}"#
+            r#"{"debounce":null,"dropDuplicates":false,"events":["order-created","product-*"],"filter":{"total_price":[{"numeric":[">",50.00]}]},"format":"cloudevent","headers":{"Authorization":"Bearer x:y"},"name":"a","ordered":true,"rateLimit":50}"#
         );
         assert!(clear(&mut body, &[Clearable::RateLimit]).is_err());
     }

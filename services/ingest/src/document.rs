@@ -113,8 +113,14 @@ fn cloud_event() -> Value {
             "datacontenttype": { "enum": ["application/json", null], "example": "application/json" },
             "traceparent": { "description": "W3C trace context." },
             "data": {
-                "type": "object", "description": "The resource, delivered byte for byte.",
-                "example": { "id": "ord_123", "total": 10.5 },
+                "type": "object",
+                "description": "The resource, delivered byte for byte; of a deletion, its id and when it was deleted.",
+                "example": {
+                    "id": "ord_123", "number": 1042, "status": "open", "currency": "EUR", "total_price": 59.80,
+                    "customer": { "id": "cus_7", "email": "zoe@example.com" },
+                    "line_items": [{ "sku": "MUG-BLUE", "title": "Blue mug", "quantity": 2, "price": 29.90 }],
+                    "created_at": "2026-11-24T10:00:00Z", "updated_at": "2026-11-24T10:00:00Z",
+                },
             },
         },
         "anyOf": kinds,

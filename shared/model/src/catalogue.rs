@@ -81,16 +81,38 @@ pub struct Catalogue {
 pub struct ResourceType {
     pub name: &'static str,
     plural: &'static str,
-    actions: Vec<(&'static str, String)>,
-    /// What its JSON looks like.
-    pub shape: Shape,
+    actions: Vec<Action>,
+    /// What its payload looks like, unless an action has another one.
+    shape: Shape,
 }
 
+#[derive(Debug)]
+struct Action {
+    name: &'static str,
+    description: String,
+    /// Where its payload differs from that of the resource: a deletion has little more than the id, and the example of
+    /// a paid order is paid.
+    shape: Shape,
+}
+
+/// What a payload looks like.
 #[derive(Debug, Default, Deserialize)]
-pub struct Shape {
-    /// A JSON Schema.
-    pub schema: Option<Box<RawValue>>,
-    pub example: Option<Box<RawValue>>,
+#[serde(deny_unknown_fields)]
+struct Shape {
+    /// A JSON Schema, draft 2020-12.
+    schema: Option<Box<RawValue>>,
+    example: Option<Box<RawValue>>,
+}
+
+/// A file of the catalogue.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Shapes {
+    schema: Option<Box<RawValue>>,
+    example: Option<Box<RawValue>>,
+    /// By action, where they differ.
+    #[serde(default)]
+    actions: BTreeMap<String, Shape>,
 }
 
 /// A resource, or further events of a known one, as the platform adds them.
@@ -99,8 +121,16 @@ pub struct Shape {
 struct Added {
     resource: String,
     plural: Option<String>,
-    /// Descriptions by action.
-    actions: BTreeMap<String, String>,
+    /// By name, what [`AddedAction::read`] reads.
+    actions: BTreeMap<String, Box<RawValue>>,
+    schema: Option<Box<RawValue>>,
+    example: Option<Box<RawValue>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AddedAction {
+    description: String,
     schema: Option<Box<RawValue>>,
     example: Option<Box<RawValue>>,
 }
@@ -114,18 +144,24 @@ pub fn catalogue() -> &'static Catalogue {
 
 impl Catalogue {
     pub fn built_in() -> Self {
-        let resources = BUILT_IN.iter().map(|(name, plural, shape, actions)| ResourceType {
-            name,
-            plural,
-            actions: actions.iter().map(|(action, description)| (*action, (*description).to_owned())).collect(),
-            shape: serde_json::from_str(shape).unwrap_or_default(),
+        let resources = BUILT_IN.iter().map(|(name, plural, shapes, actions)| {
+            let Shapes { schema, example, actions: mut own } = serde_json::from_str(shapes).unwrap_or_default();
+            let actions = actions.iter().map(|(name, description)| Action {
+                name,
+                description: (*description).to_owned(),
+                shape: own.remove(*name).unwrap_or_default(),
+            });
+            ResourceType { name, plural, actions: actions.collect(), shape: Shape { schema, example } }
         });
         Self { resources: resources.collect() }
     }
 
     /// The built-in types, and those of a JSON array such as
     /// `[{"resource":"invoice","plural":"invoices","actions":{"paid":"An invoice was paid"},"schema":{…},"example":{…}}]`;
-    /// a known resource may be given further actions.
+    /// a known resource may be given further actions. An action whose payload differs from that of its resource is an
+    /// object: `"deleted":{"description":"An invoice was deleted","schema":{…},"example":{…}}`.
+    ///
+    /// What the platform says of a payload replaces what is built in.
     pub fn with_added(json: &str) -> Result<Self, Invalid> {
         let added: Vec<Added> = serde_json::from_str(json).map_err(|error| {
             Invalid::new("event types", format!("are not the JSON array that they must be: {error}"))
@@ -155,6 +191,9 @@ impl Catalogue {
     fn add(&mut self, added: Added) -> Result<(), Invalid> {
         let Added { resource, plural, actions, schema, example } = added;
         let plural = plural.unwrap_or_else(|| format!("{resource}s"));
+        let actions =
+            actions.into_iter().map(|(name, json)| AddedAction::read(&name, &json).map(|action| (name, action)));
+        let actions: BTreeMap<_, _> = actions.collect::<Result<_, _>>()?;
         for name in [&resource, &plural].into_iter().chain(actions.keys()) {
             let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
             if name.is_empty() || name.len() > MAX_NAME || !name.bytes().all(is_plain) {
@@ -179,13 +218,20 @@ impl Catalogue {
             self.resources.len() - 1
         });
         let Some(known) = self.resources.get_mut(index) else { return Ok(()) };
-        for (action, description) in actions {
-            if known.actions.iter().all(|(known, _)| *known != action) {
-                known.actions.push((action.leak(), description));
+        if schema.is_some() || example.is_some() {
+            // The examples that are built in are of the resource as it was.
+            for action in known.actions.iter_mut().filter(|action| action.shape.schema.is_none()) {
+                action.shape.example = None;
             }
         }
-        known.shape.schema = schema.or(known.shape.schema.take());
-        known.shape.example = example.or(known.shape.example.take());
+        known.shape.replace(Shape { schema, example });
+        for (name, AddedAction { description, schema, example }) in actions {
+            let shape = Shape { schema, example };
+            match known.actions.iter_mut().find(|known| known.name == name) {
+                Some(known) => known.shape.replace(shape),
+                None => known.actions.push(Action { name: name.leak(), description, shape }),
+            }
+        }
         Ok(())
     }
 
@@ -207,17 +253,42 @@ impl Catalogue {
     pub fn read(&self, text: &str) -> Option<EventType> {
         let (name, action) = text.split_once('-')?;
         let resource = self.resource(name)?;
-        let (action, _) = resource.actions.iter().find(|(known, _)| *known == action)?;
-        Some(EventType { resource: resource.name, action })
+        let action = resource.actions.iter().find(|known| known.name == action)?;
+        Some(EventType { resource: resource.name, action: action.name })
+    }
+
+    /// The JSON Schema of an event type's payload, if there is one.
+    pub fn schema(&self, event_type: EventType) -> Option<&RawValue> {
+        self.resource(event_type.resource)?.schema(event_type)
+    }
+
+    /// A payload of an event type, if there is an example.
+    pub fn example(&self, event_type: EventType) -> Option<&RawValue> {
+        self.resource(event_type.resource)?.example(event_type)
     }
 }
 
 impl ResourceType {
     /// Its event types with their descriptions.
     pub fn types(&self) -> impl Iterator<Item = (EventType, &str)> {
-        self.actions
-            .iter()
-            .map(|(action, description)| (EventType { resource: self.name, action }, description.as_str()))
+        let of = |action: &Action| EventType { resource: self.name, action: action.name };
+        self.actions.iter().map(move |action| (of(action), action.description.as_str()))
+    }
+
+    fn schema(&self, event_type: EventType) -> Option<&RawValue> {
+        let own = self.own_shape(event_type).and_then(|own| own.schema.as_deref());
+        own.or(self.shape.schema.as_deref())
+    }
+
+    fn example(&self, event_type: EventType) -> Option<&RawValue> {
+        let own = self.own_shape(event_type);
+        // The resource's example is none of an action that has a schema of its own.
+        let resource = self.shape.example.as_deref().filter(|_| own.is_none_or(|own| own.schema.is_none()));
+        own.and_then(|own| own.example.as_deref()).or(resource)
+    }
+
+    fn own_shape(&self, event_type: EventType) -> Option<&Shape> {
+        self.actions.iter().find(|action| action.name == event_type.action).map(|action| &action.shape)
     }
 
     fn knows(&self, name: &str) -> bool {
@@ -225,20 +296,112 @@ impl ResourceType {
     }
 }
 
+impl Shape {
+    /// Takes over what `other` has. An example goes with the schema that it is an example of.
+    fn replace(&mut self, other: Self) {
+        if other.schema.is_some() {
+            *self = other;
+        } else if other.example.is_some() {
+            self.example = other.example;
+        }
+    }
+}
+
+impl AddedAction {
+    /// A description, or an object with the shape of the action's payload too.
+    fn read(name: &str, json: &RawValue) -> Result<Self, Invalid> {
+        let read = if json.get().starts_with('"') {
+            serde_json::from_str(json.get()).map(|description| Self { description, schema: None, example: None })
+        } else {
+            serde_json::from_str(json.get())
+        };
+        read.map_err(|error| {
+            Invalid::new("event types", format!("have an action {name:?} that cannot be read: {error}"))
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use serde_json::{Value, json};
+
     use super::*;
+    use crate::Filter;
+
+    fn value(json: Option<&RawValue>) -> Value {
+        serde_json::from_str(json.unwrap().get()).unwrap()
+    }
+
+    /// The schema and the example of an event type, which must be there.
+    fn shape(catalogue: &Catalogue, name: &str) -> [Value; 2] {
+        let event_type = catalogue.read(name).unwrap();
+        [catalogue.schema(event_type), catalogue.example(event_type)].map(value)
+    }
 
     #[test]
-    fn each_resource_has_a_schema_and_an_example_that_has_what_it_requires() {
-        for resource in Catalogue::built_in().resources() {
-            let read = |json: &Option<Box<RawValue>>| -> serde_json::Value {
-                serde_json::from_str(json.as_ref().unwrap_or_else(|| panic!("{}", resource.name)).get()).unwrap()
-            };
-            let (schema, example) = (read(&resource.shape.schema), read(&resource.shape.example));
+    fn each_example_is_what_its_schema_says() {
+        let catalogue = Catalogue::built_in();
+        for event_type in catalogue.types() {
+            let [schema, example] = shape(&catalogue, &event_type.to_string());
+            let validator = jsonschema::draft202012::options().should_validate_formats(true).build(&schema).unwrap();
+            let errors: Vec<_> = validator.iter_errors(&example).map(|error| error.to_string()).collect();
+            assert_eq!(errors, Vec::<String>::new(), "{event_type}");
+            // And so does no other value: each required member is looked at.
             for required in schema["required"].as_array().unwrap() {
-                assert!(example.get(required.as_str().unwrap()).is_some(), "{} {required}", resource.name);
+                let mut less = example.clone();
+                less.as_object_mut().unwrap().remove(required.as_str().unwrap()).unwrap();
+                assert!(!validator.is_valid(&less), "{event_type} {required}");
             }
+        }
+    }
+
+    #[test]
+    fn the_files_have_shapes_of_known_actions_alone() {
+        for (resource, _, shapes, actions) in BUILT_IN {
+            // A file that cannot be read would be an empty one.
+            let shapes: Shapes = serde_json::from_str(shapes).unwrap();
+            for named in shapes.actions.keys() {
+                assert!(actions.iter().any(|(known, _)| known == named), "{resource}-{named}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_example_looks_as_its_event_says() {
+        let catalogue = Catalogue::built_in();
+        let example = |name: &str| shape(&catalogue, name)[1].clone();
+        for (name, status) in [
+            ("order-created", "open"),
+            ("order-updated", "open"),
+            ("order-paid", "paid"),
+            ("order-fulfilled", "fulfilled"),
+            ("order-refunded", "refunded"),
+            ("order-cancelled", "cancelled"),
+        ] {
+            let order = example(name);
+            assert_eq!((&order["status"], &order["id"]), (&json!(status), &json!("ord_123")), "{name}");
+            let price = |line: &Value| line["price"].as_f64().unwrap() * line["quantity"].as_f64().unwrap();
+            let total: f64 = order["line_items"].as_array().unwrap().iter().map(price).sum();
+            assert!((total - order["total_price"].as_f64().unwrap()).abs() < 0.005, "{order} does not add up");
+        }
+        for resource in ["order", "product", "customer", "inventory"] {
+            let (created, deleted) = (example(&format!("{resource}-created")), example(&format!("{resource}-deleted")));
+            assert_eq!(deleted["id"], created["id"]);
+            assert!(deleted["deleted_at"].is_string() && deleted.as_object().unwrap().len() == 2, "{deleted}");
+        }
+    }
+
+    #[test]
+    fn a_filter_by_price_finds_the_order() {
+        let catalogue = Catalogue::built_in();
+        let order = catalogue.example(catalogue.read("order-created").unwrap()).unwrap();
+        for (filter, matches) in [
+            (r#"{"total_price":[{"numeric":[">",50]}]}"#, true),
+            (r#"{"total_price":[{"numeric":[">",60]}]}"#, false),
+            (r#"{"line_items":{"sku":["MUG-BLUE"],"price":[{"numeric":["=",29.9]}]}}"#, true),
+        ] {
+            let filter: Filter = serde_json::from_str(filter).unwrap();
+            assert_eq!(filter.matches(order.get().as_bytes()), matches, "{filter:?}");
         }
     }
 
@@ -258,12 +421,41 @@ mod tests {
     }
 
     #[test]
+    fn an_action_may_have_a_shape_of_its_own() {
+        let json = r#"[
+            {"resource":"invoice","schema":{"title":"Invoice"},"example":{"total":59.80},"actions":{
+                "paid":"An invoice was paid",
+                "sent":{"description":"An invoice was sent","example":{"sent":true}},
+                "deleted":{"description":"An invoice was deleted","schema":{"title":"Gone"}}}},
+            {"resource":"order","schema":{"title":"Ours"},"example":{"id":1},"actions":{"archived":"An order was archived"}},
+            {"resource":"product","actions":{"created":{"description":"again","schema":{"title":"New"},"example":{}}}}
+        ]"#;
+        let catalogue = Catalogue::with_added(json).unwrap();
+        let shape = |name| shape(&catalogue, name);
+        assert_eq!(shape("invoice-paid"), [json!({ "title": "Invoice" }), json!({ "total": 59.80 })]);
+        assert_eq!(shape("invoice-sent"), [json!({ "title": "Invoice" }), json!({ "sent": true })]);
+        let deleted = catalogue.read("invoice-deleted").unwrap();
+        assert_eq!(value(catalogue.schema(deleted)), json!({ "title": "Gone" }));
+        assert!(catalogue.example(deleted).is_none(), "an invoice is no example of a deletion");
+        // A built-in example is none of the platform's schema; a deletion keeps its own.
+        for name in ["order-archived", "order-created", "order-paid"] {
+            assert_eq!(shape(name), [json!({ "title": "Ours" }), json!({ "id": 1 })], "{name}");
+        }
+        assert_eq!(shape("order-deleted")[1]["id"], "ord_123");
+        assert_eq!(shape("product-created"), [json!({ "title": "New" }), json!({})]);
+        assert_eq!(shape("product-updated")[0]["title"], "Product");
+    }
+
+    #[test]
     fn what_cannot_be_added_is_named() {
         for (json, named) in [
             ("{}", "array"),
             (r#"[{"resource":"a b","actions":{"paid":""}}]"#, "a b"),
             (r#"[{"resource":"a","actions":{"p-d":""}}]"#, "p-d"),
             (r#"[{"resource":"a","action":{"paid":""}}]"#, "action"),
+            (r#"[{"resource":"a","actions":{"paid":7}}]"#, "paid"),
+            (r#"[{"resource":"a","actions":{"paid":{"schema":{}}}}]"#, "description"),
+            (r#"[{"resource":"a","actions":{"paid":{"description":"","shema":{}}}}]"#, "shema"),
             (r#"[{"resource":"webhook","actions":{"paid":""}}]"#, "webhook"),
             (r#"[{"resource":"orders","actions":{"paid":""}}]"#, "order"),
             (r#"[{"resource":"x","plural":"order","actions":{"paid":""}}]"#, "order"),

@@ -4,10 +4,10 @@
 //!
 //! ```json
 //! {
-//!   "currency": ["SEK", "NOK"],
-//!   "total_price": [{ "numeric": [">", 100, "<=", 5000] }],
-//!   "customer": { "email": [{ "suffix": "@example.com" }], "note": [{ "exists": false }] },
-//!   "$or": [{ "status": [{ "anything-but": "draft" }] }, { "tags": ["vip"] }]
+//!   "currency": ["EUR", "SEK"],
+//!   "total_price": [{ "numeric": [">", 50, "<=", 5000] }],
+//!   "customer": { "email": [{ "suffix": "@example.com" }] },
+//!   "$or": [{ "status": ["paid"] }, { "line_items": { "sku": [{ "prefix": "MUG-" }] }, "note": [{ "exists": false }] }]
 //! }
 //! ```
 //!

@@ -45,7 +45,7 @@ mod token;
 mod webhook;
 
 pub use answer::{Answer, Fault, Verdict};
-pub use catalogue::{Catalogue, ResourceType, Shape, catalogue};
+pub use catalogue::{Catalogue, ResourceType, catalogue};
 pub use circuit::{Admission, Circuit, CircuitState, Gate, probe_delay};
 pub use credentials::{Credentials, Former, Overlap};
 pub use digest::Digest;

@@ -219,7 +219,7 @@ mod tests {
 
     #[test]
     fn rules_read_back_as_they_were_written() {
-        let json = r#"{"fields":["id"],"filter":{"total":[{"numeric":[">",10.10]}]},"changed":["total"],"payload":"original","debounce":"5s","rateLimit":50,"dropDuplicates":false,"signature":"both","format":"cloudevent","ordered":true}"#;
+        let json = r#"{"fields":["id"],"filter":{"total_price":[{"numeric":[">",50.00]}]},"changed":["total_price"],"payload":"original","debounce":"5s","rateLimit":50,"dropDuplicates":false,"signature":"both","format":"cloudevent","ordered":true}"#;
         let rules: Rules = serde_json::from_str(json).unwrap();
         assert_eq!(serde_json::to_string(&rules).unwrap(), json);
         assert_eq!(serde_json::from_str::<Rules>("{}").unwrap(), Rules::default());

@@ -127,7 +127,7 @@ pub fn document(random: &mut Random, number: usize) -> Document {
     write!(writer.json, "\"id\":{}", serde_json::to_string(&id).unwrap()).unwrap();
     writer.head(kind, number);
     let mut lines = 0;
-    writer.member("lines");
+    writer.member("line_items");
     writer.json.push('[');
     while (writer.json.len() as f64) < wanted {
         if lines > 0 {
@@ -175,8 +175,8 @@ impl Writer<'_> {
         self.member("number");
         write!(self.json, "{}", 1_000_000 + number).unwrap();
         self.text("kind", kind);
-        self.text("createdAt", "2026-11-24T10:00:00.123456789+05:30");
-        self.number("total");
+        self.text("created_at", "2026-11-24T10:00:00.123456789+05:30");
+        self.number("total_price");
         self.text("currency", "EUR");
         self.member("customer");
         self.json.push('{');

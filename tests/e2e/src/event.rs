@@ -2,7 +2,8 @@
 
 use std::fmt::Write;
 
-use serde_json::json;
+use serde_json::{Value, json};
+use shopery_model::catalogue;
 
 /// A CloudEvent whose `data` is text, so that a test decides about its every byte.
 #[derive(Debug, Clone)]
@@ -23,10 +24,11 @@ impl Event {
             event_type: event_type.to_owned(),
             subject: format!("{kind}/{id}"),
             time: None,
-            data: json!({ "id": id, "note": "Grüße aus Göteborg" }).to_string(),
+            data: resource(event_type, id).to_string(),
         }
     }
 
+    /// Of the catalogue's sample order.
     pub fn order(id: &str) -> Self {
         Self::new("order-created", id)
     }
@@ -59,4 +61,17 @@ impl Event {
     pub fn batch(events: &[Self]) -> String {
         format!("[{}]", events.iter().map(Self::json).collect::<Vec<_>>().join(","))
     }
+}
+
+/// The catalogue's example for this type, with this id, so that no test depends on a shape that nobody publishes. It has
+/// the note by which [`crate::leaks`] knows a payload; a deletion has no note.
+fn resource(event_type: &str, id: &str) -> Value {
+    let known = catalogue().read(event_type);
+    let example = known.and_then(|known| catalogue().example(known));
+    let mut resource = example.map_or_else(|| json!({}), |example| serde_json::from_str(example.get()).unwrap());
+    resource["id"] = json!(id);
+    if known.is_none_or(|known| !known.is_deletion()) {
+        resource["note"] = json!("Grüße aus Göteborg");
+    }
+    resource
 }

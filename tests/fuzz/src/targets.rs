@@ -25,18 +25,19 @@ pub struct Target {
 const NOW: OffsetDateTime = time::macros::datetime!(2026-11-24 10:00 UTC);
 
 const EVENTS: &[&str] = &[
-    r#"{"specversion":"1.0","id":"e1","source":"orders","type":"order-created","subject":"order/ord_1","data":{"id":1}}"#,
-    r#"{"data":{"total":10.10,"lines":[{"sku":"a\u00e9"},{"sku":"b"}]},"specversion":"1.0","id":"e 2","source":"/o?x","type":"orders-paid","subject":"orders/Zoë.*>","time":"2026-11-24T10:00:00.123+02:00","datacontenttype":"application/json; charset=utf-8","traceparent":"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01","custom":{"a":[]}}"#,
+    r#"{"specversion":"1.0","id":"e1","source":"orders","type":"order-created","subject":"order/ord_123","data":{"id":"ord_123","number":1042,"status":"open","currency":"EUR","total_price":59.80,"customer":{"id":"cus_7","email":"zoe@example.com"},"line_items":[{"sku":"MUG-BLUE","title":"Blue mug","quantity":2,"price":29.90}],"created_at":"2026-11-24T10:00:00Z","updated_at":"2026-11-24T10:00:00Z"}}"#,
+    r#"{"data":{"total_price":10.10,"line_items":[{"sku":"a\u00e9"},{"sku":"b"}]},"specversion":"1.0","id":"e 2","source":"/o?x","type":"orders-paid","subject":"orders/Zoë.*>","time":"2026-11-24T10:00:00.123+02:00","datacontenttype":"application/json; charset=utf-8","traceparent":"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01","custom":{"a":[]}}"#,
 ];
 const FILTERS: &[&str] = &[
-    r#"{"total":[{"numeric":[">",100,"<=",5e3]}],"currency":["SEK","NOK",7,true,null]}"#,
+    r#"{"total_price":[{"numeric":[">",50,"<=",5e3]}],"currency":["SEK","NOK",7,true,null]}"#,
     r#"{"$or":[{"a":[{"prefix":"x"}]},{"b":{"c":[{"suffix":"y"},{"exists":false}]}}]}"#,
     r#"{"a":[{"anything-but":{"wildcard":"*/lib/*"}}],"b":[{"anything-but":["x",7]}],"c":[{"equals-ignore-case":"Åre"}]}"#,
     r#"{"a":[{"wildcard":"1\\*2*3"}],"line_items":{"sku":[{"prefix":"a"}]}}"#,
     r#"{"a":[{"numeric":["=",10.1]}],"b":[{"exists":true}]}"#,
 ];
-const PATHS: &[&str] = &["id", "customer.email\nline_items.sku", "a.b.c.d\na.b\na", "total\n$or\nlines.sku\n日本.x"];
-const DOCUMENT_TEXT: &str = r#"{ "id": 1, "customer": {"email":"a@b", "x": [1, {"y": 2}]}, "line_items":[{"sku":"a","n":1E+2},[{"sku":"no"}],{"sku":"b"}], "a":{"b":{"c":[{"d":1.0}]}}, "total":12345678901234567890.10, "lines":[{"sku":"1*2x3"}], "日本":{"x":"\u0041"}, "currency":"SEK", "b":{"c":"y"} }"#;
+const PATHS: &[&str] =
+    &["id", "customer.email\nline_items.sku", "a.b.c.d\na.b\na", "total_price\n$or\nlines.sku\n日本.x"];
+const DOCUMENT_TEXT: &str = r#"{ "id": 1, "customer": {"email":"a@b", "x": [1, {"y": 2}]}, "line_items":[{"sku":"a","n":1E+2},[{"sku":"no"}],{"sku":"b"}], "a":{"b":{"c":[{"d":1.0}]}}, "total_price":12345678901234567890.10, "lines":[{"sku":"1*2x3"}], "日本":{"x":"\u0041"}, "currency":"SEK", "b":{"c":"y"} }"#;
 const DOCUMENT: &[u8] = DOCUMENT_TEXT.as_bytes();
 const URLS: &[&str] = &[
     "https://test.com/wh",

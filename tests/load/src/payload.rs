@@ -1,4 +1,4 @@
-//! What is published: an order of about 500 bytes, as an online shop would write it. Every order has the same number
+//! What is published: an order of about 500 bytes, as the catalogue describes it. Every order has the same number
 //! of bytes, so the sink can tell a body that was cut. A product that is imported has the body of an order too: what is
 //! in it makes no difference to anybody here.
 
@@ -59,7 +59,7 @@ fn push_order(json: &mut String, sheet: usize, number: usize) {
         number = 10_000_000 + number
     );
     json.push_str(
-        r#""currency":"EUR","total":"129.90","createdAt":"2026-11-24T10:00:00Z","customer":{"id":"cus_8Q2M","email":"zoe.lindqvist@example.com","name":"Zoë Lindqvist"},"shippingAddress":{"line1":"Storgatan 12","city":"Göteborg","postcode":"411 24","country":"SE"},"lines":[{"sku":"MUG-BLUE-35","title":"Mug, blue, 35 cl","quantity":2,"price":"19.95"},{"sku":"TEA-EARL-250","title":"Earl Grey, 250 g","quantity":1,"price":"90.00"}],"note":null}"#,
+        r#""status":"open","currency":"EUR","total_price":149.80,"customer":{"id":"cus_7","email":"zoe@example.com"},"shipping_address":{"line1":"Storgatan 112","city":"Göteborg","postcode":"411 24","country":"SE"},"line_items":[{"sku":"MUG-BLUE","title":"Blue mug","quantity":2,"price":29.90},{"sku":"TEA-EARL-250","title":"Earl Grey, 250 g","quantity":1,"price":90.00}],"created_at":"2026-11-24T10:00:00Z","updated_at":"2026-11-24T10:00:00Z"}"#,
     );
 }
 

@@ -60,7 +60,7 @@ pub(crate) struct Rules {
     #[schema(min_items = 1, max_items = 50, example = json!(["id", "customer.email"]))]
     fields: Option<Vec<String>>,
     /// The resource must match; the syntax is that of Amazon EventBridge's event patterns.
-    #[schema(value_type = Option<Object>, example = json!({ "total_price": [{ "prefix": "1" }] }))]
+    #[schema(value_type = Option<Object>, example = json!({ "total_price": [{ "numeric": [">", 50] }] }))]
     filter: Option<Value>,
     /// One of these paths must differ from the resource's previous state.
     #[schema(min_items = 1, max_items = 50, example = json!(["total_price"]))]
@@ -260,8 +260,13 @@ pub(crate) struct CloudEvent {
     subject: String,
     time: OffsetDateTime,
     datacontenttype: String,
-    /// The resource.
-    #[schema(value_type = Object)]
+    /// The resource; of a deletion, its id and when it was deleted.
+    #[schema(value_type = Object, example = json!({
+        "id": "ord_123", "number": 1042, "status": "open", "currency": "EUR", "total_price": 59.80,
+        "customer": { "id": "cus_7", "email": "zoe@example.com" },
+        "line_items": [{ "sku": "MUG-BLUE", "title": "Blue mug", "quantity": 2, "price": 29.90 }],
+        "created_at": "2026-11-24T10:00:00Z", "updated_at": "2026-11-24T10:00:00Z"
+    }))]
     data: Value,
 }
 

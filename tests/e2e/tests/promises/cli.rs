@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use shopery_e2e::{Behaviour, Event, Folder, Process, Service, Signal, Stack, leaks, parts, ports, token, wait};
+use shopery_model::catalogue;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::Command;
@@ -204,8 +205,9 @@ async fn from_creating_a_webhook_to_verifying_what_arrived() {
 
     let mut tail = person.start(&["deliveries", "tail", "--webhook", &id]);
     tail.says("watching").await;
-    let data = r#"{"id":"ord_1","total":10.10}"#;
-    let event = person.ok(&["events", "publish", "order-created", "--subject", "order/ord_1", data]).await;
+    let example = catalogue().example("order-created".parse().unwrap()).unwrap();
+    let data = example.get();
+    let event = person.ok(&["events", "publish", "order-created", "--subject", "order/ord_123", data]).await;
     tail.says("delivered").await;
     let arrived = stack.merchant.wait_at("/orders", 2, SOON).await.pop().unwrap();
     assert_eq!((arrived.event_id(), arrived.body.as_ref()), (event.as_str(), data.as_bytes()));
@@ -265,13 +267,13 @@ async fn webhooks_are_changed_as_the_api_changes_them() {
             "--event",
             "order-*,product-created",
             "--filter",
-            r#"{"total":[{"numeric":[">",100]}]}"#,
+            r#"{"total_price":[{"numeric":[">",50]}]}"#,
             "--header",
             "X-Gate: hush-hush",
             "--field",
-            "id,total",
+            "id,total_price",
             "--changed",
-            "total",
+            "total_price",
             "--debounce",
             "5s",
             "--rate-limit",
@@ -289,7 +291,7 @@ async fn webhooks_are_changed_as_the_api_changes_them() {
         (&shown["state"], &shown["rateLimit"], &shown["debounce"]),
         (&json!("paused"), &json!(50), &json!("5s"))
     );
-    assert_eq!((&shown["fields"], &shown["headers"]), (&json!(["id", "total"]), &json!({ "X-Gate": "***" })));
+    assert_eq!((&shown["fields"], &shown["headers"]), (&json!(["id", "total_price"]), &json!({ "X-Gate": "***" })));
 
     let etag = person.ok(&["webhooks", "get", &id, "--etag"]).await;
     let update = ["webhooks", "update", &id, "--if-match", &etag, "--name", "b", "--clear", "filter,rate-limit"];

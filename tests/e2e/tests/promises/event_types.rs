@@ -18,6 +18,14 @@ async fn the_catalogue_says_what_there_is_to_subscribe_to() {
         for required in entry["schema"]["required"].as_array().unwrap() {
             assert!(entry["example"].get(required.as_str().unwrap()).is_some(), "{entry}");
         }
+        // A deletion has what identifies the resource, and no state of it.
+        let is_deletion = entry["type"].as_str().unwrap().ends_with("-deleted");
+        assert_eq!(entry["example"]["deleted_at"].is_string(), is_deletion, "{entry}");
+        assert_eq!(entry["schema"]["properties"].as_object().unwrap().len() == 2, is_deletion, "{entry}");
+    }
+    let example = |name| &types.iter().find(|entry| entry["type"] == name).unwrap()["example"];
+    for (name, status) in [("order-created", "open"), ("order-paid", "paid"), ("order-cancelled", "cancelled")] {
+        assert_eq!(example(name)["status"], status, "{name}");
     }
     // Each of them can be subscribed to.
     let names: Vec<_> = types.iter().map(|entry| entry["type"].as_str().unwrap()).collect();
@@ -29,18 +37,29 @@ async fn an_event_type_that_the_platform_adds_is_one_like_the_others() {
     let folder = Folder::create();
     let path = folder.join("types.json");
     let added = json!([{
-        "resource": "invoice", "actions": { "paid": "An invoice was paid" }, "example": { "id": "inv_1" }
+        "resource": "invoice", "example": { "id": "inv_1" }, "actions": {
+            "paid": "An invoice was paid",
+            "deleted": {
+                "description": "An invoice was deleted",
+                "schema": { "required": ["deleted_at"] },
+                "example": { "deleted_at": "2026-12-24T10:00:00Z" },
+            },
+        },
     }]);
     std::fs::write(&path, added.to_string()).unwrap();
     let stack = Stack::plan().env("SHOPERY_EVENT_TYPES", path.to_str().unwrap()).start().await;
     let client = stack.client("tnt_a");
     let listed = client.get("/company/event-types").await.expect(200).json();
-    let found =
-        listed["data"].as_array().unwrap().iter().find(|entry| entry["type"] == "invoice-paid").unwrap().clone();
-    let wanted = json!({
+    let invoices: Vec<_> =
+        listed["data"].as_array().unwrap().iter().filter(|entry| entry["resource"] == "invoice").collect();
+    let deleted = json!({
+        "type": "invoice-deleted", "resource": "invoice", "description": "An invoice was deleted",
+        "schema": { "required": ["deleted_at"] }, "example": { "deleted_at": "2026-12-24T10:00:00Z" }
+    });
+    let paid = json!({
         "type": "invoice-paid", "resource": "invoice", "description": "An invoice was paid", "example": { "id": "inv_1" }
     });
-    assert_eq!(found, wanted);
+    assert_eq!(invoices, [&deleted, &paid]);
     client.create_webhook(&stack.merchant.url("/invoices"), &["invoices-paid"]).await;
     client.create_webhook(&stack.merchant.url("/all-invoices"), &["invoice-*"]).await;
     client.publish(&Event::new("invoice-paid", "inv_1")).await.expect(202);

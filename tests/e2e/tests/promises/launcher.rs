@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde_json::Value;
 use shopery_e2e::publisher::Credentials;
 use shopery_e2e::{Client, Event, Folder, Process, Publisher, Signal, parts, ports, process, wait};
+use shopery_model::catalogue;
 use tokio::process::Command;
 use tokio::sync::mpsc;
 
@@ -270,11 +271,12 @@ async fn the_shell_lines_of_the_readme_work_as_written() {
     let [api, ingest] = addresses();
     let mut launcher = Launcher::start(&folder, &["--api", &api, "--ingest", &ingest]).await;
     launcher.says("verified").await;
+    let webhook_block =
+        ["{\"id\":\"wbh_", "\"success\":true", "\"state\":\"delivered\"", "\"event\":\"order-created\""].as_slice();
+    // Twice, as a newcomer does: the same order in another event is delivered again, to all webhooks there are by then.
     for (block, parts) in [
-        (
-            "first-webhook",
-            ["{\"id\":\"wbh_", "\"success\":true", "\"state\":\"delivered\"", "\"event\":\"order-created\""].as_slice(),
-        ),
+        ("first-webhook", webhook_block),
+        ("first-webhook", webhook_block),
         ("first-command", &["status 200 in ", "evt_", "delivered"]),
     ] {
         let said = run_block(&folder, block).await;
@@ -283,6 +285,19 @@ async fn the_shell_lines_of_the_readme_work_as_written() {
         }
         assert!(!said.contains("urn:shopery:problem"), "{said}");
     }
+    let client = client(&launcher.env().await);
+    // The demo's event for one webhook, the first block's for two and then for three, and the command's for four.
+    let delivered = wait::until("the deliveries of all four events", SOON, async || {
+        let found = client.all("/company/deliveries").await;
+        let delivered = found.iter().filter(|one| one["state"] == "delivered").count();
+        if delivered == 1 + 2 + 3 + 4 { Ok(found) } else { Err(format!("{delivered} of {}: {found:?}", found.len())) }
+    })
+    .await;
+    assert_eq!(delivered.len(), 10, "{delivered:?}");
+    let order = std::fs::read_to_string(folder.join(".local/order.json")).unwrap();
+    let example = catalogue().example("order-created".parse().unwrap()).unwrap();
+    let [order, example] = [&order, example.get()].map(|json| serde_json::from_str::<Value>(json).unwrap());
+    assert_eq!(order, example, "the README shows another order than the catalogue");
     launcher.interrupt().await;
 }
 
