@@ -8,6 +8,7 @@ use shopery_model::catalogue;
 /// A CloudEvent whose `data` is text, so that a test decides about its every byte.
 #[derive(Debug, Clone)]
 pub struct Event {
+    pub source: String,
     pub id: String,
     pub event_type: String,
     pub subject: String,
@@ -20,6 +21,7 @@ impl Event {
     pub fn new(event_type: &str, id: &str) -> Self {
         let kind = event_type.split('-').next().unwrap();
         Self {
+            source: "e2e".to_owned(),
             id: format!("evt_{id}"),
             event_type: event_type.to_owned(),
             subject: format!("{kind}/{id}"),
@@ -44,8 +46,9 @@ impl Event {
         let mut json = String::with_capacity(self.data.len() + 200);
         write!(
             json,
-            r#"{{"specversion":"1.0","id":{},"source":"e2e","type":{},"subject":{},"#,
+            r#"{{"specversion":"1.0","id":{},"source":{},"type":{},"subject":{},"#,
             quoted(&self.id),
+            quoted(&self.source),
             quoted(&self.event_type),
             quoted(&self.subject),
         )

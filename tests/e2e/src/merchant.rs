@@ -6,7 +6,7 @@ use std::fmt;
 use std::io;
 use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -39,6 +39,13 @@ pub enum Behaviour {
     BusyOnce {
         status: u16,
         retry_after: String,
+    },
+    /// The answers by turns, and from the first on again.
+    Turns(Vec<u16>),
+    /// Answers `status` to what has `text` in its body, and 200 to all else.
+    Refuse {
+        text: String,
+        status: u16,
     },
     /// Answers 200 after a while.
     Slow(Duration),
@@ -73,6 +80,7 @@ pub struct Arrival {
     pub version: Version,
     /// The connection it came on, numbered from 0.
     pub connection: u64,
+    answer: OnceLock<(u16, Instant)>,
 }
 
 impl Arrival {
@@ -92,6 +100,16 @@ impl Arrival {
 
     pub fn attempt(&self) -> u32 {
         self.header("x-shopery-attempt").parse().unwrap()
+    }
+
+    /// The status that it was answered with, and when; `None` if its sender went away before, or waits.
+    pub fn answered(&self) -> Option<(u16, Instant)> {
+        self.answer.get().copied()
+    }
+
+    /// Whether it was answered with a 2xx status.
+    pub fn is_accepted(&self) -> bool {
+        self.answered().is_some_and(|(status, _)| (200..300).contains(&status))
     }
 }
 
@@ -168,6 +186,15 @@ impl Merchant {
 
     pub fn arrivals(&self) -> Vec<Arc<Arrival>> {
         self.state.arrivals.lock().unwrap().all.clone()
+    }
+
+    /// By path, each in the order in which they came: one look at all of them, where there are many.
+    pub fn arrivals_by_path(&self) -> HashMap<String, Vec<Arc<Arrival>>> {
+        let mut by_path: HashMap<String, Vec<Arc<Arrival>>> = HashMap::new();
+        for arrival in self.arrivals() {
+            by_path.entry(arrival.path.clone()).or_default().push(arrival);
+        }
+        by_path
     }
 
     pub fn arrivals_at(&self, path: &str) -> Vec<Arc<Arrival>> {
@@ -257,6 +284,7 @@ async fn answer(
         clock: OffsetDateTime::now_utc(),
         version: parts.version,
         connection,
+        answer: OnceLock::new(),
     };
     let arrival = Arc::new(arrival);
     let number = {
@@ -268,7 +296,10 @@ async fn answer(
     };
     notify.send_modify(|count| *count += 1);
     let behaviour = state.behaviours.lock().unwrap().get(&path).cloned().unwrap_or(Behaviour::Answer(200));
-    behaviour.respond(number, &arrival, &state).await
+    let response = behaviour.respond(number, &arrival, &state).await?;
+    // Before its sender can know: what the sender does next comes later than this.
+    let _ = arrival.answer.set((response.status().as_u16(), Instant::now()));
+    Ok(response)
 }
 
 impl Behaviour {
@@ -281,6 +312,11 @@ impl Behaviour {
                 Ok(with_header(plain(status), hyper::header::RETRY_AFTER, &retry_after))
             }
             Self::BusyOnce { .. } => Ok(plain(200)),
+            Self::Turns(answers) => Ok(plain(answers[(number - 1) % answers.len()])),
+            Self::Refuse { text, status } => {
+                let has_it = arrival.body.windows(text.len()).any(|part| part == text.as_bytes());
+                Ok(plain(if has_it { status } else { 200 }))
+            }
             Self::Slow(duration) => {
                 tokio::time::sleep(duration).await;
                 Ok(plain(200))

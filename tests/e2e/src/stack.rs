@@ -207,6 +207,11 @@ impl Stack {
         Client::new(self.url(Service::Api), self.url(Service::Ingest), tenant)
     }
 
+    /// Whether the plan has a NATS publisher for this tenant.
+    pub fn has_publisher(&self, tenant: &str) -> bool {
+        self.tenants.iter().any(|known| known == tenant)
+    }
+
     /// What a NATS publisher of this tenant is given.
     pub fn credentials(&self, tenant: &str) -> Credentials {
         let number = self.tenants.iter().position(|known| known == tenant).expect("a tenant of the plan");
@@ -259,19 +264,21 @@ impl Stack {
 
     /// Waits until a service says that it is ready.
     pub async fn ready(&mut self, service: Service) {
-        let url = format!("{}/readyz", self.url(service));
+        let url = self.url(service);
         let process = self.services.get_mut(&service).expect("a running service");
-        wait::until(&format!("{} to be ready", service.name()), START, async || {
-            if let Some(status) = process.ended() {
-                panic!("{} has ended: {status}\n{}", service.name(), tail(&process.output(), 20));
-            }
-            match reqwest::get(&url).await {
-                Ok(answer) if answer.status() == 200 => Ok(()),
-                Ok(answer) => Err(answer.text().await.unwrap_or_default()),
-                Err(error) => Err(error.to_string()),
-            }
-        })
-        .await;
+        ready(service, process, &url).await;
+    }
+
+    /// One more process of a service beside that of the stack, ready when this returns. It is the test's own: killed by
+    /// [`Process::kill`], and started again under the same number.
+    pub async fn replica(&self, service: Service, number: usize) -> Process {
+        let port = ports::free();
+        let mut command = self.command(service);
+        command.env("SHOPERY_LISTEN", format!("127.0.0.1:{port}"));
+        let log = self.folder.join(&format!("{}-{number}.log", service.name()));
+        let mut process = Process::start(service.name(), command, &log);
+        ready(service, &mut process, &format!("http://127.0.0.1:{port}")).await;
+        process
     }
 
     pub fn process(&mut self, service: Service) -> &mut Process {
@@ -359,16 +366,41 @@ impl Stack {
     }
 }
 
+async fn ready(service: Service, process: &mut Process, url: &str) {
+    wait::until(&format!("{} to be ready", service.name()), START, async || {
+        if let Some(status) = process.ended() {
+            panic!("{} has ended: {status}\n{}", service.name(), tail(&process.output(), 20));
+        }
+        match reqwest::get(format!("{url}/readyz")).await {
+            Ok(answer) if answer.status() == 200 => Ok(()),
+            Ok(answer) => Err(answer.text().await.unwrap_or_default()),
+            Err(error) => Err(error.to_string()),
+        }
+    })
+    .await;
+}
+
 impl Stack {
     /// What a service has said that it must not.
     fn leak(&self) -> Option<String> {
-        let of = |service: Service| {
-            let log = std::fs::read(self.log_of(service)).unwrap_or_default();
-            let said = leaks::find(&log).map(|leak| format!("the log of {} has {leak}", service.name()));
-            let metrics = || metrics::read_now(self.ports[&service]).unwrap_or_default();
-            said.or_else(|| leaks::find(&metrics()).map(|leak| format!("a metric of {} has {leak}", service.name())))
+        let logged = |file: PathBuf| {
+            let leak = leaks::find(&std::fs::read(&file).unwrap_or_default())?;
+            Some(format!("{} has {leak}", file.display()))
         };
-        Service::ALL.into_iter().find_map(of).or_else(|| Some(format!("a trace has {}", self.traces.leak()?)))
+        let counted = |service: Service| {
+            let metrics = metrics::read_now(self.ports[&service]).unwrap_or_default();
+            Some(format!("a metric of {} has {}", service.name(), leaks::find(&metrics)?))
+        };
+        let mut logs = self.logs().into_iter();
+        logs.find_map(logged)
+            .or_else(|| Service::ALL.into_iter().find_map(counted))
+            .or_else(|| Some(format!("a trace has {}", self.traces.leak()?)))
+    }
+
+    /// Of every process, replicas included.
+    fn logs(&self) -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(self.folder.path()).into_iter().flatten().flatten();
+        entries.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|kind| kind == "log")).collect()
     }
 }
 

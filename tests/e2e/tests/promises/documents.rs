@@ -141,6 +141,7 @@ fn make(random: &mut Random, number: usize, tenants: usize) -> Sent {
     let action = random.pick(actions);
     let event_type = format!("{}-{action}", document.kind);
     let event = Event {
+        source: "e2e".to_owned(),
         id: if random.once_in(5) { format!("evt {number}: é.*>") } else { format!("evt_{number}") },
         event_type: if random.once_in(10) { format!("{}s-{action}", document.kind) } else { event_type.clone() },
         subject: format!("{}/{}", document.kind, document.id),
