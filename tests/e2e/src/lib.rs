@@ -33,6 +33,7 @@ pub mod postgres;
 pub mod process;
 pub mod provider;
 pub mod publisher;
+pub mod reference;
 pub mod stack;
 pub mod stored;
 pub mod token;
