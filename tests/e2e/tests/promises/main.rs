@@ -44,6 +44,7 @@ mod large_history;
 mod launcher;
 mod limits;
 mod metrics;
+mod model;
 mod openapi;
 mod operations;
 mod recovery;
