@@ -47,6 +47,7 @@ mod metrics;
 mod model;
 mod openapi;
 mod operations;
+mod ordered;
 mod recovery;
 mod repeats;
 mod rotation;
