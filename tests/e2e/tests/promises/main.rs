@@ -57,4 +57,5 @@ mod stop;
 mod stuck;
 mod tenants;
 mod traces;
+mod truth;
 mod webhook_life;
