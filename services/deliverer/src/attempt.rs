@@ -110,19 +110,19 @@ impl Attempter {
         let credentials = webhook.credentials.as_deref().context("the webhook's credentials are not open")?;
         let endpoint = Endpoint { url: &webhook.url, credentials, signature: webhook.rules.signature };
         let format = webhook.rules.format;
-        let body = payload::body(meta, format, &payload);
+        let told = payload::told(meta, &webhook.rules, &payload);
+        let body = payload::body(meta, told, format, &payload);
         let bytes = body.len();
         let event = meta.event_type.to_string();
-        let Payload { of: payload_of, .. } = payload;
         let message = Message {
             webhook_id: meta.delivery.to_string(),
             event: &event,
-            event_id: &meta.event,
-            event_source: &meta.source,
+            event_id: told.id,
+            event_source: told.source,
             webhook: Some(meta.webhook.to_string()),
             tenant: meta.tenant.as_str(),
-            triggered_at: meta.triggered_at,
-            payload_of: Some(&payload_of),
+            triggered_at: told.at,
+            payload_of: Some(&payload.of),
             changed: &meta.changed,
             attempt: meta.attempt,
             format,
@@ -133,6 +133,7 @@ impl Attempter {
         self.metrics.under_way.dec();
         self.note(&answer, &span);
         let url = webhook.url.to_string();
+        let Payload { of: payload_of, .. } = payload;
         Ok(Tried::Attempted(Attempted { answer, payload_of, started_at, url, bytes, span }))
     }
 

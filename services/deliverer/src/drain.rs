@@ -30,7 +30,7 @@ use crate::ended::End;
 const HEARTBEAT: Duration = Duration::from_secs(3);
 const LEASE: Duration = Duration::from_secs(12);
 /// A probe chooses among so many of the oldest jobs, another one each time: one that is never taken holds up no others.
-const CHOICE: usize = 8;
+pub(crate) const CHOICE: usize = 8;
 /// Attempts under way at a time while a backlog is sent: they begin together, so whoever else is here waits for all.
 const MAX_PACE: usize = 64;
 const MAX_PACE_BESIDE_OTHERS: usize = 24;

@@ -13,6 +13,7 @@
 //! - The entry in PROGRESS: what was sent last survives the drain, so nothing older follows it.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -23,7 +24,7 @@ use time::OffsetDateTime;
 use tokio::time::Instant;
 
 use crate::attempt::{Attempted, Tried, outcome};
-use crate::drain::{Drain, is_gone};
+use crate::drain::{CHOICE, Drain, is_gone};
 use crate::ended::End;
 
 /// Jobs in view at a time, and their bytes. Beyond, a job is not seen until others have gone: a bound on memory, and the
@@ -191,6 +192,10 @@ impl Drain<'_> {
         // Before PARKED is read: what is routed by then is in what is read.
         let routed = self.drainer.queue.acknowledged(topology::ROUTER).await?;
         self.read_ordered(parked, backlog, None).await?;
+        if is_probe && let Some(turns) = NonZeroUsize::new(backlog.turns.len()) {
+            // Another one each time, as for any backlog: a resource that is never taken holds up no others.
+            backlog.turns.rotate_left(usize::try_from(self.circuit.probes)? % turns.get().min(CHOICE));
+        }
         if backlog.turns.is_empty() {
             return Ok(Round::Nothing(None));
         }

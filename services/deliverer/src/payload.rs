@@ -13,6 +13,10 @@ use time::OffsetDateTime;
 
 use crate::ended::End;
 
+/// States that are looked at before a deletion, from it back. What lies further back than so many deletions and late
+/// events is not worth the requests: the delivery then carries its own state.
+const MAX_STEPS_BACK: usize = 8;
+
 /// A payload, and the event whose state it is.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Payload {
@@ -105,9 +109,21 @@ async fn carried(
     if !newer.event.event_type.is_deletion() || meta.event_type.is_deletion() || rules.debounce.is_some() {
         return Ok(None);
     }
-    // The resource is gone, which its deletion tells; this one tells what it was.
-    let before = queue.previous_state(&meta.tenant, &meta.resource, newer.sequence).await?;
-    Ok(before.filter(|state| state.version > own && may_carry(meta, rules, &state.event)))
+    // The resource is gone, which its deletion tells; this one tells what it was last. Before the deletion may lie another
+    // one, or a state that came late.
+    let (mut sequence, mut last) = (newer.sequence, None);
+    for _ in 0..MAX_STEPS_BACK {
+        let Some(before) = queue.previous_state(&meta.tenant, &meta.resource, sequence).await? else { break };
+        sequence = before.sequence;
+        if before.version <= own && sequence <= own.sequence() {
+            break;
+        }
+        let is_later = last.as_ref().is_none_or(|last: &State| last.version < before.version);
+        if before.version > own && is_later && may_carry(meta, rules, &before.event) {
+            last = Some(before);
+        }
+    }
+    Ok(last)
 }
 
 /// Whether the name of the delivery's event can stand over this newer state. A deletion has its own name, and what it
@@ -131,12 +147,29 @@ async fn matches_filter(queue: &Queue, meta: &JobMeta, rules: &Rules, state: Opt
     Ok(own.is_none_or(|state| filter.matches(&state.event.data)))
 }
 
+/// The event that a delivery tells of: its own, but for a debounced one, which tells of the last event of its burst.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Told<'a> {
+    pub(crate) source: &'a str,
+    pub(crate) id: &'a str,
+    pub(crate) at: OffsetDateTime,
+}
+
+pub(crate) fn told<'a>(meta: &'a JobMeta, rules: &Rules, payload: &'a Payload) -> Told<'a> {
+    match &payload.of {
+        PayloadEvent { source, id, version } if rules.debounce.is_some() && *id != meta.event => {
+            Told { source, id, at: version.at() }
+        }
+        _ => Told { source: &meta.source, id: &meta.event, at: meta.triggered_at },
+    }
+}
+
 /// The body of the POST.
-pub(crate) fn body(meta: &JobMeta, format: PayloadFormat, payload: &Payload) -> Bytes {
+pub(crate) fn body(meta: &JobMeta, told: Told<'_>, format: PayloadFormat, payload: &Payload) -> Bytes {
     match format {
         PayloadFormat::Resource => payload.data.clone(),
         PayloadFormat::CloudEvent => {
-            let PayloadEvent { id, version } = &payload.of;
+            let PayloadEvent { id, version, .. } = &payload.of;
             // What the headers say, for receivers that pass the body on without them.
             let extensions = meta
                 .extensions
@@ -144,11 +177,11 @@ pub(crate) fn body(meta: &JobMeta, format: PayloadFormat, payload: &Payload) -> 
                 .with_text("shoperysequence", version.to_string())
                 .with_text("shoperypayloadeventid", id.clone());
             let event = CloudEvent {
-                id: &meta.event,
-                source: &meta.source,
+                id: told.id,
+                source: told.source,
                 event_type: meta.event_type,
                 subject: &meta.resource,
-                time: Some(meta.triggered_at),
+                time: Some(told.at),
                 extensions: &extensions,
                 data: &payload.data,
             };

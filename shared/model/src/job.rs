@@ -63,6 +63,7 @@ pub struct JobMeta {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PayloadEvent {
+    pub source: String,
     pub id: String,
     pub version: StateVersion,
 }
@@ -101,7 +102,11 @@ impl JobMeta {
 
     /// The event whose state the payload of the job is.
     pub fn payload_event(&self) -> PayloadEvent {
-        self.payload_of.clone().unwrap_or_else(|| PayloadEvent { id: self.event.clone(), version: self.version() })
+        self.payload_of.clone().unwrap_or_else(|| PayloadEvent {
+            source: self.source.clone(),
+            id: self.event.clone(),
+            version: self.version(),
+        })
     }
 
     /// What the history needs of it. The rest may be long, and is of use to an attempt alone.
@@ -163,6 +168,7 @@ mod tests {
                 event_sequence: u64::MAX,
                 stored_ns: Some(1_795_592_800_123_456_789),
                 payload_of: Some(PayloadEvent {
+                    source: "orders".into(),
                     id: "e2".into(),
                     version: StateVersion::of(OffsetDateTime::UNIX_EPOCH, OffsetDateTime::UNIX_EPOCH, 3),
                 }),

@@ -43,7 +43,7 @@ pub struct State {
 impl State {
     /// Whose state it is, as a delivery says it.
     pub fn payload_event(&self) -> PayloadEvent {
-        PayloadEvent { id: self.event.id.clone(), version: self.version }
+        PayloadEvent { source: self.event.source.clone(), id: self.event.id.clone(), version: self.version }
     }
 }
 

@@ -73,7 +73,7 @@ impl Message<'_> {
         }
         set("x-shopery-tenant-id", &encoded(self.tenant), false);
         set("x-shopery-triggered-at", &timestamp(self.triggered_at), false);
-        if let Some(PayloadEvent { id, version }) = self.payload_of {
+        if let Some(PayloadEvent { id, version, .. }) = self.payload_of {
             set("x-shopery-payload-event-id", &encoded(id), false);
             set("x-shopery-payload-at", &timestamp(version.at()), false);
             set("x-shopery-sequence", &version.to_string(), false);
