@@ -172,13 +172,24 @@ impl Drain<'_> {
                 Round::Nothing(Some(next)) => {
                     let wait = next.saturating_duration_since(Instant::now());
                     if wait > LONGEST_WAIT {
-                        return self.hand_over(wait).await;
+                        return self.leave_until_due(wait, backlog.jobs).await;
                     }
                     // What comes for other resources meanwhile does not wait for this one.
                     self.read_ordered(&parked, &mut backlog, Some(wait.max(BARRIER_DELAY))).await?;
                 }
             }
         }
+    }
+
+    /// Leaves `known` jobs, of which none is due sooner. A job that has come by now found this drain at work, and called for
+    /// no other one.
+    async fn leave_until_due(self, wait: Duration, known: usize) -> anyhow::Result<()> {
+        let (drainer, tenant, id) = (self.drainer, self.tenant.clone(), self.webhook.id);
+        self.hand_over(wait).await?;
+        if Parked::count(&drainer.queue, &tenant, id).await? > known {
+            Parked::wake(&drainer.queue, &tenant, id).await?;
+        }
+        Ok(())
     }
 
     /// Attempts what may be attempted now. While the circuit is open that is one job, due or not: a probe.

@@ -152,12 +152,16 @@ impl Router {
         if arrived.place.was_deferred {
             arrived.lane = Lane::Bulk;
             self.pacer.turns(tenant, jobs).await;
-        } else if jobs > 0 && !arrived.is_ordered() {
+        } else if jobs > 0 {
             let is_alone = self.pacer.is_alone(tenant);
             let is_behind = OffsetDateTime::now_utc() - arrived.place.at > BEHIND;
             match self.meter.way(tenant, jobs, is_alone, is_behind) {
                 Way::Fast => self.pacer.note_fast(tenant),
                 Way::Straight => arrived.lane = Lane::Bulk,
+                // One that is put off counts as routed, and an ordered webhook must not take it for that.
+                Way::PutOff if arrived.webhooks.iter().any(|webhook| webhook.rules.ordered) => {
+                    arrived.lane = Lane::Bulk;
+                }
                 Way::PutOff => {
                     (arrived.lane, arrived.place.is_overtaken) = (Lane::Bulk, !is_alone);
                     return Ok(Step::Defer(self.defer(message, &arrived).await, Box::new(arrived)));
@@ -421,11 +425,6 @@ impl Arrived {
     fn needs_look_up(&self) -> bool {
         let asks = |webhook: &Arc<Webhook>| webhook.rules.changed.is_some() || webhook.rules.debounce.is_some();
         self.observed.newer.is_some() || self.webhooks.iter().any(asks)
-    }
-
-    /// One that is put off counts as routed, and an ordered webhook must not take it for that.
-    fn is_ordered(&self) -> bool {
-        self.webhooks.iter().any(|webhook| webhook.rules.ordered)
     }
 
     fn meta(&self, webhook: &Webhook) -> JobMeta {

@@ -19,6 +19,7 @@ use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
+use percent_encoding::percent_decode_str;
 use shopery_local::tls::Authority;
 use time::OffsetDateTime;
 use tokio::net::{TcpListener, TcpStream};
@@ -80,6 +81,7 @@ pub struct Arrival {
     pub version: Version,
     /// The connection it came on, numbered from 0.
     pub connection: u64,
+    event_id: String,
     answer: OnceLock<(u16, Instant)>,
 }
 
@@ -94,8 +96,14 @@ impl Arrival {
         self.header("webhook-id")
     }
 
+    /// As its publisher wrote it; empty if there is none.
     pub fn event_id(&self) -> &str {
-        self.header("x-shopery-event-id")
+        &self.event_id
+    }
+
+    /// What a header says whose value is percent-encoded where it is not printable ASCII.
+    pub fn decoded(&self, name: &str) -> String {
+        decode(self.header(name))
     }
 
     pub fn attempt(&self) -> u32 {
@@ -239,6 +247,10 @@ impl Merchant {
     }
 }
 
+fn decode(value: &str) -> String {
+    percent_decode_str(value).decode_utf8().unwrap_or_else(|_| panic!("{value} is not UTF-8")).into_owned()
+}
+
 fn describe(arrivals: &[Arc<Arrival>]) -> String {
     let last: Vec<_> = arrivals.iter().rev().take(5).map(|arrival| &arrival.path).collect();
     format!("{} requests, the last of them at {last:?}", arrivals.len())
@@ -278,6 +290,11 @@ async fn answer(
     let path = parts.uri.path().to_owned();
     let arrival = Arrival {
         path: path.clone(),
+        event_id: parts
+            .headers
+            .get("x-shopery-event-id")
+            .map(|id| decode(&String::from_utf8_lossy(id.as_bytes())))
+            .unwrap_or_default(),
         headers: parts.headers,
         body,
         at: Instant::now(),

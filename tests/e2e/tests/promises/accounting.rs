@@ -76,7 +76,8 @@ impl Hook {
         };
         let key = (made.event.event_type.clone(), made.event.subject.clone());
         match self.last.insert(key, payload.clone()) {
-            Some(last) if last == payload && self.end != End::Gathered => self.count("duplicate"),
+            // Of a few fields alone a payload is dropped.
+            Some(last) if last == payload && self.name == "fields" => self.count("duplicate"),
             _ => self.count("sent"),
         }
     }
@@ -192,7 +193,8 @@ async fn balanced(rate: usize, in_order: bool) {
     let clients = TENANTS.map(|tenant| stack.client(tenant)).into();
     let random = Random::new(seed());
     let mut books = Books { stack: &stack, clients, hooks: vec![], random, stored: 0, accepted: 0 };
-    let filter = json!({ "filter": { "total": [{ "numeric": [">", 50] }] } });
+    // With the latest state, a delivery may be filtered at its attempt too.
+    let filter = json!({ "filter": { "total": [{ "numeric": [">", 50] }] }, "payload": "original" });
     for (name, tenant, events, end, rules) in [
         ("plain", 0, "*", End::Delivered, json!({})),
         ("filtered", 0, "order-*", End::Delivered, filter),

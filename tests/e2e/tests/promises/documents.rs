@@ -201,7 +201,7 @@ fn check_headers(arrival: &Arrival, webhook: &Webhook, sent: &Sent, tenant: &str
         ("x-shopery-tenant-id", tenant),
         ("x-shopery-attempt", "1"),
     ] {
-        assert_eq!(arrival.header(name), value, "{name}");
+        assert_eq!(arrival.decoded(name), value, "{name}");
     }
     assert!(arrival.header("user-agent").starts_with("Shopery-Webhooks/"), "{:?}", arrival.headers);
     assert!(arrival.webhook_id().starts_with("dlv_"), "{}", arrival.webhook_id());

@@ -329,26 +329,8 @@ async fn ids_of_any_script_come_in_ascii() {
         ("x-shopery-event-source", &event.source),
         ("x-shopery-payload-event-id", &event.id),
     ] {
-        assert_eq!(decoded(arrivals[0].header(name)), text, "{name}");
+        assert_eq!(arrivals[0].decoded(name), text, "{name}");
     }
-}
-
-/// What was percent-encoded.
-fn decoded(text: &str) -> String {
-    let mut bytes = Vec::new();
-    let mut rest = text.as_bytes();
-    while let Some((byte, behind)) = rest.split_first() {
-        rest = behind;
-        match byte {
-            b'%' => {
-                let digits = std::str::from_utf8(&rest[..2]).unwrap();
-                bytes.push(u8::from_str_radix(digits, 16).unwrap());
-                rest = &rest[2..];
-            }
-            _ => bytes.push(*byte),
-        }
-    }
-    String::from_utf8(bytes).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
