@@ -110,7 +110,7 @@ impl Attempter {
         let credentials = webhook.credentials.as_deref().context("the webhook's credentials are not open")?;
         let endpoint = Endpoint { url: &webhook.url, credentials, signature: webhook.rules.signature };
         let format = webhook.rules.format;
-        let told = payload::told(meta, &webhook.rules, &payload);
+        let told = payload::told(meta, &webhook.rules);
         let body = payload::body(meta, told, format, &payload);
         let bytes = body.len();
         let event = meta.event_type.to_string();

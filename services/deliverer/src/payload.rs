@@ -155,11 +155,10 @@ pub(crate) struct Told<'a> {
     pub(crate) at: OffsetDateTime,
 }
 
-pub(crate) fn told<'a>(meta: &'a JobMeta, rules: &Rules, payload: &'a Payload) -> Told<'a> {
-    match &payload.of {
-        PayloadEvent { source, id, version } if rules.debounce.is_some() && *id != meta.event => {
-            Told { source, id, at: version.at() }
-        }
+/// The same on every attempt, whichever state that carries.
+pub(crate) fn told<'a>(meta: &'a JobMeta, rules: &Rules) -> Told<'a> {
+    match &meta.payload_of {
+        Some(PayloadEvent { source, id, version }) if rules.debounce.is_some() => Told { source, id, at: version.at() },
         _ => Told { source: &meta.source, id: &meta.event, at: meta.triggered_at },
     }
 }
