@@ -166,6 +166,10 @@ impl Attempter {
 
     /// Keeps what has to be known of a delivery that was accepted: that a deletion was makes it final.
     async fn note_accepted(&self, meta: &JobMeta, payload_of: &PayloadEvent) -> anyhow::Result<()> {
+        if payload_of.version != meta.payload_event().version {
+            // Of what the router decided about, the endpoint was told something newer in its place.
+            self.queue.announce_undelivered(&[meta.delivery]).await;
+        }
         if meta.event_type.is_deletion() {
             let sent = SentState { version: payload_of.version, delivery: meta.delivery };
             let deletion = |progress: &mut Progress| progress.deletion = Some(newest(progress.deletion, sent));

@@ -295,6 +295,11 @@ impl Drain<'_> {
         if meta.resend.is_none() && progress.sent.is_some_and(|sent| sent.delivery == meta.delivery) {
             return Ok(Turn::Repeat);
         }
+        // An event that is stored after a newer state was, and that one is sent: it comes too late for an order.
+        let is_late = |sent: &SentState| meta.version() < sent.version && meta.event_sequence > sent.version.sequence();
+        if let Some(sent) = progress.sent.filter(|sent| meta.resend.is_none() && is_late(sent)) {
+            return Ok(Turn::Ended(End::Superseded(sent.delivery)));
+        }
         if meta.event_sequence > routed {
             // Only events of the same resource count: one that is stuck elsewhere holds up nobody here.
             let before = queue.previous_state(&meta.tenant, &meta.resource, meta.event_sequence).await?;
@@ -362,6 +367,7 @@ impl Drain<'_> {
             }
         }
         self.store(&outcomes).await?;
+        self.announce_replaced(&done).await;
         let written = join_all(done.iter().map(async |(head, update)| match update {
             Some(update) => self.write_progress(head, update.clone()).await.map(Some),
             None => Ok(None),
@@ -378,6 +384,15 @@ impl Drain<'_> {
             return Ok(Round::Failed);
         }
         Ok(if is_gone { Round::Gone } else { Round::Sent })
+    }
+
+    /// Of what a router decided about, the endpoint was told something newer in its place: that carries no other payload.
+    async fn announce_replaced(&self, done: &[(Head, Option<Update>)]) {
+        let replaced = done.iter().filter_map(|(head, update)| {
+            let (meta, sent) = (&head.waiting.job.meta, update.as_ref()?.sent?);
+            (sent.version != meta.payload_event().version).then_some(meta.delivery)
+        });
+        self.drainer.queue.announce_undelivered(&replaced.collect::<Vec<_>>()).await;
     }
 
     /// What follows from an attempt: its outcome, and what PROGRESS is to know.

@@ -1,5 +1,6 @@
-//! Payloads that tell a receiver nothing new: the same as the previous one to the same webhook, for the same resource
-//! and event type, within the window. A payload that comes back after another (5, 4, 5) is news.
+//! Payloads that tell a receiver nothing new: the same as the previous one to the same webhook for the same resource,
+//! with one of the same event type before it, within the window. A payload that comes back after another (5, 4, 5) is
+//! news, whichever events they were.
 //!
 //! Invariant: a payload is dropped only if the endpoint, as it is now, has accepted the same, or is still going to get it.
 //! Deliverers announce which deliveries have ended without that; what was sent before the webhook's URL or secret changed,
@@ -13,19 +14,20 @@
 use std::time::Duration;
 
 use aws_lc_rs::digest::{Context, SHA256};
-use shopery_model::{DeliveryId, Job};
+use shopery_model::{DeliveryId, EventType, Job};
 use shopery_queue::Recent;
 use time::OffsetDateTime;
 
 const MAX_KEYS: usize = 250_000;
-/// Remembered of one key: more matter only if events are routed long after those that came behind them.
-const MAX_RUNS: usize = 8;
+/// Remembered of one key: more matter only if events are routed long after those that came behind them, or if more types
+/// than these tell the same.
+const MAX_SENT: usize = 8;
 /// Undelivered deliveries that are remembered: as many as may fail within a window, and no more than fit.
 const MAX_UNDELIVERED: usize = 100_000;
 
 #[derive(Debug)]
 pub(crate) struct Duplicates {
-    runs: Recent<u128, Runs>,
+    sent: Recent<u128, AllSent>,
     undelivered: Recent<DeliveryId, ()>,
     window: Duration,
 }
@@ -40,21 +42,22 @@ pub(crate) struct Since {
 }
 
 impl Since {
-    fn allows(self, run: &Run) -> bool {
-        run.sequence > self.sequence && self.at.is_none_or(|at| at < run.at)
+    fn allows(self, sent: &Sent) -> bool {
+        sent.sequence > self.sequence && self.at.is_none_or(|at| at < sent.at)
     }
 }
 
-/// What one webhook was sent for one resource and event type, in the order of EVENTS.
+/// What one webhook was sent of one resource, in the order of EVENTS.
 #[derive(Debug, Clone)]
-struct Runs(Box<[Run]>);
+struct AllSent(Box<[Sent]>);
 
-/// Events in a row that have the same payload; the first of them carries it.
+/// A payload that was sent, not dropped.
 #[derive(Debug, Clone, Copy, PartialEq)]
-struct Run {
+struct Sent {
     payload: u128,
-    carrier: DeliveryId,
-    /// The first event's place in EVENTS, and since when it is there.
+    event_type: EventType,
+    delivery: DeliveryId,
+    /// The event's place in EVENTS, and since when it is there.
     sequence: u64,
     at: OffsetDateTime,
 }
@@ -62,8 +65,8 @@ struct Run {
 impl Duplicates {
     /// `None` if the window is zero.
     pub(crate) fn within(window: Duration) -> Option<Self> {
-        let (runs, undelivered) = (Recent::new(MAX_KEYS), Recent::new(MAX_UNDELIVERED));
-        (!window.is_zero()).then_some(Self { runs, undelivered, window })
+        let (sent, undelivered) = (Recent::new(MAX_KEYS), Recent::new(MAX_UNDELIVERED));
+        (!window.is_zero()).then_some(Self { sent, undelivered, window })
     }
 
     /// These deliveries carry nothing.
@@ -75,42 +78,49 @@ impl Duplicates {
 
     /// It is not known any more what was delivered.
     pub(crate) fn forget_all(&self) {
-        self.runs.clear();
+        self.sent.clear();
     }
 
     /// The delivery that carries the payload of this job; `None` if the job itself does. `at` is when EVENTS stored it.
     pub(crate) fn carrier(&self, job: &Job, at: OffsetDateTime, since: Since) -> Option<DeliveryId> {
         let meta = &job.meta;
-        let (webhook, event_type) = (meta.webhook.to_string(), String::from(meta.event_type));
-        let key = hash(&[webhook.as_bytes(), event_type.as_bytes(), meta.resource.as_bytes()]);
-        let run = Run { payload: hash(&[&job.payload]), carrier: meta.delivery, sequence: meta.event_sequence, at };
-        let carries = |before: &Run| {
-            before.carrier == run.carrier
-                || (since.allows(before) && !self.undelivered.update(before.carrier, |known| (known.is_some(), None)))
+        let key = hash(&[meta.webhook.to_string().as_bytes(), meta.resource.as_bytes()]);
+        let this = Sent {
+            payload: hash(&[&job.payload]),
+            event_type: meta.event_type,
+            delivery: meta.delivery,
+            sequence: meta.event_sequence,
+            at,
         };
-        self.runs.update(key, |known| match known {
-            Some(known) => known.place(run, self.window, carries),
-            None => (None, Some(Runs([run].into()))),
+        let carries = |before: &Sent| {
+            since.allows(before)
+                && at - before.at <= self.window
+                && !self.undelivered.update(before.delivery, |known| (known.is_some(), None))
+        };
+        self.sent.update(key, |known| match known {
+            Some(known) => known.place(this, carries),
+            None => (None, Some(AllSent([this].into()))),
         })
     }
 }
 
-impl Runs {
-    /// The carrier, if it is another; and the runs as they are now, if that changed them.
-    fn place(&self, run: Run, window: Duration, carries: impl Fn(&Run) -> bool) -> (Option<DeliveryId>, Option<Self>) {
-        let place = self.0.partition_point(|known| known.sequence <= run.sequence);
-        let before = place.checked_sub(1).map(|place| self.0[place]);
-        if let Some(before) = before
-            && before.payload == run.payload
-            && run.at - before.at <= window
-            && carries(&before)
-        {
-            return ((before.carrier != run.carrier).then_some(before.carrier), None);
+impl AllSent {
+    /// The carrier, if it is another; and all that was sent as it is now, if that changed it.
+    fn place(&self, this: Sent, carries: impl Fn(&Sent) -> bool) -> (Option<DeliveryId>, Option<Self>) {
+        let place = self.0.partition_point(|known| known.sequence <= this.sequence);
+        let told_before = self.0[..place].iter().rev().take_while(|before| before.payload == this.payload);
+        if let Some(before) = told_before.into_iter().find(|before| before.event_type == this.event_type) {
+            if before.delivery == this.delivery {
+                return (None, None);
+            }
+            if carries(before) {
+                return (Some(before.delivery), None);
+            }
         }
-        let mut runs = self.0.to_vec();
-        runs.insert(place, run);
-        let surplus = runs.len().saturating_sub(MAX_RUNS);
-        (None, Some(Self(runs.split_off(surplus).into())))
+        let mut sent = self.0.to_vec();
+        sent.insert(place, this);
+        let surplus = sent.len().saturating_sub(MAX_SENT);
+        (None, Some(Self(sent.split_off(surplus).into())))
     }
 }
 
@@ -185,6 +195,25 @@ mod tests {
     }
 
     #[test]
+    fn a_payload_that_comes_back_is_news_whichever_event_came_between() {
+        let (duplicates, webhook) = (Duplicates::within(WINDOW).unwrap(), WebhookId::generate());
+        let id = |sequence| Some(job(sequence, webhook, "").0.meta.delivery);
+        for (sequence, event_type, payload, carrier) in [
+            (1, "order-updated", "a", None),
+            (2, "order-paid", "a", None),
+            (3, "order-updated", "a", id(1)),
+            (4, "order-paid", "b", None),
+            (5, "order-updated", "a", None),
+            (6, "order-updated", "a", id(5)),
+            (7, "order-paid", "a", None),
+        ] {
+            let (mut this, at) = job(sequence, webhook, payload);
+            this.meta.event_type = event_type.parse().unwrap();
+            assert_eq!(duplicates.carrier(&this, at, Since::default()), carrier, "{sequence}");
+        }
+    }
+
+    #[test]
     fn only_what_the_endpoint_has_or_gets_carries_another() {
         let (duplicates, webhook) = (Duplicates::within(WINDOW).unwrap(), WebhookId::generate());
         let carrier = |sequence, since| {
@@ -232,10 +261,9 @@ mod tests {
             assert_eq!(duplicates.carrier(&this, at, Since::default()), None);
         }
         let meta = job(1, webhook, "a").0.meta;
-        let (id, event_type) = (webhook.to_string(), String::from(meta.event_type));
-        let key = hash(&[id.as_bytes(), event_type.as_bytes(), meta.resource.as_bytes()]);
-        let runs = duplicates.runs.update(key, |known| (known.cloned().unwrap(), None));
-        assert_eq!(runs.0.len(), MAX_RUNS);
-        assert_eq!(runs.0[MAX_RUNS - 1].sequence, 100);
+        let key = hash(&[webhook.to_string().as_bytes(), meta.resource.as_bytes()]);
+        let sent = duplicates.sent.update(key, |known| (known.cloned().unwrap(), None));
+        assert_eq!(sent.0.len(), MAX_SENT);
+        assert_eq!(sent.0[MAX_SENT - 1].sequence, 100);
     }
 }

@@ -104,7 +104,7 @@ struct EventPlace {
 struct Decided {
     sent: Vec<Sent>,
     /// Jobs of ordered webhooks, on their way to PARKED.
-    queued: Vec<(JobMeta, Sent)>,
+    queued: Vec<(JobMeta, DeliveryState, Sent)>,
     outcomes: Vec<Outcome>,
 }
 
@@ -323,7 +323,8 @@ impl Router {
                 let mut message = Parked::message(&job);
                 message.headers.clone_from(&headers);
                 let sent = self.queue.send(message).await;
-                decided.queued.push((job.meta, sent));
+                let state = if webhook.is_enabled { DeliveryState::Pending } else { DeliveryState::Parked };
+                decided.queued.push((job.meta, state, sent));
             } else {
                 let subject = subject::job(arrived.lane, &job.meta.tenant, job.meta.webhook);
                 let mut message = Outgoing::new(subject, job.encode()).with_id(job.meta.delivery.to_string());
@@ -376,13 +377,12 @@ impl Router {
         for job in sent {
             job.stored(self.patience()).await?;
         }
-        for (meta, job) in queued {
+        for (meta, state, job) in queued {
             match job.stored(self.patience()).await {
                 Ok(_) => {
                     Parked::wake(&self.queue, &meta.tenant, meta.webhook).await?;
-                    let now = OffsetDateTime::now_utc();
-                    let pending = without_attempt(meta, DeliveryState::Pending, None, None);
-                    outcomes.push(Outcome { next_attempt_at: Some(now), ..pending });
+                    let due = Some(OffsetDateTime::now_utc()).filter(|_| state == DeliveryState::Pending);
+                    outcomes.push(Outcome { next_attempt_at: due, ..without_attempt(meta, state, None, None) });
                 }
                 Err(PublishError::SubjectFull(_)) => {
                     let why = "the webhook has as many deliveries parked as it may have";

@@ -157,7 +157,7 @@ impl Batch {
 impl Queue {
     /// Tells the routers which deliveries carry nothing any more. Plain NATS: who misses it drops a payload as a duplicate
     /// once more, and the recorder then says of that one that its carrier has failed.
-    async fn announce_undelivered(&self, deliveries: &[DeliveryId]) {
+    pub async fn announce_undelivered(&self, deliveries: &[DeliveryId]) {
         if deliveries.is_empty() {
             return;
         }

@@ -22,7 +22,7 @@ fn plan() -> Plan {
 
 /// Circuits that hardly ever open: what fails is retried.
 fn patient() -> Plan {
-    plan().env("SHOPERY_CIRCUIT_FAILURES", "1000")
+    plan().env("SHOPERY_CIRCUIT_FAILURES", "50")
 }
 
 /// The update `number` of an order, whose state says so.
