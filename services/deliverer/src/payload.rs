@@ -46,7 +46,9 @@ pub(crate) async fn choose(
         // Somebody wants the history as it was, deletions or not.
         return Ok(Choice::Send(own));
     }
-    let mode = asked.unwrap_or(rules.payload);
+    // What a burst has gathered is sent as it is; the next burst has a delivery of its own.
+    let is_burst = rules.debounce.is_some() && meta.attempt == 1 && meta.resend.is_none();
+    let mode = if is_burst { PayloadMode::Original } else { asked.unwrap_or(rules.payload) };
     let is_current = |version: StateVersion| sent.is_none_or(|sent| version >= sent.version);
     if is_fresh(meta, rules, now) && is_current(own.of.version) {
         return Ok(Choice::Send(own));
