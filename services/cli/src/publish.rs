@@ -42,7 +42,7 @@ pub struct Publish {
     #[arg(long, value_name = "RESOURCE/ID", required_unless_present = "file")]
     subject: Option<String>,
 
-    /// The event's id; publishing it again stores nothing new [one that is made up]
+    /// The event's id; publishing it again within ten minutes stores nothing new, which is said [one that is made up]
     #[arg(long)]
     id: Option<String>,
 
@@ -92,6 +92,9 @@ impl Publish {
         };
         let body = serde_json::to_vec(&event).map_err(|_| Failure::failed("the event cannot be written as JSON"))?;
         let answer = context.json(Request::post(&["events"]).ingest().body(ONE, body)).await?;
+        if context.output.is_human() && serde_json::from_str::<Answer>(answer.get()).is_ok_and(|one| one.duplicate) {
+            context.output.note("it had been published before: nothing new was stored");
+        }
         context.output.one(&answer, |members| members.text("id"))
     }
 
@@ -104,7 +107,7 @@ impl Publish {
             Box::new(opened.map_err(|error| Failure::usage(format!("cannot read {name}: {error}")))?)
         };
         let mut lines = Lines { reader: BufReader::new(reader), number: 0, held: None, source: &self.source };
-        let mut published = Published { format: context.output.format, count: 0 };
+        let mut published = Published { format: context.output.format, count: 0, duplicates: 0 };
         while let Some(batch) = lines.batch()? {
             let request = Request::post(&["events"]).ingest().body(BATCH, batch.body());
             let answer = context.send(request).await.map_err(|failure| batch.failed(failure, published.count))?;
@@ -114,9 +117,18 @@ impl Publish {
     }
 }
 
+/// Of each event of a batch too; an ingest of before says of none that it is a duplicate.
+#[derive(Debug, Deserialize)]
+struct Answer {
+    #[serde(default)]
+    duplicate: bool,
+}
+
 #[derive(Debug, Deserialize)]
 struct Ids {
     ids: Vec<Box<RawValue>>,
+    #[serde(default)]
+    events: Vec<Answer>,
 }
 
 /// Events that are sent together, and the lines they are on.
@@ -140,7 +152,11 @@ impl Batch {
         };
         match failure {
             Failure::Refused(problem) => {
-                let mut problem = Problem { title: format!("{}; {done}", problem.title), ..*problem };
+                // Of a batch with a conflict, a part may be stored: the detail says how much.
+                let what = if problem.status == 409 { &problem.detail } else { &problem.title };
+                let done =
+                    if problem.status == 409 { done.replace("no event was", "no other event was") } else { done };
+                let mut problem = Problem { title: format!("{what}; {done}"), ..*problem };
                 for error in &mut problem.errors {
                     error.field = self.line_of(&error.field);
                 }
@@ -223,18 +239,21 @@ fn complete(line: &[u8], number: usize, source: &str) -> Result<Vec<u8>, Failure
     serde_json::to_vec(&members).map_err(|_| wrong())
 }
 
-/// What is printed of a file: for scripts the ids, as if it had been one batch; or each answer on a line.
+/// What is printed of a file: for scripts the ids, as if it had been one batch, and how many of them were published
+/// before; or each answer on a line.
 #[derive(Debug)]
 struct Published {
     format: Format,
     count: usize,
+    duplicates: usize,
 }
 
 impl Published {
     fn batch(&mut self, answer: &RawValue, ids: Ids) -> Result<(), Failure> {
         let mut out = io::stdout().lock();
+        self.duplicates += ids.events.iter().filter(|event| event.duplicate).count();
         match self.format {
-            Format::Human => eprintln!("{} published", self.count + ids.ids.len()),
+            Format::Human => eprintln!("{}", told(self.count + ids.ids.len(), self.duplicates)),
             Format::JsonLines => writeln!(out, "{}", answer.get())?,
             Format::Json => {
                 for (place, id) in ids.ids.iter().enumerate() {
@@ -250,12 +269,19 @@ impl Published {
     fn end(self) -> Result<(), Failure> {
         let mut out = io::stdout().lock();
         match (self.format, self.count) {
-            (Format::Json, 0) => writeln!(out, "{{\"ids\":[]}}")?,
-            (Format::Json, _) => writeln!(out, "]}}")?,
+            (Format::Json, 0) => writeln!(out, "{{\"ids\":[],\"duplicates\":0}}")?,
+            (Format::Json, _) => writeln!(out, "],\"duplicates\":{}}}", self.duplicates)?,
             (Format::Human, 0) => eprintln!("there are no events in it"),
             _ => {}
         }
         Ok(out.flush()?)
+    }
+}
+
+fn told(count: usize, duplicates: usize) -> String {
+    match duplicates {
+        0 => format!("{count} published"),
+        n => format!("{count} published, {n} of them before: nothing new was stored of those"),
     }
 }
 
@@ -304,7 +330,18 @@ mod tests {
             detail: String::new(),
             errors: vec![error("[1].type"), error("batch")],
         };
+        let conflict = Problem { status: 409, detail: "1 of 2 events were stored".into(), ..problem.clone() };
         let told = batch.failed(Failure::Refused(Box::new(problem)), 1000).to_string();
         assert!(told.contains("line 9, type: is missing") && told.contains("1000 events were published"), "{told}");
+        let told = batch.failed(Failure::Refused(Box::new(conflict)), 0).to_string();
+        assert!(told.contains("1 of 2 events were stored; no other event was published"), "{told}");
+    }
+
+    #[test]
+    fn duplicates_are_told() {
+        let ids: Ids = serde_json::from_str(r#"{"ids":["a","b"],"events":[{"duplicate":true},{}]}"#).unwrap();
+        assert_eq!(ids.events.iter().filter(|event| event.duplicate).count(), 1);
+        assert!(serde_json::from_str::<Ids>(r#"{"ids":["a"]}"#).is_ok());
+        assert_eq!((told(2, 0), told(2, 1).contains("1 of them before")), ("2 published".to_owned(), true));
     }
 }

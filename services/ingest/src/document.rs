@@ -6,11 +6,12 @@ use shopery_model::{ResourceType, catalogue};
 
 use crate::http::MAX_BATCH;
 
-const PROBLEMS: [&str; 10] = [
+const PROBLEMS: [&str; 11] = [
     "BadRequest",
     "Unauthorized",
     "Forbidden",
     "RequestTimeout",
+    "Conflict",
     "TooLarge",
     "UnsupportedMediaType",
     "InvalidFields",
@@ -19,6 +20,17 @@ const PROBLEMS: [&str; 10] = [
     "Unavailable",
 ];
 
+const DESCRIPTION: &str = "\
+Whatever was not answered with 202 can be sent again: within ten minutes the same `source` and `id` store nothing new, and the \
+answer says `duplicate`. The same with another `type`, `subject` or `data` is answered with 409.
+
+**Binary mode** of CloudEvents is taken too: the attributes are headers (`ce-specversion`, `ce-id`, `ce-source`, `ce-type`, \
+`ce-subject`, and any other as `ce-` and its name; values percent-encoded), the `Content-Type` is `application/json` or ends in \
+`+json`, and the body is the data. With a `Content-Type` of CloudEvents, the body is the event and such headers are not read. \
+A batch has no binary mode.
+
+**`Content-Encoding: gzip`** is taken for all of these; the limits are those of the unpacked body.";
+
 pub(crate) fn document() -> Value {
     let event = json!({ "$ref": "#/components/schemas/CloudEvent" });
     let batch = json!({ "type": "array", "minItems": 1, "maxItems": MAX_BATCH, "items": event });
@@ -26,7 +38,7 @@ pub(crate) fn document() -> Value {
     let mut publish = json!({
         "tags": ["events"],
         "summary": "Publishes an event, or a batch of them.",
-        "description": "Whatever was not answered with 202 can be sent again: within ten minutes the same `id` stores nothing new.",
+        "description": DESCRIPTION,
         "operationId": "publishEvents",
         "security": [{ "bearer": ["events:write"] }],
         "parameters": [{ "$ref": "#/components/parameters/Tenant" }],
@@ -58,9 +70,19 @@ pub(crate) fn document() -> Value {
         "paths": { "/events": { "post": publish } },
         "components": { "schemas": {
             "CloudEvent": cloud_event(),
-            "Published": object(json!({ "id": { "type": "string", "example": "evt-7" } })),
+            "Published": object(json!({
+                "id": { "type": "string", "example": "evt-7" },
+                "duplicate": {
+                    "type": "boolean", "example": false,
+                    "description": "Whether it had been stored before. Nothing new was stored then.",
+                },
+            })),
             "PublishedBatch": object(json!({
                 "ids": { "type": "array", "items": { "type": "string" }, "example": ["evt-7"] },
+                "events": {
+                    "description": "In the order of the batch.",
+                    "type": "array", "items": { "$ref": "#/components/schemas/Published" },
+                },
             })),
         } },
     });
@@ -72,6 +94,14 @@ pub(crate) fn document() -> Value {
 fn object(properties: Value) -> Value {
     let names: Vec<_> = properties.as_object().into_iter().flatten().map(|(name, _)| name.clone()).collect();
     json!({ "type": "object", "required": names, "properties": properties, "additionalProperties": false })
+}
+
+/// What an attribute may be that CloudEvents does not know, or that we do not use.
+fn extension() -> Value {
+    json!({
+        "type": ["string", "boolean", "integer", "null"],
+        "minimum": i32::MIN, "maximum": i32::MAX, "pattern": "^[^\\u0000-\\u001f\\u007f-\\u009f]*$",
+    })
 }
 
 fn cloud_event() -> Value {
@@ -96,9 +126,14 @@ fn cloud_event() -> Value {
         })
         .collect();
     let all: Vec<_> = resources().flat_map(types).collect();
+    let mut traceparent = extension();
+    traceparent["description"] = json!("W3C trace context.");
     json!({
-        "description": "CloudEvents 1.0 in structured JSON, at most 256 KiB. Other attributes may be there, but for `data_base64`.",
+        "description": "CloudEvents 1.0 in structured JSON, at most 256 KiB. Up to 64 other attributes may be there; they are kept and come back with the event.",
         "type": "object",
+        "propertyNames": { "pattern": "^[a-z0-9]{1,64}$" },
+        "additionalProperties": extension(),
+        "maxProperties": 64,
         "required": ["specversion", "id", "source", "type", "subject", "data"],
         "properties": {
             "specversion": { "type": "string", "const": "1.0", "example": "1.0" },
@@ -111,7 +146,7 @@ fn cloud_event() -> Value {
                 "description": "When it happened; otherwise when it was stored.",
             },
             "datacontenttype": { "enum": ["application/json", null], "example": "application/json" },
-            "traceparent": { "description": "W3C trace context." },
+            "traceparent": traceparent,
             "data": {
                 "type": "object",
                 "description": "The resource, delivered byte for byte; of a deletion, its id and when it was deleted.",

@@ -8,12 +8,11 @@
 use std::sync::Arc;
 
 use anyhow::Context;
-use async_nats::{Message, Subject};
-use bytes::Bytes;
+use async_nats::{HeaderMap, Message};
 use futures_util::StreamExt;
 use serde_json::{Value, json};
 use shopery_http::Problem;
-use shopery_model::{Event, Invalid, TenantId};
+use shopery_model::{BinaryAttributes, Event, EventType, Invalid, MAX_EVENT_BYTES, TenantId};
 use shopery_queue::{Dead, Intake, Queue, Taken, subject, trace};
 use shopery_runtime::Shutdown;
 use time::OffsetDateTime;
@@ -21,7 +20,11 @@ use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
 use crate::accept::{Acceptor, Source};
-use crate::http::unavailable;
+use crate::encoding::Encoding;
+use crate::http::{conflict, unavailable};
+use crate::mode::Mode;
+use crate::recent_acks::{NotAccepted, Task};
+use crate::validate::Purpose;
 
 pub(crate) const SLOTS: usize = 1024;
 
@@ -43,7 +46,7 @@ pub(crate) async fn answer(queue: Queue, acceptor: Acceptor, shutdown: &Shutdown
         let Some(reply) = message.reply.clone().filter(|reply| reply.starts_with(INBOX)) else { continue };
         let (queue, acceptor) = (queue.clone(), acceptor.clone());
         tasks.spawn(async move {
-            let answer = match accept(&acceptor, &message).await {
+            let answer = match accept(&acceptor, &message, Task::Answer).await {
                 Ok(answer) => answer,
                 Err(refused) => refused.reply(),
             };
@@ -69,12 +72,16 @@ pub(crate) async fn forward(
     while let Some(Taken { message, slot }) = intake.next(shutdown).await {
         let (queue, acceptor) = (queue.clone(), acceptor.clone());
         tasks.spawn(async move {
-            let done = match accept(&acceptor, message.core()).await {
+            let done = match accept(&acceptor, message.core(), Task::Forward).await {
                 Ok(_) => true,
                 Err(Refused::Unavailable(_)) => false,
                 Err(Refused::Invalid(tenant, problem)) => {
                     acceptor.refuse(Source::Nats, "invalid");
-                    bury(&queue, &message, tenant.as_ref(), &problem).await
+                    bury("invalid-event", &queue, &message, tenant.as_ref(), &problem).await
+                }
+                Err(Refused::Conflict(tenant, problem)) => {
+                    acceptor.refuse(Source::Nats, "conflict");
+                    bury("conflicting-event", &queue, &message, Some(&tenant), &problem).await
                 }
             };
             // What is not acknowledged comes again.
@@ -91,13 +98,15 @@ pub(crate) async fn forward(
 
 enum Refused {
     Invalid(Option<TenantId>, Box<Problem>),
+    /// Its source and id are those of another event.
+    Conflict(TenantId, Box<Problem>),
     Unavailable(Box<Problem>),
 }
 
 impl Refused {
     /// The problem, with the member by which JetStream clients recognise an error.
     fn reply(&self) -> Value {
-        let (Self::Invalid(_, problem) | Self::Unavailable(problem)) = self;
+        let (Self::Invalid(_, problem) | Self::Conflict(_, problem) | Self::Unavailable(problem)) = self;
         let mut reply = serde_json::to_value(problem).unwrap_or_default();
         reply["error"] = json!({ "code": problem.status, "err_code": 0, "description": problem.detail });
         reply
@@ -105,43 +114,184 @@ impl Refused {
 }
 
 /// Stores the event of a message. The answer has the form of a JetStream acknowledgement.
-async fn accept(acceptor: &Acceptor, message: &Message) -> Result<Value, Refused> {
-    let (tenant, event) = read(&message.subject, &message.payload)?;
+async fn accept(acceptor: &Acceptor, message: &Message, task: Task) -> Result<Value, Refused> {
+    let (tenant, event) = read(message).await?;
+    let purpose = match task {
+        Task::Answer => Purpose::Answer,
+        Task::Forward => Purpose::Accept,
+    };
+    if let Err(invalid) = acceptor.validate(&tenant, &event, purpose) {
+        return Err(Refused::Invalid(Some(tenant), Box::new(Problem::invalid(invalid))));
+    }
     let traceparent = trace::incoming(message.headers.as_ref());
-    match acceptor.store_once(&tenant, &event, traceparent, Source::Nats).await {
-        Ok(ack) => Ok(json!({ "stream": ack.stream, "seq": ack.sequence, "duplicate": ack.duplicate, "id": event.id })),
-        Err(error) => Err(Refused::Unavailable(Box::new(unavailable(&error)))),
+    match acceptor.store_once(&tenant, &event, traceparent, task).await {
+        Ok(accepted) => Ok(json!({
+            "stream": accepted.ack.stream,
+            "seq": accepted.ack.sequence,
+            "duplicate": accepted.is_repeat,
+            "id": event.id,
+        })),
+        Err(error) => Err(match &*error {
+            NotAccepted::Conflict => Refused::Conflict(tenant, Box::new(conflict(&event))),
+            NotAccepted::Unavailable(error) => Refused::Unavailable(Box::new(unavailable(error))),
+        }),
     }
 }
 
-fn read(subject: &Subject, payload: &Bytes) -> Result<(TenantId, Event), Refused> {
-    let Some((tenant, named)) = subject::parse_inbound(subject) else {
+async fn read(message: &Message) -> Result<(TenantId, Event), Refused> {
+    let Some((tenant, named)) = subject::parse_inbound(&message.subject) else {
         let detail = "must be in.<tenant>.<event>, each one token; other characters than A-Z a-z 0-9 _ - as =XX";
         return Err(Refused::Invalid(None, Box::new(Problem::invalid(vec![Invalid::new("subject", detail)]))));
     };
-    let event = Event::parse(payload, OffsetDateTime::now_utc()).and_then(|event| {
-        if named.parse().is_ok_and(|named: shopery_model::EventType| named == event.event_type) {
-            Ok(event)
-        } else {
-            let detail = format!("is {}, but the subject is for {named}", event.event_type);
-            Err(vec![Invalid::new("type", detail)])
-        }
-    });
-    match event {
-        Ok(event) => Ok((tenant, event)),
-        Err(invalid) => Err(Refused::Invalid(Some(tenant), Box::new(Problem::invalid(invalid)))),
+    let event = match read_event(message).await {
+        Ok(event) => event,
+        Err(problem) => return Err(Refused::Invalid(Some(tenant), Box::new(problem))),
+    };
+    if !named.parse().is_ok_and(|named: EventType| named == event.event_type) {
+        let detail = format!("is {}, but the subject is for {named}", event.event_type);
+        let problem = Problem::invalid(vec![Invalid::new("type", detail)]);
+        return Err(Refused::Invalid(Some(tenant), Box::new(problem)));
     }
+    Ok((tenant, event))
 }
 
-async fn bury(queue: &Queue, message: &shopery_queue::Message, tenant: Option<&TenantId>, problem: &Problem) -> bool {
+async fn read_event(message: &Message) -> Result<Event, Problem> {
+    let (headers, now) = (message.headers.as_ref(), OffsetDateTime::now_utc());
+    // Most messages have no headers at all.
+    let Some(headers) = headers.filter(|headers| !headers.is_empty()) else {
+        return Event::parse(&message.payload, now).map_err(Problem::invalid);
+    };
+    let has_attributes = content_headers(headers).any(|(name, _)| BinaryAttributes::REQUIRED.contains(&name.as_str()));
+    let content_type = header(headers, "content-type").unwrap_or_default();
+    // Without either, the payload is an event in structured JSON, whatever it is called.
+    let is_plain = !has_attributes && !content_type.to_ascii_lowercase().starts_with("application/cloudevents");
+    let mode = match content_type.as_str() {
+        // NATS has no content type of its own; the data of an event is JSON.
+        "" if has_attributes => Some(Mode::Binary),
+        _ if is_plain => Some(Mode::Structured),
+        content_type => Mode::of(content_type, has_attributes),
+    };
+    let encoding = Encoding::read(&header(headers, "content-encoding").unwrap_or_default())?;
+    let payload = encoding.decode(message.payload.clone(), MAX_EVENT_BYTES).await?;
+    let event = match mode {
+        Some(Mode::Structured) => Event::parse(&payload, now),
+        Some(Mode::Binary) => Event::parse_binary(attributes(headers), &payload, now),
+        Some(Mode::Batch) => {
+            return Err(Problem::unsupported_media_type(
+                "over NATS, each event is a message of its own: send no batch",
+            ));
+        }
+        None => {
+            return Err(Problem::unsupported_media_type(
+                "send application/cloudevents+json, or ce- headers and application/json for the data",
+            ));
+        }
+    };
+    event.map_err(Problem::invalid)
+}
+
+/// The first value of a header; NATS keeps the case of names, and publishers write them as they like.
+fn header(headers: &HeaderMap, wanted: &str) -> Option<String> {
+    content_headers(headers).find(|(name, _)| name == wanted).map(|(_, value)| value.to_owned())
+}
+
+/// The headers that are a part of an event, with names in lower case. Others may be secrets of the publisher.
+fn content_headers(headers: &HeaderMap) -> impl Iterator<Item = (String, &str)> {
+    let all = headers.iter().flat_map(|(name, values)| values.iter().map(move |value| (name, value.as_str())));
+    all.map(|(name, value)| (AsRef::<str>::as_ref(name).to_ascii_lowercase(), value)).filter(|(name, _)| {
+        name.starts_with(BinaryAttributes::PREFIX) || name == "content-type" || name == "content-encoding"
+    })
+}
+
+fn attributes(headers: &HeaderMap) -> BinaryAttributes {
+    let mut attributes = BinaryAttributes::default();
+    for (name, value) in content_headers(headers) {
+        if let Some(name) = name.strip_prefix(BinaryAttributes::PREFIX) {
+            attributes.add(name, value.as_bytes());
+        }
+    }
+    attributes
+}
+
+/// Puts a message on DEAD as an operator can read it: unpacked, with the headers that belong to it.
+async fn bury(
+    reason: &str,
+    queue: &Queue,
+    message: &shopery_queue::Message,
+    tenant: Option<&TenantId>,
+    problem: &Problem,
+) -> bool {
     let Ok(stored) = message.stored() else { return false };
     let id = format!("inbound:{}", stored.sequence);
-    let dead = Dead::new(message.subject(), problem, message.payload());
-    match queue.bury("invalid-event", tenant, id, &dead).await {
+    let headers = message.headers().into_iter().flat_map(content_headers);
+    let encoding = message.headers().and_then(|headers| header(headers, "content-encoding")).unwrap_or_default();
+    let payload = match Encoding::read(&encoding) {
+        Ok(encoding) => encoding.decode(message.payload().clone(), MAX_EVENT_BYTES).await,
+        Err(problem) => Err(problem),
+    };
+    let payload = payload.unwrap_or_else(|_| message.payload().clone());
+    let dead = Dead::new(message.subject(), problem, &payload).with_headers(headers);
+    match queue.bury(reason, tenant, id, &dead).await {
         Ok(()) => true,
         Err(error) => {
             tracing::warn!(%error, "cannot put a bad event on DEAD; it will be tried again");
             false
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(headers: &[(&str, &str)], payload: &str) -> Message {
+        let mut map = HeaderMap::new();
+        headers.iter().for_each(|(name, value)| map.append(*name, *value));
+        Message {
+            subject: "in.t.order-created".into(),
+            reply: None,
+            payload: payload.to_owned().into(),
+            headers: Some(map),
+            status: None,
+            description: None,
+            length: payload.len(),
+        }
+    }
+
+    const STRUCTURED: &str =
+        r#"{"specversion":"1.0","id":"e","source":"s","type":"order-created","subject":"order/1","data":{}}"#;
+    const BINARY: [(&str, &str); 5] = [
+        ("ce-specversion", "1.0"),
+        ("CE-Id", "a%20b"),
+        ("ce-source", "s"),
+        ("Ce-Type", "order-created"),
+        ("ce-subject", "order/1"),
+    ];
+
+    #[tokio::test]
+    async fn a_message_is_structured_unless_its_headers_say_otherwise() {
+        let id = async |headers: &[(&str, &str)], payload| {
+            read_event(&message(headers, payload)).await.map(|event| event.id).map_err(|problem| problem.status)
+        };
+        let with = |more: (&'static str, &'static str)| [&BINARY[..], &[more]].concat();
+        let text = |id: &str| Ok(id.to_owned());
+        assert_eq!(id(&[], STRUCTURED).await, text("e"));
+        assert_eq!(id(&[("Traceparent", "x"), ("Content-Type", "text/plain")], STRUCTURED).await, text("e"));
+        assert_eq!(id(&BINARY, "{}").await, text("a b"));
+        assert_eq!(id(&with(("Content-Type", "application/json")), "{}").await, text("a b"));
+        assert_eq!(id(&with(("content-type", "application/cloudevents+json")), STRUCTURED).await, text("e"));
+        assert_eq!(id(&with(("content-type", "text/xml")), "{}").await, Err(415));
+        assert_eq!(id(&[("content-type", "application/cloudevents-batch+json")], "[]").await, Err(415));
+        assert_eq!(id(&with(("Content-Encoding", "br")), "{}").await, Err(415));
+        assert_eq!(id(&with(("Content-Encoding", "gzip")), "{}").await, Err(400));
+        assert_eq!(id(&BINARY[1..], "{}").await, Err(422));
+    }
+
+    #[test]
+    fn no_header_but_those_of_the_event_is_kept() {
+        let message = message(&[("Authorization", "x"), ("ce-id", "e"), ("Content-Type", "application/json")], "{}");
+        let mut kept: Vec<_> = content_headers(message.headers.as_ref().unwrap()).map(|(name, _)| name).collect();
+        kept.sort();
+        assert_eq!(kept, ["ce-id", "content-type"]);
     }
 }

@@ -5,20 +5,25 @@
 
 mod accept;
 mod document;
+mod encoding;
 mod http;
 mod inbound;
+mod mode;
 mod places;
+mod recent_acks;
+mod validate;
 
 use std::net::SocketAddr;
 
 use shopery_http::{Access, AccessConfig, LimitsConfig, Usual};
-use shopery_model::Allowance;
+use shopery_model::{Allowance, catalogue};
 use shopery_queue::{Age, Intake, Meter, Pacer, Queue, Waiting, topology, watch_ages};
 use shopery_runtime::service::About;
 use shopery_runtime::{Env, Runtime};
 use tokio::net::TcpListener;
 
 use crate::accept::Acceptor;
+use crate::validate::Validation;
 
 pub const ABOUT: About = About {
     name: "shopery-ingest",
@@ -36,6 +41,7 @@ pub struct Config {
     access: AccessConfig,
     limits: LimitsConfig,
     allowance: Allowance,
+    validate_events: validate::Mode,
 }
 
 impl Config {
@@ -45,16 +51,30 @@ impl Config {
         let access = AccessConfig::read(env);
         let limits = LimitsConfig::read(env, ["SHOPERY_INGEST_TENANT_LIMIT", "SHOPERY_INGEST_CLIENT_LIMIT"], USUAL);
         let allowance = shopery_queue::read_allowance(env);
-        Some(Self { listen: listen?, queue: queue?, access: access?, limits: limits?, allowance: allowance? })
+        let validate_events = env.or(
+            "SHOPERY_VALIDATE_EVENTS",
+            "off",
+            "Whether data is compared with the JSON Schema of the catalogue: off; warn counts and logs what differs; \
+             reject refuses it",
+        );
+        Some(Self {
+            listen: listen?,
+            queue: queue?,
+            access: access?,
+            limits: limits?,
+            allowance: allowance?,
+            validate_events: validate_events?,
+        })
     }
 }
 
 /// Runs until the drain is over.
 pub async fn run(config: Config, listener: TcpListener, runtime: Runtime) -> anyhow::Result<()> {
     let starting = runtime.health.starting(ABOUT.name);
+    let validation = Validation::start(config.validate_events, catalogue(), &runtime.metrics)?;
     let access = Access::start(&config.access, &runtime)?;
     let queue = Queue::connect(&config.queue, ABOUT.name, &runtime).await?;
-    let acceptor = Acceptor::new(queue.clone(), &runtime);
+    let acceptor = Acceptor::new(queue.clone(), validation, &runtime);
     let (meter, pacer) = (Meter::new(config.allowance), Pacer::start(&queue, &runtime.shutdown));
     let routes = http::routes(acceptor.clone(), access.clone(), meter, pacer);
     let routes = shopery_http::guarded(routes, access, &config.limits)

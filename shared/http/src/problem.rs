@@ -31,6 +31,8 @@ enum Advice {
     Authenticate(String),
     /// `Retry-After`, in seconds.
     RetryAfter(u32),
+    /// `Accept-Encoding`, as RFC 7694 has it: what a body may be encoded with.
+    AcceptEncoding(&'static str),
 }
 
 /// How every challenge of ours begins.
@@ -113,6 +115,11 @@ impl Problem {
         Self::new(StatusCode::PRECONDITION_FAILED, "precondition-failed", "It was changed meanwhile", detail)
     }
 
+    /// 409 for some of several things; `errors` says for which.
+    pub fn conflicts(detail: impl Into<String>, errors: Vec<Invalid>) -> Self {
+        Self { errors, ..Self::conflict(detail) }
+    }
+
     /// 410: it was there and is there no more.
     pub fn gone(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::GONE, "gone", "What is asked for is no longer held", detail)
@@ -128,8 +135,13 @@ impl Problem {
     }
 
     pub fn unsupported_media_type(detail: impl Into<String>) -> Self {
-        let title = "The content type is not supported";
+        let title = "The content type or encoding is not supported";
         Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type", title, detail)
+    }
+
+    /// 415 for a `Content-Encoding` that is none of `accepted`.
+    pub fn unsupported_encoding(detail: impl Into<String>, accepted: &'static str) -> Self {
+        Self { advice: Advice::AcceptEncoding(accepted), ..Self::unsupported_media_type(detail) }
     }
 
     pub fn internal() -> Self {
@@ -166,6 +178,9 @@ impl IntoResponse for Problem {
             Advice::Authenticate(how) => {
                 let challenge = HeaderValue::try_from(how).unwrap_or(HeaderValue::from_static(CHALLENGE));
                 headers.insert(header::WWW_AUTHENTICATE, challenge)
+            }
+            Advice::AcceptEncoding(accepted) => {
+                headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static(accepted))
             }
             Advice::RetryAfter(seconds) => headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds)),
         };

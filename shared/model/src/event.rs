@@ -3,15 +3,14 @@
 //! Invariant: `data` is carried as the bytes that came in. It is never parsed into numbers and printed again, so every
 //! digit, key order and escape reaches the merchant as the publisher wrote it.
 
-use std::borrow::Cow;
 use std::fmt;
 
+use aws_lc_rs::digest::{Context, SHA256};
 use bytes::Bytes;
-use serde::de::{MapAccess, Visitor};
-use serde::{Deserialize, Deserializer, Serialize};
-use serde_json::value::RawValue;
+use serde::Serialize;
 use time::OffsetDateTime;
 
+use crate::attributes::{self, Attributes, BinaryAttributes};
 use crate::catalogue::catalogue;
 use crate::{EventType, Extensions, Invalid, StateVersion, WebhookId, parse_time};
 
@@ -46,146 +45,79 @@ pub struct Event {
     pub data: Bytes,
 }
 
-/// The attributes by name, raw until each is judged by itself, so that an error can name its field. (What serde derives
-/// would take an array for an event, and tell whoever sent a number of a Rust type.)
-#[derive(Default)]
-struct Envelope<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
-
-/// What CloudEvents or we give a meaning; all others are extensions.
-const KNOWN: [&str; 9] =
-    ["specversion", "id", "source", "type", "subject", "time", "datacontenttype", "data", "data_base64"];
-
-impl<'de> Deserialize<'de> for Envelope<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Attributes;
-        impl<'de> Visitor<'de> for Attributes {
-            type Value = Envelope<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a JSON object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut attributes = Vec::with_capacity(KNOWN.len());
-                while let Some((Name(name), value)) = map.next_entry()? {
-                    attributes.push((name, value));
-                }
-                Ok(Envelope(attributes))
-            }
-        }
-        deserializer.deserialize_map(Attributes)
-    }
-}
-
-/// A name that is borrowed unless it had to be unescaped.
-#[derive(Deserialize)]
-struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
-
-impl<'a> Envelope<'a> {
-    /// What does not even read as an event.
-    fn read(json: &'a [u8]) -> Result<Self, Invalid> {
-        let body = |detail: &'static str| Invalid::new("body", detail);
-        if json.starts_with(b"\xef\xbb\xbf") {
-            return Err(body("begins with a byte order mark (BOM): send UTF-8 without it"));
-        }
-        let first = json.iter().find(|byte| !byte.is_ascii_whitespace());
-        serde_json::from_slice(json).map_err(|error| match first {
-            Some(b'[') => {
-                body("is a JSON array: one event is a JSON object; send a batch as application/cloudevents-batch+json")
-            }
-            _ if error.is_data() => body("must be a CloudEvents 1.0 JSON object"),
-            _ => Invalid::new("body", format!("is not valid JSON: {error}")),
-        })
-    }
-
-    fn get(&self, name: &str) -> Option<&'a RawValue> {
-        self.0.iter().find(|(known, _)| known == name).map(|(_, value)| *value)
-    }
-
-    /// The names that a meaning is given to and that are there twice.
-    fn repeated(&self) -> impl Iterator<Item = &'static str> {
-        KNOWN.into_iter().filter(|known| self.0.iter().filter(|(name, _)| name == known).count() > 1)
-    }
-
-    fn extensions(&self, mut note: impl FnMut(Invalid)) -> Extensions {
-        let mut extensions = Extensions::default();
-        for (name, value) in self.0.iter().filter(|(name, _)| !KNOWN.contains(&name.as_ref())) {
-            if let Err(invalid) = extensions.add(name, value) {
-                note(invalid);
-            }
-        }
-        extensions
-    }
-}
-
 impl Event {
-    /// Reads one CloudEvent. `now` becomes its time if it has none. All that is wrong is reported, not just the first.
+    /// Reads one CloudEvent in structured JSON. `now` becomes its time if it has none. All that is wrong is reported, not
+    /// just the first.
     pub fn parse(json: &Bytes, now: OffsetDateTime) -> Result<Self, Vec<Invalid>> {
-        if json.len() > MAX_EVENT_BYTES {
-            return Err(vec![Invalid::new(
-                "data",
-                format!("the event has {} bytes; the limit is {MAX_EVENT_BYTES}", json.len()),
-            )]);
+        check_size(json.len())?;
+        Self::parse_stored(json, now)?.of_a_publisher()
+    }
+
+    /// Reads one CloudEvent in binary mode: its attributes are headers, and the body is its data. An error names the
+    /// header, such as `ce-id`.
+    pub fn parse_binary(headers: BinaryAttributes, body: &Bytes, now: OffsetDateTime) -> Result<Self, Vec<Invalid>> {
+        check_size(headers.bytes() + body.len())?;
+        let (attributes, mut wrong) = headers.into_attributes();
+        match Self::read(&attributes, attributes::data_of_body(body), now).and_then(Self::of_a_publisher) {
+            Ok(event) if wrong.is_empty() => Ok(event),
+            Ok(_) => Err(wrong),
+            Err(found) => {
+                // A header that cannot be decoded is not missing.
+                for invalid in found.into_iter().map(attributes::as_header) {
+                    if wrong.iter().all(|known| known.field != invalid.field) {
+                        wrong.push(invalid);
+                    }
+                }
+                Err(wrong)
+            }
         }
-        let event = Self::parse_stored(json, now)?;
-        if event.event_type.is_operational() {
-            let detail = format!("{} is told by Shopery Webhooks itself, to those who subscribe", event.event_type);
-            return Err(vec![Invalid::new("type", detail)]);
-        }
-        Ok(event)
     }
 
     /// Reads an event of ours, which was within the limit when it came in; [`encode`](Self::encode) may have added to it.
     pub fn parse_stored(json: &Bytes, now: OffsetDateTime) -> Result<Self, Vec<Invalid>> {
-        let envelope = Envelope::read(json).map_err(|invalid| vec![invalid])?;
+        let attributes = Attributes::read(json).map_err(|invalid| vec![invalid])?;
+        let data = match attributes.data() {
+            Some(object) if object.starts_with('{') => Ok(json.slice_ref(object.as_bytes())),
+            Some(_) => Err(Invalid::new("data", "must be a JSON object, the resource")),
+            None => Err(Invalid::new("data", "is missing: it is the resource, as a JSON object")),
+        };
+        Self::read(&attributes, data, now)
+    }
 
+    fn read(attributes: &Attributes, data: Result<Bytes, Invalid>, now: OffsetDateTime) -> Result<Self, Vec<Invalid>> {
         let mut wrong = Vec::new();
         let mut note = |invalid: Invalid| wrong.push(invalid);
 
-        envelope.repeated().for_each(|name| note(Invalid::new(name, "is there twice")));
-        if required("specversion", envelope.get("specversion")).map_err(&mut note).is_ok_and(|version| version != "1.0")
-        {
+        attributes.repeated().for_each(|name| note(Invalid::new(name, "is there twice")));
+        if attributes.required("specversion").map_err(&mut note).is_ok_and(|version| version != "1.0") {
             note(Invalid::new("specversion", "must be \"1.0\""));
         }
-        let id = required("id", envelope.get("id")).and_then(|id| bounded("id", id)).map_err(&mut note).ok();
-        let source = required("source", envelope.get("source"))
-            .and_then(|source| bounded("source", source))
-            .map_err(&mut note)
-            .ok();
-        let event_type =
-            required("type", envelope.get("type")).and_then(|name| name.parse::<EventType>()).map_err(&mut note).ok();
-        let resource = required("subject", envelope.get("subject"))
+        let id = attributes.required("id").and_then(|id| bounded("id", id)).map_err(&mut note).ok();
+        let source = attributes.required("source").and_then(|source| bounded("source", source)).map_err(&mut note).ok();
+        let event_type = attributes.required("type").and_then(|name| name.parse::<EventType>()).map_err(&mut note).ok();
+        let resource = attributes
+            .required("subject")
             .and_then(|subject| Resource::parse(&subject, event_type))
             .map_err(&mut note)
             .ok();
-        let time = optional("time", envelope.get("time"))
+        let time = attributes
+            .optional("time")
             .and_then(|time| match time {
                 None => Ok((now.replace_millisecond(now.millisecond()).unwrap_or(now), false)),
                 Some(time) => parse_time(&time).map(|time| (time, true)).map_err(|detail| Invalid::new("time", detail)),
             })
             .map_err(&mut note)
             .ok();
-        if let Some(kind) =
-            optional("datacontenttype", envelope.get("datacontenttype")).map_err(&mut note).ok().flatten()
+        if let Some(kind) = attributes.optional("datacontenttype").map_err(&mut note).ok().flatten()
             && !is_json(&kind)
         {
             note(Invalid::new("datacontenttype", "must be application/json, or absent"));
         }
-        if envelope.get("data_base64").is_some() {
+        if attributes.has("data_base64") {
             note(Invalid::new("data_base64", "is not supported: send the resource as a JSON object in data"));
         }
-        let data = match envelope.get("data").map(RawValue::get) {
-            Some(object) if object.starts_with('{') => Some(json.slice_ref(object.as_bytes())),
-            Some(_) => {
-                note(Invalid::new("data", "must be a JSON object, the resource"));
-                None
-            }
-            None => {
-                note(Invalid::new("data", "is missing: it is the resource, as a JSON object"));
-                None
-            }
-        };
-        let extensions = envelope.extensions(&mut note);
+        let data = data.map_err(&mut note).ok();
+        let extensions = attributes.extensions(&mut note);
 
         match (id, source, event_type, resource, time, data) {
             (Some(id), Some(source), Some(event_type), Some(resource), Some((time, time_is_given)), Some(data))
@@ -195,6 +127,15 @@ impl Event {
             }
             _ => Err(wrong),
         }
+    }
+
+    /// The event, unless it is one that Shopery Webhooks alone publishes.
+    fn of_a_publisher(self) -> Result<Self, Vec<Invalid>> {
+        if self.event_type.is_operational() {
+            let detail = format!("{} is told by Shopery Webhooks itself, to those who subscribe", self.event_type);
+            return Err(vec![Invalid::new("type", detail)]);
+        }
+        Ok(self)
     }
 
     /// Where the state that it carries stands, once EVENTS has stored it then and there.
@@ -208,6 +149,23 @@ impl Event {
         self.event_type == other.event_type
             && self.resource == other.resource
             && (self.data == other.data || crate::fields::is_same_document(&self.data, &other.data))
+    }
+
+    /// A digest of what [`says_the_same_as`](Self::says_the_same_as) compares. Events of the same digest say the same;
+    /// those of another may still, such as with other spaces in `data`.
+    pub fn content_digest(&self) -> [u8; 32] {
+        let mut context = Context::new(&SHA256);
+        // No part can contain the zero byte that ends it, so no two contents are run together the same.
+        for part in
+            [self.event_type.resource().as_bytes(), self.event_type.action.as_bytes(), self.resource.id.as_bytes()]
+        {
+            context.update(part);
+            context.update(&[0]);
+        }
+        context.update(&self.data);
+        let mut bytes = [0; 32];
+        bytes.copy_from_slice(context.finish().as_ref());
+        bytes
     }
 
     /// W3C trace context, if the publisher carries one as a CloudEvents attribute.
@@ -317,16 +275,12 @@ impl fmt::Display for Resource {
     }
 }
 
-fn required(field: &'static str, value: Option<&RawValue>) -> Result<String, Invalid> {
-    optional(field, value)?.ok_or_else(|| Invalid::new(field, "is missing"))
-}
-
-/// JSON's `null` counts as absent, as CloudEvents has it.
-fn optional(field: &'static str, value: Option<&RawValue>) -> Result<Option<String>, Invalid> {
-    match value {
-        None => Ok(None),
-        Some(raw) => serde_json::from_str(raw.get()).map_err(|_| Invalid::new(field, "must be a string")),
+/// The limit counts what was read of the publisher: the envelope and the data, in either mode.
+fn check_size(bytes: usize) -> Result<(), Vec<Invalid>> {
+    if bytes <= MAX_EVENT_BYTES {
+        return Ok(());
     }
+    Err(vec![Invalid::new("data", format!("the event has {bytes} bytes; the limit is {MAX_EVENT_BYTES}"))])
 }
 
 /// Ids become subject tokens and headers, so they are bounded and printable.
@@ -341,7 +295,8 @@ fn bounded(field: &'static str, text: String) -> Result<String, Invalid> {
     Ok(text)
 }
 
-fn is_json(content_type: &str) -> bool {
+/// Whether a content type is that of JSON: `application/json`, or anything that ends in `+json`.
+pub fn is_json(content_type: &str) -> bool {
     let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     essence == "application/json" || essence.ends_with("+json")
 }
@@ -418,6 +373,80 @@ mod tests {
         ] {
             assert_eq!(parse(&with(field, value)).unwrap().says_the_same_as(&event), is_same, "{field} {value}");
         }
+    }
+
+    #[test]
+    fn a_digest_is_of_the_content_alone() {
+        let event = parse(&with("", "")).unwrap();
+        for (field, value, is_same) in [
+            ("time", "\"2026-11-24T09:00:00Z\"", true),
+            ("id", "\"e2\"", true),
+            ("data", "{\"id\":2}", false),
+            ("type", "\"order-paid\"", false),
+            ("subject", "\"order/ord_2\"", false),
+        ] {
+            let other = parse(&with(field, value)).unwrap();
+            assert_eq!(other.content_digest() == event.content_digest(), is_same, "{field} {value}");
+        }
+    }
+
+    fn parse_binary(headers: &[(&str, &str)], body: &str) -> Result<Event, Vec<Invalid>> {
+        let mut attributes = BinaryAttributes::default();
+        headers.iter().for_each(|(name, value)| attributes.add(name, value.as_bytes()));
+        Event::parse_binary(attributes, &Bytes::copy_from_slice(body.as_bytes()), NOW)
+    }
+
+    const BINARY: [(&str, &str); 5] = [
+        ("specversion", "1.0"),
+        ("id", "e1"),
+        ("source", "orders"),
+        ("type", "orders-created"),
+        ("subject", "order/ord_1"),
+    ];
+
+    #[test]
+    fn an_event_in_binary_mode_is_the_same_event() {
+        let headers = [&BINARY[..], &[("partitionkey", "K%C3%B6ln%201"), ("time", "2026-11-24T10:00:00Z")]].concat();
+        let json = with("data", "{ \"id\": 1.0 }")
+            .replace("\"id\":\"e1\"", r#""id":"e1","partitionkey":"Köln 1","time":"2026-11-24T10:00:00Z""#);
+        let event = parse_binary(&headers, " { \"id\": 1.0 }\n").unwrap();
+        assert_eq!(event, parse(&json).unwrap());
+        assert_eq!(event.data, "{ \"id\": 1.0 }".as_bytes());
+    }
+
+    #[test]
+    fn what_is_wrong_in_binary_mode_is_named_by_its_header() {
+        let fields = |headers: &[(&str, &str)], body: &str| -> Vec<String> {
+            parse_binary(headers, body).unwrap_err().into_iter().map(|wrong| wrong.field.into_owned()).collect()
+        };
+        let without = |name: &str| BINARY.into_iter().filter(|(known, _)| *known != name).collect::<Vec<_>>();
+        for (name, _) in BINARY {
+            assert_eq!(fields(&without(name), "{}"), [format!("ce-{name}")]);
+        }
+        for (name, value) in [
+            ("id", "a%00"),
+            ("id", "100%"),
+            ("id", "%C0%A0"),
+            ("id", "\"open"),
+            ("type", "order-eaten"),
+            ("time", "yesterday"),
+            ("datacontenttype", "text/xml"),
+            ("data_base64", "aGk="),
+            ("data", "x"),
+            ("part_key", "x"),
+        ] {
+            let mut headers = without(name);
+            headers.push((name, value));
+            let wrong = fields(&headers, "{}");
+            assert_eq!(wrong, [format!("ce-{name}")], "{value}");
+        }
+        assert_eq!(fields(&[&BINARY[..], &[("id", "e2")]].concat(), "{}"), ["ce-id"]);
+        for (body, field) in [("", "data"), ("[1]", "data"), ("7", "data"), ("{", "body"), ("\u{feff}{}", "body")] {
+            assert_eq!(fields(&BINARY, body), [field], "{body}");
+        }
+        assert_eq!(fields(&BINARY, "{},\"id\":\"e2\""), ["body"]);
+        let large = format!("{{\"x\":\"{}\"}}", "x".repeat(MAX_EVENT_BYTES - 10));
+        assert_eq!(fields(&BINARY, &large), ["data"], "headers count");
     }
 
     #[test]

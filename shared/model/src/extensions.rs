@@ -43,8 +43,18 @@ impl Extensions {
         self
     }
 
-    /// Adds an attribute; `null` counts as absent, as CloudEvents has it.
+    /// Adds an attribute of structured JSON; `null` counts as absent, as CloudEvents has it.
     pub(crate) fn add(&mut self, name: &str, value: &RawValue) -> Result<(), Invalid> {
+        self.insert(name, (value.get() != "null").then(|| serde_json::from_str(value.get()).ok()))
+    }
+
+    /// Adds an attribute of binary mode, where a header cannot tell a number from a text: all are strings.
+    pub(crate) fn add_text(&mut self, name: &str, text: &str) -> Result<(), Invalid> {
+        self.insert(name, Some(Some(Value::String(text.to_owned()))))
+    }
+
+    /// `None` is an attribute that is absent, `Some(None)` one of a type that CloudEvents does not have.
+    fn insert(&mut self, name: &str, value: Option<Option<Value>>) -> Result<(), Invalid> {
         let invalid = |detail: &'static str| {
             let shown: String = name.chars().take(MAX_NAME_CHARS).collect();
             Invalid::new(shown, detail)
@@ -55,10 +65,8 @@ impl Extensions {
                 "is no CloudEvents attribute: its name must have 1 to 64 characters, a-z and 0-9 alone",
             ));
         }
-        if value.get() == "null" {
-            return Ok(());
-        }
-        let value = serde_json::from_str::<Value>(value.get()).ok().filter(|value| match value {
+        let Some(value) = value else { return Ok(()) };
+        let value = value.filter(|value| match value {
             Value::String(text) => !text.chars().any(char::is_control),
             Value::Boolean(_) | Value::Integer(_) => true,
         });

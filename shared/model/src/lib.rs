@@ -17,6 +17,7 @@
 //! - [`Outcome`]: the record of an attempt, on its way to the history.
 
 mod answer;
+mod attributes;
 mod catalogue;
 mod circuit;
 mod credentials;
@@ -45,11 +46,12 @@ mod token;
 mod webhook;
 
 pub use answer::{Answer, Fault, Verdict};
+pub use attributes::BinaryAttributes;
 pub use catalogue::{Catalogue, ResourceType, catalogue};
 pub use circuit::{Admission, Circuit, CircuitState, Gate, probe_delay};
 pub use credentials::{Credentials, Former, Overlap};
 pub use digest::Digest;
-pub use event::{CloudEvent, Event, MAX_EVENT_BYTES, Resource};
+pub use event::{CloudEvent, Event, MAX_EVENT_BYTES, Resource, is_json};
 pub use event_type::{EventPattern, EventType};
 pub use extensions::Extensions;
 pub use fields::{Changed, Fields};

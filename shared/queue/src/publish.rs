@@ -85,6 +85,9 @@ impl Outgoing {
 pub struct Dead<'a, Reason: Serialize> {
     subject: &'a str,
     problem: Reason,
+    /// Those headers that are a part of the message's content.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    headers: Vec<(String, String)>,
     /// The start of the message as text; what is not UTF-8 in it is replaced.
     body: String,
     /// The size of the whole message.
@@ -93,6 +96,7 @@ pub struct Dead<'a, Reason: Serialize> {
 
 /// Kept of a dead message, at most; escaped as JSON, at worst sixfold, it still fits into a message of 1 MiB.
 const DEAD_BODY: usize = 128 * 1024;
+const DEAD_HEADERS: usize = 8 * 1024;
 
 impl<Reason: Serialize> Dead<'_, Reason> {
     /// As JSON that a NATS server takes: where the whole is too large, less of the message is kept.
@@ -104,6 +108,7 @@ impl<Reason: Serialize> Dead<'_, Reason> {
             let shorter = Dead {
                 subject: self.subject,
                 problem: &self.problem,
+                headers: self.headers.clone(),
                 body: self.body[..end].to_owned(),
                 bytes: self.bytes,
             };
@@ -119,7 +124,21 @@ impl<Reason: Serialize> Dead<'_, Reason> {
 impl<'a, Reason: Serialize> Dead<'a, Reason> {
     pub fn new(subject: &'a str, problem: Reason, message: &[u8]) -> Self {
         let start = &message[..message.len().min(DEAD_BODY)];
-        Self { subject, problem, body: String::from_utf8_lossy(start).into_owned(), bytes: message.len() }
+        let body = String::from_utf8_lossy(start).into_owned();
+        Self { subject, problem, headers: Vec::new(), body, bytes: message.len() }
+    }
+
+    /// With headers, as many as there is room for.
+    pub fn with_headers<N: Into<String>, V: Into<String>>(self, headers: impl IntoIterator<Item = (N, V)>) -> Self {
+        let mut room = DEAD_HEADERS;
+        let headers = headers.into_iter().map(|(name, value)| (name.into(), value.into()));
+        let fits = |(name, value): &(String, String)| {
+            let bytes = name.len() + value.len();
+            let fits = bytes <= room;
+            room = room.saturating_sub(bytes);
+            fits
+        };
+        Self { headers: headers.take_while(fits).collect(), ..self }
     }
 }
 

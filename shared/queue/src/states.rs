@@ -4,7 +4,8 @@
 //! have the newest messages yet, so an answer is the latest state that this replica knows.
 
 use anyhow::{Context as _, bail};
-use async_nats::jetstream::stream::LastRawMessageErrorKind;
+use async_nats::jetstream::message::StreamMessage;
+use async_nats::jetstream::stream::{LastRawMessageError, LastRawMessageErrorKind};
 use async_nats::{Message, StatusCode};
 use bytes::Bytes;
 use serde::Serialize;
@@ -68,15 +69,7 @@ impl Queue {
     pub async fn latest_state_of_leader(&self, tenant: &TenantId, resource: &str) -> anyhow::Result<Option<State>> {
         let subject = subject::states(tenant, resource).context("the resource has no subject")?;
         let events = self.jetstream.get_stream_no_info(topology::EVENTS).await.context("cannot open EVENTS")?;
-        match events.get_last_raw_message_by_subject(&subject).await {
-            Ok(message) => {
-                let republished = message.headers.get(REPUBLISHED).map(|value| value.as_str().to_owned());
-                let place = (message.sequence, message.time);
-                State::read(&subject, place, republished.as_deref(), &message.payload).map(Some)
-            }
-            Err(error) if matches!(error.kind(), LastRawMessageErrorKind::NoMessageFound) => Ok(None),
-            Err(error) => Err(error).context("cannot read EVENTS"),
-        }
+        read_of_leader(events.get_last_raw_message_by_subject(&subject).await)
     }
 
     /// The state that a resource had before the event at `sequence`.
@@ -100,6 +93,16 @@ impl Queue {
         self.state(&Wanted::Sequence { seq: sequence }).await
     }
 
+    /// The state at a place in EVENTS that has been acknowledged: a replica that does not have it yet is not believed,
+    /// the stream's leader is asked then. `None` if EVENTS no longer holds it.
+    pub async fn acknowledged_state_at(&self, sequence: u64) -> anyhow::Result<Option<State>> {
+        if let Some(state) = self.state_at(sequence).await? {
+            return Ok(Some(state));
+        }
+        let events = self.jetstream.get_stream_no_info(topology::EVENTS).await.context("cannot open EVENTS")?;
+        read_of_leader(events.get_raw_message(sequence).await)
+    }
+
     async fn state(&self, wanted: &Wanted<'_>) -> anyhow::Result<Option<State>> {
         let request = Bytes::from(serde_json::to_vec(wanted)?);
         let subject = format!("$JS.API.DIRECT.GET.{}", topology::EVENTS);
@@ -119,6 +122,19 @@ fn read(answer: &Message) -> anyhow::Result<State> {
     let stored_at = header("Nats-Time-Stamp").and_then(|text| OffsetDateTime::parse(text, &Rfc3339).ok());
     let place = (sequence, stored_at.context("EVENTS gave no time")?);
     State::read(header("Nats-Subject").unwrap_or_default(), place, header(REPUBLISHED), &answer.payload)
+}
+
+/// A message that the leader of EVENTS was asked for.
+fn read_of_leader(answer: Result<StreamMessage, LastRawMessageError>) -> anyhow::Result<Option<State>> {
+    match answer {
+        Ok(message) => {
+            let republished = message.headers.get(REPUBLISHED).map(|value| value.as_str());
+            let place = (message.sequence, message.time);
+            State::read(&message.subject, place, republished, &message.payload).map(Some)
+        }
+        Err(error) if matches!(error.kind(), LastRawMessageErrorKind::NoMessageFound) => Ok(None),
+        Err(error) => Err(error).context("cannot read EVENTS"),
+    }
 }
 
 impl State {

@@ -13,6 +13,8 @@ pub struct Event {
     pub event_type: String,
     pub subject: String,
     pub time: Option<String>,
+    /// Further attributes, with their values as JSON.
+    pub extensions: Vec<(String, Value)>,
     pub data: String,
 }
 
@@ -26,6 +28,7 @@ impl Event {
             event_type: event_type.to_owned(),
             subject: format!("{kind}/{id}"),
             time: None,
+            extensions: Vec::new(),
             data: resource(event_type, id).to_string(),
         }
     }
@@ -38,6 +41,32 @@ impl Event {
     pub fn with_data(mut self, data: impl Into<String>) -> Self {
         self.data = data.into();
         self
+    }
+
+    pub fn with_source(mut self, source: &str) -> Self {
+        self.source = source.to_owned();
+        self
+    }
+
+    /// The headers of the event in binary mode, whose body is `data`; percent-encoded where they must be.
+    pub fn headers(&self) -> Vec<(String, String)> {
+        let encode = |text: &str| -> String {
+            let plain = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'%');
+            let each = |byte: u8| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") };
+            text.bytes().map(each).collect()
+        };
+        let known = [
+            ("specversion", "1.0"),
+            ("id", &self.id),
+            ("source", &self.source),
+            ("type", &self.event_type),
+            ("subject", &self.subject),
+        ];
+        let mut headers: Vec<_> = known.map(|(name, text)| (format!("ce-{name}"), encode(text))).into();
+        headers.extend(self.time.iter().map(|time| ("ce-time".to_owned(), encode(time))));
+        let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        headers.extend(self.extensions.iter().map(|(name, value)| (format!("ce-{name}"), encode(&text(value)))));
+        headers
     }
 
     /// CloudEvents 1.0 in structured JSON; `data` is spliced in as it is.
@@ -55,6 +84,9 @@ impl Event {
         .unwrap();
         if let Some(time) = &self.time {
             write!(json, r#""time":{},"#, quoted(time)).unwrap();
+        }
+        for (name, value) in &self.extensions {
+            write!(json, "{}:{value},", quoted(name)).unwrap();
         }
         write!(json, r#""data":{}}}"#, self.data).unwrap();
         json

@@ -6,8 +6,8 @@ use std::sync::LazyLock;
 use bytes::Bytes;
 use serde_json::value::RawValue;
 use shopery_model::{
-    Changed, Debounce, EndpointSecret, Event, EventPattern, Fields, Filter, Headers, HeadersChange, Keyring,
-    MAX_EVENT_BYTES, Network, Overlap, RetrySchedule, Sealed, TenantId, WebhookId, escape, unescape,
+    BinaryAttributes, Changed, Debounce, EndpointSecret, Event, EventPattern, Fields, Filter, Headers, HeadersChange,
+    Keyring, MAX_EVENT_BYTES, Network, Overlap, RetrySchedule, Sealed, TenantId, WebhookId, escape, unescape,
 };
 use shopery_runtime::Env;
 use shopery_sender::Egress;
@@ -26,7 +26,12 @@ const NOW: OffsetDateTime = time::macros::datetime!(2026-11-24 10:00 UTC);
 
 const EVENTS: &[&str] = &[
     r#"{"specversion":"1.0","id":"e1","source":"orders","type":"order-created","subject":"order/ord_123","data":{"id":"ord_123","number":1042,"status":"open","currency":"EUR","total_price":59.80,"customer":{"id":"cus_7","email":"zoe@example.com"},"line_items":[{"sku":"MUG-BLUE","title":"Blue mug","quantity":2,"price":29.90}],"created_at":"2026-11-24T10:00:00Z","updated_at":"2026-11-24T10:00:00Z"}}"#,
-    r#"{"data":{"total_price":10.10,"line_items":[{"sku":"a\u00e9"},{"sku":"b"}]},"specversion":"1.0","id":"e 2","source":"/o?x","type":"orders-paid","subject":"orders/Zoë.*>","time":"2026-11-24T10:00:00.123+02:00","datacontenttype":"application/json; charset=utf-8","traceparent":"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01","custom":{"a":[]}}"#,
+    r#"{"data":{"total_price":10.10,"line_items":[{"sku":"a\u00e9"},{"sku":"b"}]},"specversion":"1.0","id":"e 2","source":"/o?x","type":"orders-paid","subject":"orders/Zoë.*>","time":"2026-11-24T10:00:00.123+02:00","datacontenttype":"application/json; charset=utf-8","traceparent":"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01","custom":"a"}"#,
+    r#"{"specversion":"1.0","id":"e3","source":"s","type":"product-updated","subject":"product/1","partitionkey":"cus_7","sampledrate":-7,"dry":true,"none":null,"dataschema":"https://example.com/s#1","data":{}}"#,
+];
+const BINARY_EVENTS: &[&str] = &[
+    "specversion: 1.0\nid: e%201\nsource: /o\ntype: order-created\nsubject: order/1\npartitionkey: K%C3%B6ln\n\n{\"id\":1}",
+    "specversion: 1.0\nid: \"a \\\"b\\\"\"\nsource: s\ntype: orders-paid\nsubject: order/Zo\u{eb}\ntime: 2026-11-24T10:00:00Z\n\n {} ",
 ];
 const FILTERS: &[&str] = &[
     r#"{"total_price":[{"numeric":[">",50,"<=",5e3]}],"currency":["SEK","NOK",7,true,null]}"#,
@@ -53,6 +58,7 @@ const SETTINGS: &[&str] = &["10s", "1m,5m", "24h", "7d", "10.0.0.0/8", "fd00::/8
 
 pub const TARGETS: &[Target] = &[
     Target { name: "event", samples: EVENTS, check: event },
+    Target { name: "event in binary mode", samples: BINARY_EVENTS, check: binary_event },
     Target { name: "stored event", samples: EVENTS, check: stored_event },
     Target { name: "filter", samples: FILTERS, check: filter },
     Target { name: "filter on document", samples: &[DOCUMENT_TEXT], check: filter_on_document },
@@ -84,7 +90,29 @@ fn event(input: &[u8]) -> bool {
     assert!(event.data.starts_with(b"{") && serde_json::from_slice::<&RawValue>(&event.data).is_ok());
     let again = Event::parse_stored(&event.encode(), NOW).expect("what was taken is stored so that it reads");
     assert_eq!((&again.id, &again.data, &again.resource), (&event.id, &event.data, &event.resource));
-    assert_eq!(again.time, event.time);
+    assert_eq!((again.time, &again.extensions), (event.time, &event.extensions));
+    assert!(again.says_the_same_as(&event) && again.content_digest() == event.content_digest());
+    true
+}
+
+/// An event in binary mode: headers up to an empty line, then the data. What is taken is the same in structured mode.
+fn binary_event(input: &[u8]) -> bool {
+    let at = input.windows(2).position(|two| two == b"\n\n").unwrap_or(input.len());
+    let mut headers = BinaryAttributes::default();
+    for line in input[..at].split(|byte| *byte == b'\n') {
+        if let Some(colon) = line.iter().position(|byte| *byte == b':') {
+            headers.add(&String::from_utf8_lossy(&line[..colon]), &line[colon + 1..]);
+        }
+    }
+    let body = Bytes::copy_from_slice(input.get(at + 2..).unwrap_or_default());
+    let event = match Event::parse_binary(headers, &body, NOW) {
+        Ok(event) => event,
+        Err(wrong) => {
+            assert!(!wrong.is_empty(), "refused without a reason");
+            return false;
+        }
+    };
+    assert_eq!(Event::parse_stored(&event.encode(), NOW).expect("what was taken is stored so that it reads"), event);
     true
 }
 

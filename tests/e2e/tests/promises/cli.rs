@@ -342,7 +342,9 @@ async fn a_file_is_published_in_batches_and_lists_follow_their_cursors() {
     assert_eq!(published["ids"].as_array().unwrap().len(), 1205);
     // Again: the ids follow from the lines, so nothing new is stored.
     let again = person.pipe(&["events", "publish", "--file", "-", "--json"], file.as_bytes()).await;
-    assert_eq!(serde_json::from_str::<Value>(&again.out).unwrap(), published);
+    let again: Value = serde_json::from_str(&again.out).unwrap();
+    assert_eq!(again["ids"], published["ids"]);
+    assert_eq!((&published["duplicates"], &again["duplicates"]), (&json!(0), &json!(1205)));
     stack.client("tnt_a").settled(&id, 1205, SOON).await;
 
     let all = person.json(&["deliveries", "list", "--webhook", &id, "--status", "delivered", "--all"]).await;

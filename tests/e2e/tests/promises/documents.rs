@@ -147,6 +147,7 @@ fn make(random: &mut Random, number: usize, tenants: usize) -> Sent {
         subject: format!("{}/{}", document.kind, document.id),
         time: random.once_in(3).then(|| "2026-10-25T02:30:00.125+02:00".to_owned()),
         data: document.json.clone(),
+        ..Event::order("")
     };
     Sent { tenant: random.below(tenants), document, event, event_type }
 }
@@ -156,7 +157,7 @@ async fn publish(sent: &[Sent], clients: &[Client], publishers: &[Publisher]) {
     let part = |remainder: usize| sent.iter().skip(remainder).step_by(3);
     let one_by_one = stream::iter(part(0)).for_each_concurrent(16, async |sent| {
         let answer = clients[sent.tenant].publish(&sent.event).await.expect(202).json();
-        assert_eq!(answer, json!({ "id": sent.event.id }));
+        assert_eq!(answer, json!({ "id": sent.event.id, "duplicate": false }));
     });
     let mut batches: Vec<(usize, Vec<Event>)> = Vec::new();
     for tenant in 0..clients.len() {
@@ -166,7 +167,8 @@ async fn publish(sent: &[Sent], clients: &[Client], publishers: &[Publisher]) {
     let in_batches = stream::iter(&batches).for_each_concurrent(4, async |(tenant, events)| {
         let answer = clients[*tenant].try_publish_batch(events).await.unwrap().expect(202).json();
         let ids: Vec<_> = events.iter().map(|event| event.id.as_str()).collect();
-        assert_eq!(answer, json!({ "ids": ids }));
+        let told: Vec<_> = ids.iter().map(|id| json!({ "id": id, "duplicate": false })).collect();
+        assert_eq!(answer, json!({ "ids": ids, "events": told }));
     });
     let over_nats = stream::iter(part(2)).for_each_concurrent(16, async |sent| {
         let answer = publishers[sent.tenant].publish(&sent.event).await.unwrap();

@@ -14,7 +14,7 @@ const SOON: Duration = Duration::from_secs(20);
 
 /// Checks status, form, and that one of the errors is about `field`; no field means that none is named.
 #[track_caller]
-fn check(what: &str, reply: &Reply, status: u16, field: &str) {
+pub(crate) fn check(what: &str, reply: &Reply, status: u16, field: &str) {
     assert_eq!(reply.status, status, "{what}: {}", reply.text());
     let problem = reply.problem();
     if field.is_empty() {
@@ -302,7 +302,7 @@ async fn a_bad_event_over_nats_gets_the_problem_and_lands_on_dead() {
 }
 
 /// Subject and content of what is on DEAD, once there are `count` messages.
-async fn dead_messages(stack: &Stack, count: usize) -> Vec<(String, Value)> {
+pub(crate) async fn dead_messages(stack: &Stack, count: usize) -> Vec<(String, Value)> {
     let operator = stack.operator().await;
     let jetstream = async_nats::jetstream::new(operator);
     let stream = jetstream.get_stream("DEAD").await.unwrap();

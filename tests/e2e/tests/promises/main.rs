@@ -38,6 +38,7 @@ mod faults;
 mod flapping;
 mod history;
 mod idempotency;
+mod identity;
 mod input;
 mod isolation;
 mod large_history;

@@ -17,11 +17,11 @@ async fn an_event_published_twice_over_http_and_nats_is_delivered_once() {
     let event = Event::order("1");
     let first = client.publish(&event).await.expect(202).json();
     assert_eq!(first["id"], event.id.as_str());
-    // A repeat is answered as the first was, whatever way it takes, and even if its content is another.
+    // A repeat is taken as the first was, whatever way it takes, and stores nothing.
     client.publish(&event).await.expect(202);
     let reply = publisher.publish(&event).await.unwrap();
     assert!(reply["seq"].is_u64() && reply["stream"] == "EVENTS" && reply["id"] == event.id.as_str(), "{reply}");
-    client.publish(&event.clone().with_data(r#"{"id":"another"}"#)).await.expect(202);
+    client.publish(&event.clone().with_data(r#"{"id":"another"}"#)).await.expect(409);
     client.post_events(BATCH, Event::batch(&[event.clone(), event.clone()])).await.expect(202);
 
     // The last event comes after all of these.
