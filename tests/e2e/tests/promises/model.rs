@@ -281,6 +281,7 @@ fn stamped(planned: &Planned) -> Event {
         event_type: planned.event_type.to_owned(),
         subject: planned.resource.clone(),
         time: time.map(|time| time.format(&Rfc3339).unwrap()),
+        extensions: Vec::new(),
         data: planned.data.json(),
     }
 }
