@@ -69,7 +69,7 @@ async fn a_publishers_clock_that_is_ahead_hides_nothing_that_comes_later() {
     let arrivals = stack.merchant.arrivals_at("/retry");
     assert_eq!(arrivals.len(), 3);
     let retry = arrivals.iter().find(|arrival| arrival.attempt() == 2).unwrap();
-    assert_eq!(told(&[retry.clone()]), [("evt_1_a", "evt_1_b", new)]);
+    assert_eq!(told(std::slice::from_ref(retry)), [("evt_1_a", "evt_1_b", new)]);
     let [older, newer] = [&arrivals[0], retry].map(|arrival| arrival.header("x-shopery-sequence").to_owned());
     assert!(older < newer, "{older} {newer}");
 
