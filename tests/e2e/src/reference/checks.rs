@@ -154,7 +154,8 @@ impl<'a> Case<'a> {
                 (arrival.payload_at != payload.at(), "the state is not of that time"),
                 (payload.is_deletion() && !own.is_deletion(), "a deletion under another name"),
                 (rules.original && !is_own, "it is not the original state"),
-                (rules.debounce && !is_own, "a debounced delivery has the state of another event than it names"),
+                (rules.debounce && arrival.attempt == 1 && !is_own, "it names another event than that of its state"),
+                (rules.debounce && payload.event_type != own.event_type, "the state is of another type than the burst"),
                 (payload.rank() < own.rank(), "the state is older than the event's own"),
                 (webhook.keeps_filter() && !rules.matches(payload), "the filter does not match"),
             ];
