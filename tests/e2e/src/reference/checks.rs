@@ -142,15 +142,20 @@ impl<'a> Case<'a> {
             let own = self.event(arrival).ok_or("no such event was published")?;
             let payload = self.payload(arrival).ok_or("no state of the resource is called that")?;
             let row = webhook.row(&arrival.delivery).ok_or("the history does not know the delivery")?;
+            let made = self.state(row).ok_or("its event is unknown")?;
             let is_own = payload.id == own.id;
+            // A burst has the delivery of its first event, and the name of its last.
+            let is_burst = rules.debounce && made.resource == own.resource && made.rank() <= own.rank();
+            let is_its = is_burst || (&made.id, &made.resource) == (&own.id, &own.resource);
             let faults = [
-                ((&row.event, &row.resource) != (&own.id, &own.resource), "the history has another event"),
-                (arrival.event_type != own.event_type, "it is under another name"),
+                (!is_its, "the history has another event"),
+                (arrival.event_type != own.event_type || made.event_type != own.event_type, "it is under another name"),
                 (!rules.is_body_of(&arrival.body, &payload.data), "the body is not that state"),
                 (arrival.payload_at != payload.at(), "the state is not of that time"),
                 (payload.is_deletion() && !own.is_deletion(), "a deletion under another name"),
                 (rules.original && !is_own, "it is not the original state"),
-                (rules.debounce && !is_own, "a debounced delivery has the state of another event"),
+                (rules.debounce && arrival.attempt == 1 && !is_own, "it names another event than that of its state"),
+                (rules.debounce && payload.event_type != own.event_type, "the state is of another type than the burst"),
                 (payload.rank() < own.rank(), "the state is older than the event's own"),
                 (webhook.keeps_filter() && !rules.matches(payload), "the filter does not match"),
             ];
@@ -200,15 +205,15 @@ impl<'a> Case<'a> {
         wrong
     }
 
-    /// What is not sent at once carries the most recent state.
+    /// What is not sent at once carries the most recent state. A deletion tells of itself alone, and a burst of its own type.
     fn freshness(&self, webhook: &Webhook) -> Vec<String> {
         if webhook.rules.original || webhook.rules.debounce {
             return Vec::new();
         }
         let is_late = |arrival: &Arrival, own: &State| arrival.attempt > 1 || arrival.began > own.stored + FRESH;
-        let late = self.came(webhook).filter(|(arrival, own, _)| is_late(arrival, own));
+        let late = self.came(webhook).filter(|(arrival, own, _)| is_late(arrival, own) && !own.is_deletion());
         let stale = late.filter_map(|(arrival, own, payload)| {
-            let latest = self.seen.states[&own.resource].latest(arrival.began - SLACK, &own.event_type)?;
+            let latest = self.seen.states[&own.resource].latest_alive(arrival.began - SLACK)?;
             let is_stale = payload.rank() < latest.rank();
             is_stale.then(|| format!("{} was there before the attempt: {arrival:?}", latest.id))
         });

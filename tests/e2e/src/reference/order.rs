@@ -57,15 +57,10 @@ impl States {
         self.0.iter().find(|state| state.id == event)
     }
 
-    /// The most recent one that was stored by `moment` and may be sent under the name of an `event_type`: a deletion goes
-    /// under its own name alone.
-    pub fn latest(&self, moment: i64, event_type: &str) -> Option<&State> {
-        let stored = || self.0.iter().rev().filter(|state| state.stored <= moment);
-        let newest = stored().next()?;
-        if newest.is_deletion() && !is_deletion(event_type) {
-            return stored().find(|state| !state.is_deletion());
-        }
-        Some(newest)
+    /// The most recent one that was stored by `moment`, but for deletions: while the resource is gone, whatever is not its
+    /// deletion tells what it was.
+    pub fn latest_alive(&self, moment: i64) -> Option<&State> {
+        self.0.iter().rev().find(|state| state.stored <= moment && !state.is_deletion())
     }
 
     /// Those that are not older than `state`.
@@ -109,17 +104,15 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_deletion_is_the_latest_state_for_deletions_alone() {
+    fn what_a_resource_was_is_told_while_it_is_gone() {
         let states = States::new(vec![
             state("1", "order-created", 10, 10),
             state("2", "order-updated", 20, 20),
             state("3", "order-deleted", 30, 30),
-            state("4", "order-created", 40, 40),
+            state("4", "order-deleted", 40, 40),
+            state("5", "order-created", 50, 50),
         ]);
-        let latest = |moment, event_type| states.latest(moment, event_type).map(|state| state.id.as_str());
-        assert_eq!(latest(35, "order-paid"), Some("2"));
-        assert_eq!(latest(35, "order-deleted"), Some("3"));
-        assert_eq!(latest(40, "order-paid"), Some("4"));
-        assert_eq!(latest(9, "order-paid"), None);
+        let latest = |moment| states.latest_alive(moment).map(|state| state.id.as_str());
+        assert_eq!((latest(9), latest(45), latest(50)), (None, Some("2"), Some("5")));
     }
 }

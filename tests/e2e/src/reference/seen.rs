@@ -1,6 +1,7 @@
 //! What came of a scenario. Moments are Unix milliseconds, those of arrivals by the endpoint's clock, which never goes back.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use super::{Change, Rules, States};
 
@@ -88,5 +89,44 @@ impl Webhook {
     /// Whether what is sent is judged by the filter that it was created with.
     pub fn keeps_filter(&self) -> bool {
         !self.has_changed(|change| matches!(change, Change::Filter(_)))
+    }
+}
+
+/// What happened, in the order of time, for whoever has to find out why.
+impl fmt::Display for Seen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut stored: Vec<_> = self.states.values().flat_map(States::all).collect();
+        stored.sort_by_key(|state| state.place);
+        let first = stored.first().map_or(0, |state| state.stored);
+        for state in stored {
+            let (id, resource, data) = (&state.id, &state.resource, state.data.json());
+            writeln!(
+                f,
+                "{:6} of {:6} {id} {} {resource} {data}",
+                state.stored - first,
+                state.at() - first,
+                state.event_type
+            )?;
+        }
+        for webhook in &self.webhooks {
+            writeln!(f, "{} {:?}", webhook.id, webhook.rules)?;
+            for Patched { change, asked, answered } in &webhook.patched {
+                writeln!(f, "{:6} to {:6} {change:?}", asked - first, answered - first)?;
+            }
+            for Row { id, event, state, attempts, reason, carried_by, updated, .. } in &webhook.rows {
+                let carried_by = carried_by.as_deref().unwrap_or_default();
+                writeln!(f, "{:6} {id} {event} {state} {attempts} {reason} {carried_by}", updated - first)?;
+            }
+            for arrival in &webhook.arrivals {
+                let Arrival { delivery, event, payload_event, attempt, body, .. } = arrival;
+                let answer = arrival.answered.map(|(status, _)| status);
+                writeln!(
+                    f,
+                    "{:6.0} {delivery} {event} {payload_event} {attempt} {answer:?} {body}",
+                    arrival.arrived - first as f64
+                )?;
+            }
+        }
+        Ok(())
     }
 }

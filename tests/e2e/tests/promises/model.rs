@@ -5,6 +5,7 @@
 //! them alone.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt::Write;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -73,6 +74,10 @@ async fn whatever_happens_no_promise_is_broken() {
     }
     println!("{:?}; {} requests", tally.ends, tally.arrivals);
     let wrong = &tally.wrong;
+    if !wrong.is_empty() {
+        // Kept, since the test fails.
+        std::fs::write(stack.folder().join("wrong.txt"), tally.report).unwrap();
+    }
     assert!(wrong.is_empty(), "{} are wrong, such as\n{}", wrong.len(), wrong[..wrong.len().min(SHOWN)].join("\n"));
     // Otherwise too little was tried.
     let has = |end: &str| tally.ends.get(end).is_some_and(|count| *count > 0);
@@ -86,6 +91,8 @@ struct Tally {
     arrivals: usize,
     ends: BTreeMap<String, usize>,
     wrong: Vec<String>,
+    /// All that was seen of the cases in which something is wrong.
+    report: String,
 }
 
 impl Tally {
@@ -99,6 +106,9 @@ impl Tally {
                 }
             }
             let wrong = reference::check(case);
+            if !wrong.is_empty() {
+                let _ = writeln!(self.report, "{}\n{wrong:#?}\n{case}", case.tenant);
+            }
             self.wrong.extend(wrong.into_iter().map(|what| format!("{}: {what}", case.tenant)));
         }
     }
