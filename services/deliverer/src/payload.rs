@@ -17,6 +17,9 @@ use crate::ended::End;
 /// events is not worth the requests: the delivery then carries its own state.
 const MAX_STEPS_BACK: usize = 8;
 
+/// Late events that may lie behind the newest state before a router has seen to it.
+const LATE_IN_A_ROW: usize = 3;
+
 /// A payload, and the event whose state it is.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Payload {
@@ -53,9 +56,9 @@ pub(crate) async fn choose(
     if is_fresh(meta, rules, now) && is_current(own.of.version) {
         return Ok(Choice::Send(own));
     }
-    let latest = queue.latest_state(&meta.tenant, &meta.resource).await.context("cannot read the latest state")?;
-    let newer = latest.filter(|state| state.version > own.of.version);
-    if newer.is_some() {
+    let newer = newest_state(queue, meta).await?.filter(|state| state.version > own.of.version);
+    // A late event may be older than a deletion that lies before it: what has marked the job may be that.
+    if newer.is_some() || meta.may_be_stale {
         let (progress, _) = queue.progress(meta).await?;
         if let Some(deletion) = progress.deletion_after(own.of.version) {
             return Ok(Choice::End(End::Superseded(deletion.delivery)));
@@ -86,6 +89,26 @@ pub(crate) async fn choose(
         Some(state) => Payload { data: rules.project(&state.event.data), of: state.payload_event() },
         None => own,
     }))
+}
+
+/// The newest state of the resource that EVENTS has. That is the last one, unless a late event came just now: until a
+/// router has published the newest state again behind it, that one lies a few places before.
+async fn newest_state(queue: &Queue, meta: &JobMeta) -> anyhow::Result<Option<State>> {
+    let latest = queue.latest_state(&meta.tenant, &meta.resource).await.context("cannot read the latest state")?;
+    let Some(mut newest) = latest else { return Ok(None) };
+    let mut sequence = newest.sequence;
+    for _ in 0..LATE_IN_A_ROW {
+        // What lies before the event itself was looked at when it was routed.
+        if sequence <= meta.event_sequence {
+            break;
+        }
+        let Some(before) = queue.previous_state(&meta.tenant, &meta.resource, sequence).await? else { break };
+        sequence = before.sequence;
+        if before.version > newest.version {
+            newest = before;
+        }
+    }
+    Ok(Some(newest))
 }
 
 /// A first attempt soon after the event: nobody else had time to change the resource.

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt};
-use shopery_model::{DeliveryId, Outcome};
+use shopery_model::{DeliveryId, DeliveryState, Outcome};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -114,7 +114,8 @@ impl Batch {
                 tracing::error!(%error, delivery = %outcome.job.delivery, "an outcome cannot be written");
             }
             self.bytes += body.len() - start;
-            if outcome.is_end_of_a_carrier() {
+            // What another one superseded has told its own payload to nobody either.
+            if outcome.is_end_of_a_carrier() || outcome.state == DeliveryState::Superseded {
                 self.undelivered.push(outcome.job.delivery);
             }
         }
@@ -177,7 +178,7 @@ impl Queue {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use shopery_model::{DeliveryState, Fault, JobMeta, WebhookId};
+    use shopery_model::{Fault, JobMeta, WebhookId};
     use time::OffsetDateTime;
 
     fn outcome(detail: String) -> Outcome {
