@@ -24,6 +24,19 @@ enum Value {
     String(String),
 }
 
+impl Value {
+    fn read(json: &str) -> Option<Self> {
+        serde_json::from_str(json).ok().or_else(|| Self::whole_number(json))
+    }
+
+    /// `7.0` and `7e0` are whole numbers too, as JSON Schema counts, and our OpenAPI document with it.
+    fn whole_number(json: &str) -> Option<Self> {
+        let number: f64 = serde_json::from_str(json).ok()?;
+        let is_whole = number.fract() == 0.0 && (f64::from(i32::MIN)..=f64::from(i32::MAX)).contains(&number);
+        is_whole.then_some(Self::Integer(number as i32))
+    }
+}
+
 impl Extensions {
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -45,7 +58,7 @@ impl Extensions {
 
     /// Adds an attribute of structured JSON; `null` counts as absent, as CloudEvents has it.
     pub(crate) fn add(&mut self, name: &str, value: &RawValue) -> Result<(), Invalid> {
-        self.insert(name, (value.get() != "null").then(|| serde_json::from_str(value.get()).ok()))
+        self.insert(name, (value.get() != "null").then(|| Value::read(value.get())))
     }
 
     /// Adds an attribute of binary mode, where a header cannot tell a number from a text: all are strings.
@@ -104,7 +117,11 @@ mod tests {
             assert_eq!(text, if kept { format!("{{\"partitionkey\":{json}}}") } else { "{}".to_owned() });
             assert_eq!(serde_json::from_str::<Extensions>(&text).unwrap(), extensions);
         }
-        for json in ["{}", "[]", "1.5", "3000000000", "\"\\u0000\""] {
+        for (json, kept) in [("7.0", "7"), ("-2e2", "-200")] {
+            let text = serde_json::to_string(&add("sampledrate", json).unwrap()).unwrap();
+            assert_eq!(text, format!("{{\"sampledrate\":{kept}}}"));
+        }
+        for json in ["{}", "[]", "1.5", "1e999", "3000000000", "3000000000.0", "\"\\u0000\""] {
             assert_eq!(add("partitionkey", json).unwrap_err().field, "partitionkey", "{json}");
         }
         for name in ["", "Key", "key_1", "kéy", &"k".repeat(65)] {
