@@ -40,10 +40,15 @@ impl Case<'_> {
         // change that was under way then may count or not.
         let changes = webhook.patched.iter().filter(|patched| patched.change.makes_new_endpoint());
         let since = changes.filter(|patched| patched.answered < row.created).map(|patched| patched.asked).max();
+        // What the event would have been sent as: with `latest`, and when it was late, the state of a newer one. A retry of
+        // the carrier may have taken a newer state along too, which is at least as good.
+        let newer = self.states_from(own);
+        let could_be = if webhook.rules.original { &newer[..1] } else { newer };
         let payload = webhook.rules.project(&own.data);
-        // A retry of the carrier may have taken a newer state along, which is at least as good. With `latest`, the event
-        // itself may have come when there was a newer one, whose payload it then was.
-        let tells = |told: &State| webhook.rules.project(&told.data) == payload || told.rank() >= own.rank();
+        let tells = |told: &State| {
+            let payload = webhook.rules.project(&told.data);
+            told.rank() >= own.rank() || could_be.iter().any(|state| webhook.rules.project(&state.data) == payload)
+        };
         if self.told(webhook, carrier, since.unwrap_or(0)).any(tells) {
             return Ok(());
         }

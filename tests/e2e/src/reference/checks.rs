@@ -52,6 +52,11 @@ impl<'a> Case<'a> {
         self.seen.states[&self.event(arrival)?.resource].of(&arrival.payload_event)
     }
 
+    /// A state and those that are newer.
+    pub(super) fn states_from(&self, state: &State) -> &'a [State] {
+        self.seen.states[&state.resource].from(state)
+    }
+
     fn state(&self, row: &Row) -> Option<&'a State> {
         self.seen.states.get(&row.resource)?.of(&row.event)
     }
@@ -126,12 +131,11 @@ impl<'a> Case<'a> {
 
     /// Whether a state that may have been about to be sent is one that the rules let pass by.
     fn may_be_filtered(&self, webhook: &Webhook, own: &State) -> bool {
-        let states = &self.seen.states[&own.resource];
         let rules = &webhook.rules;
         if rules.changed || !webhook.keeps_filter() {
             return true;
         }
-        let could_be_sent = if rules.original { std::slice::from_ref(own) } else { states.from(own) };
+        let could_be_sent = if rules.original { std::slice::from_ref(own) } else { self.states_from(own) };
         could_be_sent.iter().any(|state| !rules.matches(state))
     }
 
