@@ -112,7 +112,7 @@ async fn what_has_waited_may_be_discarded_whatever_crashes(database: DatabaseKin
     assert_eq!(recovered(json!({})).await, 0, "what was discarded was sent");
     let metrics = client.get(&format!("{path}/metrics")).await.expect(200).json();
     assert_eq!(metrics["total"]["deliveries"]["discarded"], 5, "{metrics}");
-    let windows = digest(&client, &webhook, &since, "1d").await;
+    let windows = digest(&client, &path, &since, "1d").await;
     let other: u64 = windows.iter().filter_map(|window| window["other"]["discarded"].as_u64()).sum();
     assert_eq!(other, 5, "{windows:?}");
     assert_eq!(client.get(&path).await.expect(200).json()["waiting"]["parked"], 0);
