@@ -38,7 +38,7 @@ struct Metrics {
 /// What came of the wish to attempt a job.
 #[derive(Debug)]
 pub(crate) enum Tried {
-    Attempted(Attempted),
+    Attempted(Box<Attempted>),
     /// There was nothing left to tell.
     Ended(End),
 }
@@ -134,7 +134,7 @@ impl Attempter {
         self.note(&answer, &span);
         let url = webhook.url.to_string();
         let Payload { of: payload_of, .. } = payload;
-        Ok(Tried::Attempted(Attempted { answer, payload_of, started_at, url, bytes, span }))
+        Ok(Tried::Attempted(Box::new(Attempted { answer, payload_of, started_at, url, bytes, span })))
     }
 
     pub(crate) fn verdict(&self, meta: &JobMeta, attempted: &Attempted) -> Verdict {

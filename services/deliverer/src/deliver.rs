@@ -103,7 +103,7 @@ impl Deliverer {
         };
         let parent = trace::incoming(message.headers());
         let attempted = match self.attempter.attempt(&job, &webhook, None, parent).await? {
-            Tried::Attempted(attempted) => attempted,
+            Tried::Attempted(attempted) => *attempted,
             Tried::Ended(end) => return Ok(end.outcome(job.meta)),
         };
         let tenant = job.meta.tenant.clone();

@@ -241,7 +241,7 @@ impl Drain<'_> {
         let choice = usize::try_from(self.circuit.probes)? % oldest.len().max(1);
         let Some((sequence, job)) = oldest.into_iter().nth(choice) else { return Ok(Round::Empty) };
         let attempted = match self.drainer.attempter.attempt(&job, &self.webhook, None, None).await? {
-            Tried::Attempted(attempted) => attempted,
+            Tried::Attempted(attempted) => *attempted,
             Tried::Ended(end) => {
                 self.store(&[end.outcome(job.meta)]).await?;
                 parked.remove(sequence).await?;
@@ -285,7 +285,7 @@ impl Drain<'_> {
         for ((sequence, job), tried) in sequences.into_iter().zip(jobs).zip(tried) {
             match tried {
                 Tried::Attempted(made) => {
-                    attempted.push(made);
+                    attempted.push(*made);
                     attempted_jobs.push(job);
                 }
                 Tried::Ended(end) => {

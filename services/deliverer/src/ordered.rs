@@ -309,7 +309,7 @@ impl Drain<'_> {
         }
         let sent = progress.sent;
         Ok(match self.drainer.attempter.attempt(&head.waiting.job, &self.webhook, sent, None).await? {
-            Tried::Attempted(attempted) => Turn::Attempted(Box::new(attempted)),
+            Tried::Attempted(attempted) => Turn::Attempted(attempted),
             Tried::Ended(end) => Turn::Ended(end),
         })
     }
