@@ -257,7 +257,7 @@ async fn binary_mode_is_taken_over_http_and_nats() {
     assert_eq!(post(&client, &structured, other.json()).await.expect(202).json()["id"], other.id);
     let batch = with(&binary, "content-type", BATCH);
     assert_eq!(
-        post(&client, &batch, Event::batch(&[other.clone()])).await.expect(202).json()["ids"],
+        post(&client, &batch, Event::batch(std::slice::from_ref(&other))).await.expect(202).json()["ids"],
         json!([other.id])
     );
 
