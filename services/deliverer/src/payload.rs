@@ -82,7 +82,8 @@ pub(crate) async fn choose(
             return Ok(Choice::End(End::Superseded(sent.delivery)));
         }
     }
-    if !matches_filter(queue, meta, rules, state.as_ref()).await? {
+    // Whoever asks for a delivery again gets it, filter or not.
+    if meta.resend.is_none() && !matches_filter(queue, meta, rules, state.as_ref()).await? {
         return Ok(Choice::End(End::NotMatching));
     }
     Ok(Choice::Send(match state {
