@@ -165,7 +165,10 @@ fn a_request_is_what_it_says() {
     finds("the body is not that state", |webhook| webhook.arrivals[1].body.push(' '));
     finds("not of that time", |webhook| webhook.arrivals[1].payload_at += 1);
     finds("the filter does not match", |webhook| webhook.rules.above = Some(100));
-    finds("older than the event's own", |webhook| webhook.arrivals[1].payload_event = "1".to_owned());
+    finds("older than the event's own", |webhook| {
+        let arrival = &mut webhook.arrivals[1];
+        (arrival.payload_event, arrival.payload_at) = ("1".to_owned(), 10_000);
+    });
     finds("a deletion under another name", |webhook| retry(webhook, 2));
     finds("not the original state", |webhook| {
         webhook.rules.original = true;
