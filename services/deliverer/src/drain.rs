@@ -62,6 +62,7 @@ pub(crate) struct Drain<'a> {
     revision: u64,
     message: Message,
     lease_renewed: Instant,
+    /// Attempts that may begin together.
     pace: usize,
     /// Something was delivered, or taken on by its retry.
     pub(crate) removed: bool,
@@ -322,8 +323,13 @@ impl Drain<'_> {
             return Ok(Round::Empty);
         }
         self.removed = true;
-        self.pace = if failed == 0 { (self.pace * 2).min(MAX_PACE) } else { (self.pace / 2).max(1) };
+        self.adapt_pace(failed);
         Ok(Round::More)
+    }
+
+    /// After a round in which so many attempts have failed.
+    pub(crate) fn adapt_pace(&mut self, failed: usize) {
+        self.pace = if failed == 0 { (self.pace * 2).min(MAX_PACE) } else { (self.pace / 2).max(1) };
     }
 
     /// How many jobs may go now. A webhook with a rate limit gets a tenth of a second's worth at a time; `None`: not yet.

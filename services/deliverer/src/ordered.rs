@@ -334,6 +334,9 @@ impl Drain<'_> {
         } else {
             failed.extend(attempts.iter().map(|(delivery, _)| *delivery));
         }
+        if !attempts.is_empty() {
+            self.adapt_pace(attempts.iter().filter(|(_, attempted)| !attempted.is_success()).count());
+        }
         let is_gone = attempts.iter().any(|(_, attempted)| is_gone(attempted));
         let has_attempts = !attempts.is_empty();
         let is_broken = !is_gone && has_attempts && (is_probe || self.drainer.breaker.is_reached(failed.len()));
