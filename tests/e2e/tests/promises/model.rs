@@ -122,13 +122,13 @@ impl Tally {
 /// Makes all webhooks: before services are killed, since a crash between a POST and its answer would leave a webhook that nobody
 /// knows of.
 async fn make(stack: &Stack, merchant: &Arc<Merchant>, seed: u64, numbers: Range<usize>) -> Vec<Case> {
-    let places = Semaphore::new(AT_ONCE);
+    let (places, client) = (Semaphore::new(AT_ONCE), stack.client("model"));
     let made = numbers.map(async |number| {
+        let _place = places.acquire().await.unwrap();
         let has_nats = stack.has_publisher(&format!("model_{number}"));
         let scenario = Scenario::new(seed, number, has_nats);
-        let client = stack.client(&scenario.tenant);
+        let client = client.of_tenant(&scenario.tenant);
         let publisher = if has_nats { Some(stack.publisher(&scenario.tenant).await) } else { None };
-        let _place = places.acquire().await.unwrap();
         Case::make(client, publisher, merchant.clone(), scenario).await
     });
     join_all(made).await
