@@ -57,6 +57,16 @@ struct Resource {
     progress: Option<Progress>,
 }
 
+impl Resource {
+    /// The job that is next: the one that has failed and is to be attempted again, even if an event has come by now that
+    /// stands before it, or else the first.
+    fn next(&self, progress: &Progress) -> Option<(Place, &WaitingJob)> {
+        let is_retry = |waiting: &WaitingJob| progress.is_retry(&waiting.job.meta);
+        let retried = self.waiting.iter().find(|(_, waiting)| progress.retry.is_some() && is_retry(waiting));
+        retried.or_else(|| self.waiting.first_key_value()).map(|(place, waiting)| (*place, waiting))
+    }
+}
+
 /// Where a job stands in its resource's queue: what was asked for again goes behind what has never been sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Place {
@@ -72,12 +82,12 @@ struct WaitingJob {
     parked_at: OffsetDateTime,
 }
 
-/// The first job of a resource, while it has its turn.
+/// The next job of a resource, while it has its turn.
 struct Head {
     resource: String,
     place: Place,
     waiting: WaitingJob,
-    progress: Option<Progress>,
+    progress: Progress,
 }
 
 /// What came of a turn.
@@ -118,24 +128,23 @@ impl Backlog {
         resource.waiting.insert(place, WaitingJob { job, parked_at });
     }
 
-    /// The heads of up to `count` resources, which are out of turn until [`put_back`](Self::put_back).
-    fn take(&mut self, count: usize) -> Vec<Head> {
-        let mut heads = Vec::with_capacity(count.min(self.turns.len()));
-        while heads.len() < count
+    /// Up to `count` resources whose turn it is; they are out of turn until [`put_back`](Self::put_back).
+    fn take_turns(&mut self, count: usize) -> Vec<String> {
+        let mut names = Vec::with_capacity(count.min(self.turns.len()));
+        while names.len() < count
             && let Some(name) = self.turns.pop_front()
         {
-            let Some(resource) = self.resources.get_mut(&name) else { continue };
-            let Some((place, waiting)) = resource.waiting.first_key_value() else { continue };
-            let (place, waiting, progress) = (*place, waiting.clone(), resource.progress.take());
-            heads.push(Head { resource: name, place, waiting, progress });
+            if self.resources.contains_key(&name) {
+                names.push(name);
+            }
         }
-        heads
+        names
     }
 
     /// After its turn; `is_done`: the head has come to its end.
     fn put_back(&mut self, head: Head, is_done: bool) {
         let Some(resource) = self.resources.get_mut(&head.resource) else { return };
-        resource.progress = head.progress;
+        resource.progress = Some(head.progress);
         if is_done && let Some(done) = resource.waiting.remove(&head.place) {
             self.jobs -= 1;
             self.bytes -= done.job.payload.len();
@@ -215,11 +224,12 @@ impl Drain<'_> {
         let mut left = backlog.turns.len();
         // Those that cannot go now have had their turn: the others are looked at in the same round.
         while left > 0 {
-            let heads = backlog.take(if is_probe { 1 } else { count }.min(left));
-            left -= heads.len();
-            if heads.is_empty() {
+            let turns = backlog.take_turns(if is_probe { 1 } else { count }.min(left));
+            left -= turns.len();
+            if turns.is_empty() {
                 break;
             }
+            let heads = self.heads(backlog, turns).await?;
             let tried = self.try_heads(heads, routed, is_probe).await?;
             let is_any_over = tried.iter().any(|(_, turn)| !matches!(turn, Turn::Unrouted | Turn::NotDue(_)));
             let now = (Instant::now(), OffsetDateTime::now_utc());
@@ -264,6 +274,24 @@ impl Drain<'_> {
         Ok(())
     }
 
+    /// The next job of each of these resources.
+    async fn heads(&self, backlog: &Backlog, names: Vec<String>) -> anyhow::Result<Vec<Head>> {
+        let heads = names.into_iter().map(async |name| {
+            let resource = backlog.resources.get(&name)?;
+            let (_, any) = resource.waiting.first_key_value()?;
+            let progress = match &resource.progress {
+                Some(progress) => Ok(progress.clone()),
+                None => self.drainer.queue.progress(&any.job.meta).await.map(|(progress, _)| progress),
+            };
+            Some(progress.map(|progress| {
+                let (place, waiting) = resource.next(&progress)?;
+                Some(Head { resource: name, place, waiting: waiting.clone(), progress })
+            }))
+        });
+        let heads = join_all(heads).await.into_iter().flatten().collect::<anyhow::Result<Vec<_>>>()?;
+        Ok(heads.into_iter().flatten().collect())
+    }
+
     async fn try_heads(&self, mut heads: Vec<Head>, routed: u64, is_probe: bool) -> anyhow::Result<Vec<(Head, Turn)>> {
         self.drainer.pacer.turns(&self.tenant, heads.len()).await;
         let slots = self.drainer.slots.acquire_many(u32::try_from(heads.len())?).await?;
@@ -276,12 +304,8 @@ impl Drain<'_> {
     async fn try_head(&self, head: &mut Head, routed: u64, is_probe: bool) -> anyhow::Result<Turn> {
         let queue = &self.drainer.queue;
         let meta = &mut head.waiting.job.meta;
-        let progress = match head.progress.take() {
-            Some(progress) => progress,
-            None => queue.progress(meta).await?.0,
-        };
-        let progress = head.progress.insert(progress);
-        if let Some(retry) = progress.retry.as_ref().filter(|retry| retry.job == meta.key()) {
+        let progress = &head.progress;
+        if let Some(retry) = progress.retry.as_ref().filter(|_| progress.is_retry(meta)) {
             if retry.due_at > OffsetDateTime::now_utc() && !is_probe {
                 return Ok(Turn::NotDue(retry.due_at));
             }
@@ -346,10 +370,10 @@ impl Drain<'_> {
         for (head, turn) in tried {
             match turn {
                 Turn::Unrouted | Turn::NotDue(_) => kept.push(head),
-                Turn::Repeat => done.push((head, None)),
+                Turn::Repeat => done.push(without_retry(head)),
                 Turn::Ended(end) => {
                     outcomes.push(end.outcome(head.waiting.job.meta.clone()));
-                    done.push((head, None));
+                    done.push(without_retry(head));
                 }
                 Turn::Attempted(attempted) if is_broken => {
                     if !is_probe || self.is_shown() {
@@ -360,9 +384,7 @@ impl Drain<'_> {
                 Turn::Attempted(attempted) => {
                     let (outcome, update) = self.follow(&head, *attempted);
                     match &update.retry {
-                        Some(_) => {
-                            kept.push(Head { progress: Some(self.write_progress(&head, update).await?), ..head })
-                        }
+                        Some(_) => kept.push(Head { progress: self.write_progress(&head, update).await?, ..head }),
                         None => done.push((head, Some(update))),
                     }
                     outcomes.push(outcome);
@@ -379,7 +401,7 @@ impl Drain<'_> {
         let removed = join_all(done.iter().map(|(head, _)| parked.remove(head.place.sequence))).await;
         removed.into_iter().collect::<anyhow::Result<()>>()?;
         for ((mut head, _), progress) in done.into_iter().zip(written) {
-            head.progress = progress.or(head.progress);
+            head.progress = progress.unwrap_or(head.progress);
             backlog.put_back(head, true);
         }
         kept.into_iter().for_each(|head| backlog.put_back(head, false));
@@ -431,6 +453,12 @@ impl Drain<'_> {
         };
         self.drainer.queue.update_progress(&head.waiting.job.meta, change).await
     }
+}
+
+/// A head that ends without an attempt, and what PROGRESS is to know: a retry that was to come does not.
+fn without_retry(head: Head) -> (Head, Option<Update>) {
+    let update = head.progress.is_retry(&head.waiting.job.meta).then(Update::default);
+    (head, update)
 }
 
 /// A change of an entry in PROGRESS.

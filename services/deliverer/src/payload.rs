@@ -13,13 +13,6 @@ use time::OffsetDateTime;
 
 use crate::ended::End;
 
-/// States that are looked at before a deletion, from it back. What lies further back than so many deletions and late
-/// events is not worth the requests: the delivery then carries its own state.
-const MAX_STEPS_BACK: usize = 8;
-
-/// Late events that may lie behind the newest state before a router has seen to it.
-const LATE_IN_A_ROW: usize = 3;
-
 /// A payload, and the event whose state it is.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Payload {
@@ -56,18 +49,19 @@ pub(crate) async fn choose(
     if is_fresh(meta, rules, now) && is_current(own.of.version) {
         return Ok(Choice::Send(own));
     }
-    let newer = newest_state(queue, meta).await?.filter(|state| state.version > own.of.version);
-    // A late event may be older than a deletion that lies before it: what has marked the job may be that.
-    if newer.is_some() || meta.may_be_stale {
+    let can_change = mode == PayloadMode::Latest && !meta.event_type.is_deletion();
+    let may_carry = |newer: &Event| rules.may_carry(meta.event_type, newer.event_type);
+    let newer = queue
+        .newer_states(&meta.tenant, &meta.resource, own.of.version, None, |newer| !can_change || may_carry(newer))
+        .await
+        .context("cannot read what is newer")?;
+    if !newer.is_empty() {
         let (progress, _) = queue.progress(meta).await?;
         if let Some(deletion) = progress.deletion_after(own.of.version) {
             return Ok(Choice::End(End::Superseded(deletion.delivery)));
         }
     }
-    let mut state = match newer {
-        Some(newer) if mode == PayloadMode::Latest => carried(queue, meta, rules, newer, own.of.version).await?,
-        _ => None,
-    };
+    let mut state = newer.newest_that(|newer| can_change && may_carry(newer)).cloned();
     if let Some(sent) = sent
         && !is_current(state.as_ref().map_or(own.of.version, |state| state.version))
         && meta.resend.is_none()
@@ -77,7 +71,7 @@ pub(crate) async fn choose(
             PayloadMode::Latest => queue.latest_state_of_leader(&meta.tenant, &meta.resource).await?,
             PayloadMode::Original => None,
         };
-        state = latest.filter(|state| is_current(state.version) && may_carry(meta, rules, &state.event));
+        state = latest.filter(|state| is_current(state.version) && may_carry(&state.event));
         if state.is_none() {
             return Ok(Choice::End(End::Superseded(sent.delivery)));
         }
@@ -92,26 +86,6 @@ pub(crate) async fn choose(
     }))
 }
 
-/// The newest state of the resource that EVENTS has. That is the last one, unless a late event came just now: until a
-/// router has published the newest state again behind it, that one lies a few places before.
-async fn newest_state(queue: &Queue, meta: &JobMeta) -> anyhow::Result<Option<State>> {
-    let latest = queue.latest_state(&meta.tenant, &meta.resource).await.context("cannot read the latest state")?;
-    let Some(mut newest) = latest else { return Ok(None) };
-    let mut sequence = newest.sequence;
-    for _ in 0..LATE_IN_A_ROW {
-        // What lies before the event itself was looked at when it was routed.
-        if sequence <= meta.event_sequence {
-            break;
-        }
-        let Some(before) = queue.previous_state(&meta.tenant, &meta.resource, sequence).await? else { break };
-        sequence = before.sequence;
-        if before.version > newest.version {
-            newest = before;
-        }
-    }
-    Ok(Some(newest))
-}
-
 /// A first attempt soon after the event: nobody else had time to change the resource.
 fn is_fresh(meta: &JobMeta, rules: &Rules, now: OffsetDateTime) -> bool {
     meta.attempt == 1
@@ -119,45 +93,6 @@ fn is_fresh(meta: &JobMeta, rules: &Rules, now: OffsetDateTime) -> bool {
         && meta.resend.is_none()
         && rules.debounce.is_none()
         && now - meta.delivery.created_at() < FRESH
-}
-
-/// The state that goes out in place of the event's own, which is older; `None` if the own one does.
-async fn carried(
-    queue: &Queue,
-    meta: &JobMeta,
-    rules: &Rules,
-    newer: State,
-    own: StateVersion,
-) -> anyhow::Result<Option<State>> {
-    if may_carry(meta, rules, &newer.event) {
-        return Ok(Some(newer));
-    }
-    if !newer.event.event_type.is_deletion() || meta.event_type.is_deletion() || rules.debounce.is_some() {
-        return Ok(None);
-    }
-    // The resource is gone, which its deletion tells; this one tells what it was last. Before the deletion may lie another
-    // one, or a state that came late.
-    let (mut sequence, mut last) = (newer.sequence, None);
-    for _ in 0..MAX_STEPS_BACK {
-        let Some(before) = queue.previous_state(&meta.tenant, &meta.resource, sequence).await? else { break };
-        sequence = before.sequence;
-        if before.version <= own && sequence <= own.sequence() {
-            break;
-        }
-        let is_later = last.as_ref().is_none_or(|last: &State| last.version < before.version);
-        if before.version > own && is_later && may_carry(meta, rules, &before.event) {
-            last = Some(before);
-        }
-    }
-    Ok(last)
-}
-
-/// Whether the name of the delivery's event can stand over this newer state. A deletion has its own name, and what it
-/// deleted no longer has any; a debounced delivery has the name and the state of one event type.
-fn may_carry(meta: &JobMeta, rules: &Rules, newer: &Event) -> bool {
-    !meta.event_type.is_deletion()
-        && !newer.event_type.is_deletion()
-        && (rules.debounce.is_none() || newer.event_type == meta.event_type)
 }
 
 /// Whether what would be sent matches the webhook's filter as it is now. `state`: in place of the event's own.

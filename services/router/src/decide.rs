@@ -2,15 +2,15 @@
 
 use bytes::Bytes;
 use shopery_model::{Event, PayloadEvent, PayloadMode, Rules};
-use shopery_queue::State;
+use shopery_queue::{NewerStates, State};
 
 /// What is known of the resource when an event is routed.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct States<'a> {
     /// The event itself.
     pub own: &'a Event,
-    /// A newer state, if the event is late.
-    pub newer: Option<&'a State>,
+    /// Newer states, if the event is late.
+    pub newer: &'a NewerStates,
     /// The state before the event; only looked up if a rule needs it.
     pub previous: Option<&'a Bytes>,
 }
@@ -29,13 +29,9 @@ pub(crate) enum Decision {
 
 /// The rules look at the state that would be sent.
 pub(crate) fn decide(rules: &Rules, states: States<'_>) -> Decision {
-    let newer = states.newer.filter(|newer| {
-        // A deletion is never sent under another name, and no other state under a deletion's.
-        rules.payload == PayloadMode::Latest
-            && !newer.event.event_type.is_deletion()
-            && !states.own.event_type.is_deletion()
-            && (rules.debounce.is_none() || newer.event.event_type == states.own.event_type)
-    });
+    let own = states.own.event_type;
+    let may_carry = |newer: &Event| rules.payload == PayloadMode::Latest && rules.may_carry(own, newer.event_type);
+    let newer = states.newer.newest_that(may_carry);
     let data = newer.map_or(&states.own.data, |newer| &newer.event.data);
     if rules.filter.as_ref().is_some_and(|filter| !filter.matches(data)) {
         return Decision::Filtered;
@@ -65,7 +61,7 @@ mod tests {
     }
 
     fn state(event: Event) -> State {
-        State { tenant: "t".parse().unwrap(), sequence: 7, version: event.version(AT, 7), event }
+        State { tenant: "t".parse().unwrap(), sequence: 7, stored_at: AT, version: event.version(AT, 7), event }
     }
 
     fn send(payload: &'static str, changed: &[&str]) -> Decision {
@@ -83,7 +79,7 @@ mod tests {
         let (order, gone) = (r#"{"id":1,"total":30}"#, r#"{"id":1}"#);
         for (own, later) in [("order-paid", "order-deleted"), ("order-deleted", "order-created")] {
             let (own, later) = (event(own, "own", order), state(event(later, "newer", gone)));
-            let states = States { own: &own, newer: Some(&later), previous: None };
+            let states = States { own: &own, newer: &vec![later].into(), previous: None };
             assert_eq!(decide(&Rules::default(), states), send(order, &[]));
         }
     }
@@ -123,8 +119,9 @@ mod tests {
             let [own, newer, previous] = states;
             let own = event("order-paid", "own", own.unwrap());
             let newer = newer.map(|json| state(event("order-paid", "newer", json)));
+            let newer = newer.into_iter().collect::<Vec<_>>().into();
             let previous = previous.map(|json| Bytes::from_static(json.as_bytes()));
-            let known = States { own: &own, newer: newer.as_ref(), previous: previous.as_ref() };
+            let known = States { own: &own, newer: &newer, previous: previous.as_ref() };
             assert_eq!(decide(&parsed, known), decision, "{rules} {states:?}");
         }
     }

@@ -2,9 +2,11 @@
 //! last deleted.
 //!
 //! The memory is this process's own and bounded: it knows the last [`MAX_RESOURCES`] resources that it has routed an
-//! event of. What is late beyond that, or was routed by another replica, passes for the newest state. The deliverer looks
-//! again at every attempt but a first one soon after the event, so what is missed here is a payload, not a promise.
+//! event of. It also knows since when it would know: of a resource that it does not, an event that is from before that may
+//! be late, and EVENTS is looked at. What another replica has routed is missed if it is younger. The deliverer looks again
+//! at every attempt but a first one soon after the event, so what is missed here is a first payload, not a promise.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use shopery_model::StateVersion;
@@ -15,9 +17,20 @@ const MAX_RESOURCES: usize = 100_000;
 /// A resource that has changed within this time may change again before its delivery is attempted.
 const CHANGES_OFTEN: Duration = Duration::from_secs(5);
 
-/// By the resource's subject.
 #[derive(Debug)]
-pub(crate) struct LatestStates(Recent<String, Known>);
+pub(crate) struct LatestStates {
+    /// By the resource's subject.
+    known: Recent<String, Known>,
+    began: Mutex<Option<Began>>,
+}
+
+/// When the two generations that are remembered began: the time of storing of their first events.
+#[derive(Debug, Clone, Copy)]
+struct Began {
+    elder: OffsetDateTime,
+    younger: OffsetDateTime,
+    generation: u64,
+}
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Known {
@@ -31,9 +44,9 @@ struct Known {
 /// What is known of a resource when an event of it is routed.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(crate) struct Observed {
-    /// The event is late: a newer state lies before it in EVENTS, at this place.
-    pub(crate) newer: Option<u64>,
-    /// Others have changed the resource just before, or already after.
+    /// A newer state lies before it in EVENTS, or may lie there.
+    pub(crate) may_be_late: bool,
+    /// Others have changed the resource just before, or may have, or already after.
     pub(crate) changes_often: bool,
     /// Where the last deletion before it lies.
     pub(crate) deletion: Option<u64>,
@@ -41,21 +54,29 @@ pub(crate) struct Observed {
 
 impl LatestStates {
     pub(crate) fn new() -> Self {
-        Self(Recent::new(MAX_RESOURCES))
+        Self { known: Recent::new(MAX_RESOURCES), began: Mutex::new(None) }
     }
 
     pub(crate) fn observe(&self, subject: &str, this: StateVersion, is_deletion: bool) -> Observed {
         let (sequence, stored_at) = (this.sequence(), this.stored_at());
-        self.0.update(subject.to_owned(), |known| {
+        self.known.update_in_generation(subject.to_owned(), |known, generation| {
+            let began = self.began(stored_at, generation);
+            // What was stored before that may be newer, and is not known.
+            let is_from_before = this.is_before_storing() && this.at() < began;
             let own_deletion = is_deletion.then_some(sequence);
             let Some(known) = known else {
+                let observed = Observed {
+                    may_be_late: is_from_before,
+                    changes_often: stored_at - began <= CHANGES_OFTEN,
+                    deletion: None,
+                };
                 let known =
                     Known { newest: this, last_sequence: sequence, last_stored_at: stored_at, deletion: own_deletion };
-                return (Observed::default(), Some(known));
+                return (observed, Some(known));
             };
             let observed = Observed {
                 // One that is routed again has the newer one behind it.
-                newer: (known.newest > this && known.newest.sequence() < sequence).then(|| known.newest.sequence()),
+                may_be_late: is_from_before || (known.newest > this && known.newest.sequence() < sequence),
                 changes_often: known.last_sequence > sequence
                     || (known.last_sequence < sequence && stored_at - known.last_stored_at <= CHANGES_OFTEN),
                 deletion: known.deletion.filter(|deletion| *deletion < sequence),
@@ -70,6 +91,16 @@ impl LatestStates {
             (observed, (next != *known).then_some(next))
         })
     }
+
+    /// Since when all that was routed here is known.
+    fn began(&self, stored_at: OffsetDateTime, generation: u64) -> OffsetDateTime {
+        let mut began = self.began.lock().unwrap_or_else(PoisonError::into_inner);
+        let began = began.get_or_insert(Began { elder: stored_at, younger: stored_at, generation });
+        if began.generation != generation {
+            *began = Began { elder: began.younger, younger: stored_at, generation };
+        }
+        began.elder
+    }
 }
 
 #[cfg(test)]
@@ -80,34 +111,69 @@ mod tests {
         time::macros::datetime!(2026-11-24 10:00 UTC) + time::Duration::seconds(seconds)
     }
 
-    /// Each row: seconds and places of the states of a resource as they are routed, each with the newer one before it.
+    fn version(time: i64, stored: i64, sequence: u64) -> StateVersion {
+        StateVersion::of(at(time), at(stored), sequence)
+    }
+
+    /// Each row: seconds and places of the states of a resource as they are routed, and whether a newer one lies before it.
     #[test]
     fn a_state_is_late_if_a_newer_one_lies_before_it() {
-        let rows: [&[(i64, u64, Option<u64>)]; _] = [
-            &[(10, 1, None), (11, 2, None), (12, 3, None)],
-            &[(10, 1, None), (10, 2, None), (10, 1, None), (9, 3, Some(2))],
-            &[(10, 1, None), (12, 2, None), (11, 3, Some(2)), (9, 4, Some(2)), (13, 5, None), (12, 6, Some(5))],
+        let rows: [&[(i64, u64, bool)]; _] = [
+            &[(10, 1, false), (11, 2, false), (12, 3, false)],
+            &[(10, 1, false), (10, 2, false), (10, 1, false), (9, 3, true)],
+            &[(10, 1, false), (12, 2, false), (11, 3, true), (9, 4, true), (13, 5, false), (12, 6, true)],
             // Routed again.
-            &[(10, 1, None), (12, 2, None), (10, 1, None), (12, 2, None), (11, 3, Some(2)), (11, 3, Some(2))],
+            &[(10, 1, false), (12, 2, false), (10, 1, false), (12, 2, false), (11, 3, true), (11, 3, true)],
         ];
         for row in rows {
             let states = LatestStates::new();
-            for (seconds, sequence, newer) in row {
-                let version = StateVersion::of(at(*seconds), at(100 + i64::try_from(*sequence).unwrap()), *sequence);
-                assert_eq!(states.observe("a", version, false).newer, *newer, "{sequence} of {row:?}");
+            states.observe("first", version(0, 0, 0), false);
+            for (seconds, sequence, is_late) in row {
+                let version = version(*seconds, 100 + i64::try_from(*sequence).unwrap(), *sequence);
+                assert_eq!(states.observe("a", version, false).may_be_late, *is_late, "{sequence} of {row:?}");
             }
-            assert_eq!(states.observe("b", StateVersion::of(at(0), at(0), 100), false), Observed::default());
+            assert_eq!(states.observe("b", version(100, 100, 100), false), Observed::default());
         }
+    }
+
+    #[test]
+    fn a_state_may_be_late_if_it_is_from_before_what_is_known() {
+        let states = LatestStates::new();
+        states.observe("first", version(100, 100, 1), false);
+        for (name, time, stored, may_be_late) in [
+            ("of the time of its storing", 101, 101, false),
+            ("from before", 99, 101, true),
+            ("from since", 100, 101, false),
+            ("routed again, of the time of its storing", 98, 98, false),
+            ("from before", 102, 102, false),
+            ("from before", 99, 103, true),
+        ] {
+            let sequence = u64::try_from(stored).unwrap();
+            let observed = states.observe(name, version(time, stored, sequence), false);
+            assert_eq!(observed.may_be_late, may_be_late, "{name}");
+        }
+        // What is forgotten was routed before this.
+        for number in 0..2 * u64::try_from(MAX_RESOURCES).unwrap() {
+            states.observe(&number.to_string(), version(200, 200, number), false);
+        }
+        assert!(states.observe("from before the elder generation", version(199, 300, 3), false).may_be_late);
+        assert!(!states.observe("from since then", version(200, 300, 4), false).may_be_late);
     }
 
     #[test]
     fn a_resource_changes_often_if_others_came_just_before_or_already_after() {
         let states = LatestStates::new();
+        states.observe("first", version(-10, -10, 0), false);
         for (stored, sequence, often) in
             [(0, 1, false), (1, 2, true), (2, 3, true), (10, 4, false), (3, 3, true), (10, 4, false), (14, 5, true)]
         {
-            let version = StateVersion::of(at(stored), at(stored), sequence);
+            let version = version(stored, stored, sequence);
             assert_eq!(states.observe("a", version, false).changes_often, often, "{sequence} at {stored}");
+        }
+        // Nobody knows what came just before the first.
+        let states = LatestStates::new();
+        for (name, stored, often) in [("a", 0, true), ("b", 5, true), ("c", 6, false)] {
+            assert_eq!(states.observe(name, version(stored, stored, 1), false).changes_often, often, "{name}");
         }
     }
 
@@ -117,8 +183,7 @@ mod tests {
         for (sequence, is_deletion, deletion) in
             [(1, false, None), (2, true, None), (3, false, Some(2)), (4, true, Some(2)), (5, false, Some(4))]
         {
-            let version = StateVersion::of(at(0), at(0), sequence);
-            assert_eq!(states.observe("a", version, is_deletion).deletion, deletion, "{sequence}");
+            assert_eq!(states.observe("a", version(0, 0, sequence), is_deletion).deletion, deletion, "{sequence}");
         }
     }
 }

@@ -11,8 +11,8 @@ use shopery_model::{
     Webhook,
 };
 use shopery_queue::{
-    Dead, Directory, Message, Meter, Outcomes, Outgoing, Pacer, Parked, PublishError, Queue, REPUBLISHED, Sent, State,
-    Taken, republished, subject, trace,
+    Dead, Directory, Message, Meter, NewerStates, Outcomes, Outgoing, Pacer, Parked, PublishError, Queue, REPUBLISHED,
+    Sent, State, Taken, republished, subject, trace,
 };
 use shopery_runtime::{Runtime, telemetry};
 use time::OffsetDateTime;
@@ -191,7 +191,7 @@ impl Router {
         if arrived.needs_look_up() {
             return Ok(Step::LookUp(Box::new(arrived)));
         }
-        let states = States { own: &arrived.event, newer: None, previous: None };
+        let states = States { own: &arrived.event, newer: &NewerStates::default(), previous: None };
         self.follow(message, &arrived, states).await.map(Step::Decided)
     }
 
@@ -260,35 +260,36 @@ impl Router {
     /// Gathers the states that the rules need, then goes on.
     async fn look_up(&self, message: &Message, arrived: &Arrived) -> anyhow::Result<Decided> {
         let resource = arrived.event.resource.to_string();
-        let newer = match arrived.observed.newer {
-            Some(sequence) => self.queue.state_at(sequence).await?,
-            None => None,
+        let EventPlace { sequence, at, .. } = arrived.place;
+        let newer = if arrived.observed.may_be_late {
+            let version = arrived.event.version(at, sequence);
+            let is_alive = |newer: &Event| !newer.event_type.is_deletion();
+            self.queue.newer_states(&arrived.tenant, &resource, version, Some(sequence), is_alive).await?
+        } else {
+            NewerStates::default()
         };
         let previous = if arrived.webhooks.iter().any(|webhook| webhook.rules.changed.is_some()) {
-            self.queue.previous_state(&arrived.tenant, &resource, arrived.place.sequence).await?
+            self.queue.previous_state(&arrived.tenant, &resource, sequence).await?
         } else {
             None
         };
-        let states = States {
-            own: &arrived.event,
-            newer: newer.as_ref(),
-            previous: previous.as_ref().map(|state| &state.event.data),
-        };
+        let states =
+            States { own: &arrived.event, newer: &newer, previous: previous.as_ref().map(|state| &state.event.data) };
         let decided = self.follow(message, arrived, states).await?;
-        if let Some(newer) = newer {
-            self.republish_latest(&arrived.place.subject, newer, arrived.place.sequence).await?;
+        if let Some(newest) = newer.newest() {
+            self.republish_latest(&arrived.place.subject, newest, sequence).await?;
         }
         Ok(decided)
     }
 
     /// Publishes a state again behind a late one, so that the last message of the subject is the newest state. If yet
     /// another has come behind the late one, that one sees to it.
-    async fn republish_latest(&self, subject: &str, newer: State, late: u64) -> anyhow::Result<()> {
+    async fn republish_latest(&self, subject: &str, newest: &State, late: u64) -> anyhow::Result<()> {
         // Its time stays what it was, whoever gave it.
-        let event = Event { time_is_given: true, ..newer.event };
+        let event = Event { time_is_given: true, ..newest.event.clone() };
         let id = format!("=restated:{late}");
         let mut message = Outgoing::new(subject.to_owned(), event.encode()).only_after(late).with_id(id);
-        message.headers.push((REPUBLISHED, republished(newer.version)));
+        message.headers.push((REPUBLISHED, republished(newest.version)));
         match self.queue.publish_until_stored(&message, self.patience()).await {
             Ok(_) | Err(PublishError::Overtaken(_)) => Ok(()),
             Err(error) => Err(error).context("the newest state cannot be published again"),
@@ -302,7 +303,7 @@ impl Router {
         trace::inject(&arrived.span, trace::incoming(message.headers()), &mut headers);
         let mut jobs = 0;
         for webhook in &arrived.webhooks {
-            let meta = arrived.meta(webhook);
+            let meta = arrived.meta(webhook, !states.newer.is_empty());
             let (payload, payload_of, changed) = match decide(&webhook.rules, states) {
                 Decision::Send { payload, payload_of, changed } => (payload, payload_of, changed),
                 Decision::Filtered => {
@@ -424,10 +425,10 @@ fn without_attempt(
 impl Arrived {
     fn needs_look_up(&self) -> bool {
         let asks = |webhook: &Arc<Webhook>| webhook.rules.changed.is_some() || webhook.rules.debounce.is_some();
-        self.observed.newer.is_some() || self.webhooks.iter().any(asks)
+        self.observed.may_be_late || self.webhooks.iter().any(asks)
     }
 
-    fn meta(&self, webhook: &Webhook) -> JobMeta {
+    fn meta(&self, webhook: &Webhook, is_late: bool) -> JobMeta {
         JobMeta {
             delivery: DeliveryId::of(&self.tenant, &self.event.source, &self.event.id, self.place.at, webhook.id),
             tenant: self.tenant.clone(),
@@ -446,7 +447,7 @@ impl Arrived {
                 PayloadFormat::CloudEvent => self.event.extensions.clone(),
                 PayloadFormat::Resource => Extensions::default(),
             },
-            may_be_stale: self.place.is_overtaken || self.observed.changes_often || self.observed.newer.is_some(),
+            may_be_stale: self.place.is_overtaken || self.observed.changes_often || is_late,
             attempt: 1,
             resend: None,
             failed_at: None,

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::{Changed, Fields, Filter, Invalid};
+use crate::{Changed, EventType, Fields, Filter, Invalid};
 
 /// Each rule is off unless it is given, but for the dropping of duplicates.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -59,6 +59,12 @@ impl Rules {
     /// repeat is a happening of its own (a second payment, say); a few `fields` of it repeat all the time.
     pub fn drops_duplicates(&self) -> bool {
         self.drop_duplicates && self.fields.is_some()
+    }
+
+    /// Whether a delivery of an event of type `own` may carry the state of a newer event. A deletion has its own name, and
+    /// what it deleted no longer has any; a debounced delivery has the name and the state of one event type.
+    pub fn may_carry(&self, own: EventType, newer: EventType) -> bool {
+        !own.is_deletion() && !newer.is_deletion() && (self.debounce.is_none() || own == newer)
     }
 
     /// What of a state of the resource is sent.
@@ -223,6 +229,23 @@ mod tests {
         let rules: Rules = serde_json::from_str(json).unwrap();
         assert_eq!(serde_json::to_string(&rules).unwrap(), json);
         assert_eq!(serde_json::from_str::<Rules>("{}").unwrap(), Rules::default());
+    }
+
+    #[test]
+    fn a_deletion_and_another_event_are_not_mixed() {
+        let event_type = |text: &str| text.parse::<EventType>().unwrap();
+        let debounced = Rules { debounce: "1s".parse().ok(), ..Rules::default() };
+        for (own, newer, may, may_debounced) in [
+            ("order-created", "order-created", true, true),
+            ("order-created", "order-paid", true, false),
+            ("order-paid", "order-deleted", false, false),
+            ("order-deleted", "order-created", false, false),
+            ("order-deleted", "order-deleted", false, false),
+        ] {
+            let (own, newer) = (event_type(own), event_type(newer));
+            let carries = (Rules::default().may_carry(own, newer), debounced.may_carry(own, newer));
+            assert_eq!(carries, (may, may_debounced), "{own} {newer}");
+        }
     }
 
     #[test]

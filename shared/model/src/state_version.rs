@@ -36,6 +36,11 @@ impl StateVersion {
         from_nanos(i128::from(self.effective_ms) * 1_000_000)
     }
 
+    /// Whether it is of an earlier time than its storing: only then can a newer state lie before it in EVENTS.
+    pub fn is_before_storing(self) -> bool {
+        self.effective_ms < self.stored_ns.div_euclid(1_000_000)
+    }
+
     /// When EVENTS stored its event.
     pub fn stored_at(self) -> OffsetDateTime {
         from_nanos(self.stored_ns.into())

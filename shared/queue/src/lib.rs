@@ -43,4 +43,4 @@ pub use progress::{OrderedRetry, Progress, SentState, newest};
 pub use publish::{Dead, Outgoing, PublishError, Sent};
 pub use schedules::Schedule;
 pub use shopery_runtime::Recent;
-pub use states::{REPUBLISHED, State, republished};
+pub use states::{NewerStates, REPUBLISHED, State, republished};

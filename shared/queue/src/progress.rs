@@ -56,6 +56,11 @@ impl Progress {
     pub fn deletion_after(&self, version: StateVersion) -> Option<SentState> {
         self.deletion.filter(|deletion| deletion.version > version)
     }
+
+    /// Whether the next attempt of this job is the one that the entry tells of.
+    pub fn is_retry(&self, job: &JobMeta) -> bool {
+        self.retry.as_ref().is_some_and(|retry| retry.job == job.key())
+    }
 }
 
 impl Queue {

@@ -29,13 +29,18 @@ fn parse_republished(text: &str) -> Option<(u64, OffsetDateTime)> {
     Some((sequence.parse().ok()?, OffsetDateTime::from_unix_timestamp_nanos(nanos.parse().ok()?).ok()?))
 }
 
+/// Messages that are read of a subject to find its newest states, from the last one back. What lies further back than so
+/// many late events and deletions is not worth the requests.
+const MAX_STEPS_BACK: usize = 8;
+
 /// One state of a resource.
 #[derive(Debug, Clone, PartialEq)]
 pub struct State {
     /// Whose it is.
     pub tenant: TenantId,
-    /// Where EVENTS holds it.
+    /// Where EVENTS holds it, and since when.
     pub sequence: u64,
+    pub stored_at: OffsetDateTime,
     /// Where it stands among the states of its resource.
     pub version: StateVersion,
     pub event: Event,
@@ -45,6 +50,35 @@ impl State {
     /// Whose state it is, as a delivery says it.
     pub fn payload_event(&self) -> PayloadEvent {
         PayloadEvent { source: self.event.source.clone(), id: self.event.id.clone(), version: self.version }
+    }
+
+    /// No state that was stored before this one is newer than that: none counts as being of later than it was stored.
+    fn newest_before(&self) -> StateVersion {
+        StateVersion::of(self.stored_at, self.stored_at, self.sequence)
+    }
+}
+
+/// The states that are newer than a given one, in no order.
+#[derive(Debug, Default)]
+pub struct NewerStates(Vec<State>);
+
+impl NewerStates {
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub fn newest(&self) -> Option<&State> {
+        self.newest_that(|_| true)
+    }
+
+    pub fn newest_that(&self, is: impl Fn(&Event) -> bool) -> Option<&State> {
+        self.0.iter().filter(|state| is(&state.event)).max_by_key(|state| state.version)
+    }
+}
+
+impl From<Vec<State>> for NewerStates {
+    fn from(states: Vec<State>) -> Self {
+        Self(states)
     }
 }
 
@@ -58,8 +92,8 @@ enum Wanted<'a> {
 }
 
 impl Queue {
-    /// The most recent state of a resource, named as [`shopery_model::JobMeta`] has it: `order/ord_123`. `None` if
-    /// EVENTS no longer has any.
+    /// The last state of a resource, named as [`shopery_model::JobMeta`] has it: `order/ord_123`. That is the newest one,
+    /// unless a late event came just now. `None` if EVENTS no longer has any.
     pub async fn latest_state(&self, tenant: &TenantId, resource: &str) -> anyhow::Result<Option<State>> {
         let subject = subject::states(tenant, resource).context("the resource has no subject")?;
         self.state(&Wanted::Last { last_by_subj: &subject }).await
@@ -86,6 +120,39 @@ impl Queue {
         let subject = subject::states(tenant, resource).context("the resource has no subject")?;
         // The answer is a batch of at most one message; what ends the batch finds nobody waiting any more.
         self.state(&Wanted::LastUpTo { multi_last: [&subject], up_to_seq: sequence - 1 }).await
+    }
+
+    /// The states of a resource that are newer than a given one: the last of those that came before the place `before`
+    /// (`None`: the last of all), and what lies further back as long as a newer one that `is_wanted` can be there. For an
+    /// event whose time is that of its storing this is one request.
+    pub async fn newer_states(
+        &self,
+        tenant: &TenantId,
+        resource: &str,
+        than: StateVersion,
+        before: Option<u64>,
+        is_wanted: impl Fn(&Event) -> bool,
+    ) -> anyhow::Result<NewerStates> {
+        let mut next = match before {
+            Some(sequence) => self.previous_state(tenant, resource, sequence).await?,
+            None => self.latest_state(tenant, resource).await?,
+        };
+        let (mut newer, mut newest) = (Vec::new(), than);
+        for step in 1..=MAX_STEPS_BACK {
+            let Some(state) = next.take() else { break };
+            let (sequence, newest_before) = (state.sequence, state.newest_before());
+            if state.version > than {
+                if is_wanted(&state.event) {
+                    newest = newest.max(state.version);
+                }
+                newer.push(state);
+            }
+            if newest_before <= newest || step == MAX_STEPS_BACK {
+                break;
+            }
+            next = self.previous_state(tenant, resource, sequence).await?;
+        }
+        Ok(NewerStates(newer))
     }
 
     /// The state at a place in EVENTS.
@@ -148,7 +215,7 @@ impl State {
         // One that says no place was published again by a router of before.
         let (of, at) = republished.and_then(parse_republished).unwrap_or((sequence, stored_at));
         match Event::parse_stored(payload, at) {
-            Ok(event) => Ok(Self { tenant, sequence, version: event.version(at, of), event }),
+            Ok(event) => Ok(Self { tenant, sequence, stored_at, version: event.version(at, of), event }),
             Err(wrong) => bail!("the event at {sequence} does not read: {wrong:?}"),
         }
     }

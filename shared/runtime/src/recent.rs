@@ -19,24 +19,32 @@ pub struct Recent<K, V> {
 struct Generations<K, V> {
     younger: HashMap<K, V>,
     elder: HashMap<K, V>,
+    /// The number of the younger one.
+    number: u64,
 }
 
 impl<K: Eq + Hash, V> Recent<K, V> {
     /// Remembers at least the last `capacity` keys, and at most twice as many.
     pub fn new(capacity: usize) -> Self {
-        let generations = Generations { younger: HashMap::new(), elder: HashMap::new() };
+        let generations = Generations { younger: HashMap::new(), elder: HashMap::new(), number: 0 };
         Self { generations: Mutex::new(generations), capacity }
     }
 
     /// Shows `update` what is known of a key, and remembers what it returns instead, if anything.
     pub fn update<R>(&self, key: K, update: impl FnOnce(Option<&V>) -> (R, Option<V>)) -> R {
+        self.update_in_generation(key, |known, _| update(known))
+    }
+
+    /// The same, and shows the number of the younger generation: what is not known may have been in one that is forgotten.
+    pub fn update_in_generation<R>(&self, key: K, update: impl FnOnce(Option<&V>, u64) -> (R, Option<V>)) -> R {
         let mut generations = self.generations.lock().unwrap_or_else(PoisonError::into_inner);
-        let Generations { younger, elder } = &mut *generations;
-        let (result, value) = update(younger.get(&key).or_else(|| elder.get(&key)));
+        let Generations { younger, elder, number } = &mut *generations;
+        let (result, value) = update(younger.get(&key).or_else(|| elder.get(&key)), *number);
         if let Some(value) = value {
             younger.insert(key, value);
             if younger.len() >= self.capacity {
                 *elder = take(younger);
+                *number += 1;
             }
         }
         result
@@ -45,7 +53,8 @@ impl<K: Eq + Hash, V> Recent<K, V> {
     /// Forgets everything.
     pub fn clear(&self) {
         let mut generations = self.generations.lock().unwrap_or_else(PoisonError::into_inner);
-        *generations = Generations { younger: HashMap::new(), elder: HashMap::new() };
+        let number = generations.number + 1;
+        *generations = Generations { younger: HashMap::new(), elder: HashMap::new(), number };
     }
 }
 
@@ -62,6 +71,7 @@ mod tests {
                 assert!(recent.update(key - 9, |known| (known.is_some(), None)), "{key}");
             }
         }
+        assert_eq!(recent.update_in_generation(0, |_, number| (number, None)), 100);
         let generations = recent.generations.lock().unwrap();
         assert!(generations.younger.len() + generations.elder.len() <= 20);
     }

@@ -246,6 +246,10 @@ fn rank_in_round(outcome: &Outcome) -> i64 {
         // An end without this attempt, found by the router, or by the deliverer after the ones before: those, and that it
         // waited for this one, are over. Whatever came of this attempt knows better.
         DeliveryState::Filtered | DeliveryState::Duplicate | DeliveryState::Superseded => 4 * attempt,
+        // What waited has ended, and whoever ended it may not know how often it was attempted by then.
+        DeliveryState::Failed | DeliveryState::Expired | DeliveryState::Discarded if outcome.attempt.is_none() => {
+            ROUND - 2
+        }
         DeliveryState::Failed | DeliveryState::Expired | DeliveryState::Discarded => 4 * attempt + 1,
         DeliveryState::Delivered => ROUND - 1,
     }

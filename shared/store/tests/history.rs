@@ -114,6 +114,29 @@ async fn a_late_failure_takes_no_delivery_back() {
     }
 }
 
+/// The attempts of an ordered delivery are counted elsewhere than in its job, so whoever ends it takes it for the first.
+#[tokio::test]
+async fn what_ends_while_it_waits_has_ended_however_often_it_was_attempted() {
+    let folder = Folder::create();
+    let store = store(&folder.0).await;
+    let webhook = WebhookId::generate();
+    for state in [DeliveryState::Discarded, DeliveryState::Expired, DeliveryState::Failed] {
+        let event = state.name();
+        let ended = Outcome { attempt: None, ..outcome(webhook, event, 1, state) };
+        let attempted = outcome(webhook, event, 3, DeliveryState::Pending);
+        for outcomes in [[&attempted, &ended], [&ended, &attempted]] {
+            for outcome in outcomes {
+                store.record(std::slice::from_ref(outcome)).await.unwrap();
+            }
+            let (delivery, _) = store.delivery(&tenant("t"), ended.job.delivery).await.unwrap().unwrap();
+            assert_eq!(delivery.state, state.name());
+        }
+        store.record(&[outcome(webhook, event, 3, DeliveryState::Delivered)]).await.unwrap();
+        let (delivery, _) = store.delivery(&tenant("t"), ended.job.delivery).await.unwrap().unwrap();
+        assert_eq!(delivery.state, "delivered");
+    }
+}
+
 #[tokio::test]
 async fn a_list_is_whole_and_in_order_page_by_page_and_of_one_tenant() {
     let folder = Folder::create();

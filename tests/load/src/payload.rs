@@ -4,6 +4,9 @@
 
 use std::fmt::Write;
 
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
 /// The id of an event: the sheet that it is written down on, and its number there.
 pub fn event_id(sheet: usize, number: usize) -> String {
     format!("load-{sheet:02}-{number:08}")
@@ -39,13 +42,14 @@ impl Kind {
     }
 }
 
-/// One event in CloudEvents 1.0 JSON.
+/// One event in CloudEvents 1.0 JSON, of now: what claims to be from before may be late, and is looked into.
 pub fn push_event(json: &mut String, kind: Kind, sheet: usize, number: usize) {
     let kind = kind.name();
+    let time = OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default();
     // Writing to a String cannot fail.
     let _ = write!(
         json,
-        r#"{{"specversion":"1.0","id":"load-{sheet:02}-{number:08}","source":"load","type":"{kind}-created","subject":"{kind}/{sheet:02}{number:08}","time":"2026-11-24T10:00:00Z","data":"#
+        r#"{{"specversion":"1.0","id":"load-{sheet:02}-{number:08}","source":"load","type":"{kind}-created","subject":"{kind}/{sheet:02}{number:08}","time":"{time}","data":"#
     );
     push_order(json, sheet, number);
     json.push('}');

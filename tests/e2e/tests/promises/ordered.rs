@@ -178,6 +178,31 @@ async fn an_event_that_is_older_than_what_was_sent_is_superseded() {
     }
 }
 
+/// It stands before the one that has failed, and must not take away its turn, nor what is known of its attempts.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_event_does_not_come_between_the_attempts_of_another_one() {
+    let stack = patient().env("SHOPERY_RETRY_SCHEDULE", "1s,1s").start().await;
+    let client = stack.client("tnt_a");
+    stack.merchant.behave("/a", Behaviour::FailFirst { times: 2, status: 500 });
+    let webhook = create(&stack, &client, "/a", "latest").await;
+    publish(&client, &[updated("1", 1)]).await;
+    stack.merchant.wait_at("/a", 1, SOON).await;
+    publish(&client, &[ago(60, updated("1", 0)), updated("1", 2)]).await;
+    let history = client.settled(&webhook, 3, SOON).await;
+    let end = |event: &str| {
+        let delivery = history.iter().find(|delivery| delivery["eventId"] == event).unwrap();
+        (delivery["state"].as_str().unwrap(), delivery["attemptCount"].as_u64().unwrap())
+    };
+    assert_eq!((end("evt_1_1"), end("evt_1_0")), (("delivered", 3), ("superseded", 0)), "{history:?}");
+    let events: Vec<_> = stack
+        .merchant
+        .arrivals_at("/a")
+        .iter()
+        .map(|arrival| arrival.header("x-shopery-event-id").to_owned())
+        .collect();
+    assert_eq!(events, ["evt_1_1", "evt_1_1", "evt_1_1", "evt_1_2"]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_has_waited_while_a_webhook_was_disabled_is_sent_in_order_and_so_is_what_comes_meanwhile() {
     let stack = plan().start().await;
