@@ -4,14 +4,22 @@
 //! schedule at a time; the server itself refuses a second one. Whatever comes until the schedule fires puts its state into
 //! that job in place of an older one, by compare-and-set. So the delivery, which is the first event's, carries the state
 //! of the last one, under the name that both have; and replicas of the router need not know of each other.
+//!
+//! A schedule that is firing still holds its subject: the server takes a replacement of it, and then removes that with the
+//! schedule, unfired. So a state counts as carried only if the server stored it before the schedule was due; by the
+//! server's clock, since ours may differ. Otherwise the event waits until the subject is free, and begins a burst.
+
+use std::time::{Duration, Instant};
 
 use anyhow::bail;
 use shopery_model::{Debounce, DeliveryId, Job, JobMeta};
-use shopery_queue::{Outgoing, PublishError, Queue, subject};
+use shopery_queue::{Outgoing, PublishError, Queue, Schedule, subject};
 use time::OffsetDateTime;
 
-/// The schedule may fire, or another router change it, between our being refused and our looking; but not for ever.
-const MAX_ATTEMPTS: usize = 32;
+/// What is due so soon may be firing.
+const CLOSING: Duration = Duration::from_millis(50);
+/// Delay before it is looked again whether it has fired.
+const DELAY: Duration = Duration::from_millis(25);
 
 #[derive(Debug, PartialEq)]
 pub(crate) enum Debounced {
@@ -35,7 +43,9 @@ pub(crate) async fn debounce(
         message.headers.extend_from_slice(headers);
         message
     };
-    for _ in 0..MAX_ATTEMPTS {
+    // The schedule may fire, or another router change it, between our being refused and our looking; but not for ever.
+    let deadline = Instant::now() + queue.limits.ack_wait / 3;
+    while Instant::now() < deadline {
         let due = OffsetDateTime::now_utc() + debounce.duration();
         let first = schedule(job, due).only_after(0).with_id(meta.delivery.to_string());
         if is_stored(queue, &first).await? {
@@ -47,8 +57,12 @@ pub(crate) async fn debounce(
         if carrier_id == meta.delivery {
             return Ok(Debounced::Scheduled);
         }
-        if meta.payload_event().version <= pending_version {
+        if pending_version >= meta.payload_event().version && !is_in_doubt(&pending) {
             return Ok(Debounced::SupersededBy(carrier_id));
+        }
+        if pending.due_at - CLOSING <= OffsetDateTime::now_utc() {
+            tokio::time::sleep(DELAY).await;
+            continue;
         }
         let newer = Job {
             payload: job.payload.clone(),
@@ -58,11 +72,19 @@ pub(crate) async fn debounce(
                 ..carrier.meta
             },
         };
-        if is_stored(queue, &schedule(&newer, pending.due_at).only_after(pending.sequence)).await? {
+        if is_stored(queue, &schedule(&newer, pending.due_at).only_after(pending.sequence)).await?
+            && let Some(replaced) = queue.scheduled(&place).await?
+            && !is_in_doubt(&replaced)
+        {
             return Ok(Debounced::SupersededBy(carrier_id));
         }
     }
     bail!("others change the schedule on {place} all the time")
+}
+
+/// Whether it was stored when the one before it may have been firing, so that it may never fire.
+fn is_in_doubt(schedule: &Schedule) -> bool {
+    schedule.stored_at > schedule.due_at - CLOSING
 }
 
 async fn is_stored(queue: &Queue, message: &Outgoing) -> anyhow::Result<bool> {

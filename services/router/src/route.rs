@@ -317,7 +317,7 @@ impl Router {
                     decided.outcomes.push(self.ended(job.meta, DeliveryState::Superseded, Some(carrier)));
                     continue;
                 }
-            } else if let Some(carrier) = self.duplicate_of(webhook, &job, arrived) {
+            } else if let Some(carrier) = self.duplicate_of(webhook, &job, arrived, states) {
                 decided.outcomes.push(self.ended(job.meta, DeliveryState::Duplicate, Some(carrier)));
                 continue;
             } else if webhook.rules.ordered {
@@ -341,8 +341,12 @@ impl Router {
     }
 
     /// The delivery that has told the endpoint, as it is now, what this job would, or is about to.
-    fn duplicate_of(&self, webhook: &Webhook, job: &Job, arrived: &Arrived) -> Option<DeliveryId> {
+    fn duplicate_of(&self, webhook: &Webhook, job: &Job, arrived: &Arrived, states: States<'_>) -> Option<DeliveryId> {
         let duplicates = self.duplicates.as_ref().filter(|_| webhook.rules.drops_duplicates())?;
+        if states.newer.newest().is_some_and(|newest| newest.version != job.meta.payload_event().version) {
+            // It carries less than the newest state, and if that is a deletion it may never be sent.
+            duplicates.forget(vec![job.meta.delivery]);
+        }
         // Before a deletion it was another resource, and before a change of its URL another endpoint.
         let since = Since {
             sequence: arrived.observed.deletion.unwrap_or_default(),

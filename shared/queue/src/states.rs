@@ -31,7 +31,7 @@ fn parse_republished(text: &str) -> Option<(u64, OffsetDateTime)> {
 
 /// Messages that are read of a subject to find its newest states, from the last one back. What lies further back than so
 /// many late events and deletions is not worth the requests.
-const MAX_STEPS_BACK: usize = 8;
+const MAX_STEPS_BACK: usize = 32;
 
 /// One state of a resource.
 #[derive(Debug, Clone, PartialEq)]

@@ -111,12 +111,14 @@ impl<'a> Case<'a> {
                 return Err("the endpoint has accepted it".to_owned());
             }
             match row.state.as_str() {
-                "failed" if row.reason == "carrier_failed" => match &row.carried_by {
-                    Some(carrier) if webhook.row(carrier).is_some_and(|carrier| carrier.state == "delivered") => {
-                        Err("its carrier was delivered".to_owned())
+                "failed" if row.reason == "carrier_failed" => {
+                    // What a crash repeats may be accepted after it had failed for good.
+                    let carrier = row.carried_by.as_ref().filter(|_| !self.seen.is_disturbed);
+                    match carrier.and_then(|carrier| webhook.row(carrier)) {
+                        Some(carrier) if carrier.state == "delivered" => Err("its carrier was delivered".to_owned()),
+                        _ => Ok(()),
                     }
-                    _ => Ok(()),
-                },
+                }
                 "failed" if row.attempts > 0 => Ok(()),
                 "filtered" if self.may_be_filtered(webhook, own) => Ok(()),
                 "duplicate" => self.duplicate(webhook, row, own),
@@ -172,8 +174,11 @@ impl<'a> Case<'a> {
         found.map(|(arrival, what)| format!("{what}: {arrival:?}")).collect()
     }
 
-    /// A `webhook-id` is one event's.
+    /// A `webhook-id` is one event's. A burst that is sent again after a crash may be told as it was before its last event.
     fn identities(&self, webhook: &Webhook) -> Vec<String> {
+        if webhook.rules.debounce && self.seen.is_disturbed {
+            return Vec::new();
+        }
         let mut known = HashMap::new();
         let mut judge = |arrival: &Arrival| {
             let event = (arrival.source.clone(), arrival.event.clone());

@@ -200,7 +200,7 @@ async fn a_late_event_does_not_come_between_the_attempts_of_another_one() {
         .iter()
         .map(|arrival| arrival.header("x-shopery-event-id").to_owned())
         .collect();
-    assert_eq!(events, ["evt_1_1", "evt_1_1", "evt_1_1", "evt_1_2"]);
+    assert_eq!(events, [["evt_1_1"; 3], ["evt_1_2"; 3]].concat());
 }
 
 #[tokio::test(flavor = "multi_thread")]
