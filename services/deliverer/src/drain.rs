@@ -297,7 +297,7 @@ impl Drain<'_> {
         }
         let jobs = attempted_jobs;
         let failed = attempted.iter().filter(|attempted| !attempted.is_success()).count();
-        let is_gone = attempted.iter().any(is_gone);
+        let (made, is_gone) = (attempted.len(), attempted.iter().any(is_gone));
         if !attempted.is_empty() {
             self.failed_in_row = if failed == attempted.len() { self.failed_in_row + failed } else { 0 };
         }
@@ -323,13 +323,18 @@ impl Drain<'_> {
             return Ok(Round::Empty);
         }
         self.removed = true;
-        self.adapt_pace(failed);
+        self.adapt_pace(made, failed);
         Ok(Round::More)
     }
 
-    /// After a round in which so many attempts have failed.
-    pub(crate) fn adapt_pace(&mut self, failed: usize) {
-        self.pace = if failed == 0 { (self.pace * 2).min(MAX_PACE) } else { (self.pace / 2).max(1) };
+    /// After a round in which so many attempts were made, and so many of them have failed. A few that fail among many are
+    /// no reason to go slower: they are retried, and the endpoint is not overwhelmed.
+    pub(crate) fn adapt_pace(&mut self, attempts: usize, failed: usize) {
+        self.pace = match failed {
+            0 => (self.pace * 2).min(MAX_PACE),
+            _ if failed * 4 < attempts => self.pace,
+            _ => (self.pace / 2).max(1),
+        };
     }
 
     /// How many jobs may go now. A webhook with a rate limit gets a tenth of a second's worth at a time; `None`: not yet.

@@ -359,7 +359,8 @@ impl Drain<'_> {
             failed.extend(attempts.iter().map(|(delivery, _)| *delivery));
         }
         if !attempts.is_empty() {
-            self.adapt_pace(attempts.iter().filter(|(_, attempted)| !attempted.is_success()).count());
+            let failed = attempts.iter().filter(|(_, attempted)| !attempted.is_success()).count();
+            self.adapt_pace(attempts.len(), failed);
         }
         let is_gone = attempts.iter().any(|(_, attempted)| is_gone(attempted));
         let has_attempts = !attempts.is_empty();

@@ -51,8 +51,10 @@ pub(crate) async fn choose(
     }
     let can_change = mode == PayloadMode::Latest && !meta.event_type.is_deletion();
     let may_carry = |newer: &Event| rules.may_carry(meta.event_type, newer.event_type);
+    let is_wanted = |newer: &Event| !can_change || may_carry(newer);
+    // What lies before the event itself was looked at when it was routed.
     let newer = queue
-        .newer_states(&meta.tenant, &meta.resource, own.of.version, None, |newer| !can_change || may_carry(newer))
+        .newer_states(&meta.tenant, &meta.resource, own.of.version, meta.event_sequence, None, is_wanted)
         .await
         .context("cannot read what is newer")?;
     if !newer.is_empty() {

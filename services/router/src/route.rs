@@ -264,7 +264,7 @@ impl Router {
         let newer = if arrived.observed.may_be_late {
             let version = arrived.event.version(at, sequence);
             let is_alive = |newer: &Event| !newer.event_type.is_deletion();
-            self.queue.newer_states(&arrived.tenant, &resource, version, Some(sequence), is_alive).await?
+            self.queue.newer_states(&arrived.tenant, &resource, version, 0, Some(sequence), is_alive).await?
         } else {
             NewerStates::default()
         };

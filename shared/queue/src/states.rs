@@ -3,6 +3,8 @@
 //! They are read with direct gets, which any replica of the stream answers. One that lags behind the leader may not
 //! have the newest messages yet, so an answer is the latest state that this replica knows.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, bail};
 use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::stream::{LastRawMessageError, LastRawMessageErrorKind};
@@ -32,6 +34,8 @@ fn parse_republished(text: &str) -> Option<(u64, OffsetDateTime)> {
 /// Messages that are read of a subject to find its newest states, from the last one back. What lies further back than so
 /// many late events and deletions is not worth the requests.
 const MAX_STEPS_BACK: usize = 32;
+/// A router that is not down has seen to a late event by then.
+const REPUBLISHED_WITHIN: Duration = Duration::from_secs(10);
 
 /// One state of a resource.
 #[derive(Debug, Clone, PartialEq)]
@@ -88,6 +92,7 @@ impl From<Vec<State>> for NewerStates {
 enum Wanted<'a> {
     Sequence { seq: u64 },
     Last { last_by_subj: &'a str },
+    NextFrom { seq: u64, next_by_subj: &'a str },
     LastUpTo { multi_last: [&'a str; 1], up_to_seq: u64 },
 }
 
@@ -107,29 +112,36 @@ impl Queue {
     }
 
     /// The state that a resource had before the event at `sequence`.
+    ///
+    /// The server walks back through the blocks of EVENTS for it, all of them if there is none: milliseconds for each
+    /// gigabyte. So it is asked for the first one before, which it finds at once.
     pub async fn previous_state(
         &self,
         tenant: &TenantId,
         resource: &str,
         sequence: u64,
     ) -> anyhow::Result<Option<State>> {
-        // The server takes an `up_to_seq` of 0 for none at all, and would answer with the latest state.
-        if sequence <= 1 {
+        let subject = subject::states(tenant, resource).context("the resource has no subject")?;
+        let first = self.state(&Wanted::NextFrom { seq: 1, next_by_subj: &subject }).await?;
+        if first.is_none_or(|first| first.sequence >= sequence) {
             return Ok(None);
         }
-        let subject = subject::states(tenant, resource).context("the resource has no subject")?;
         // The answer is a batch of at most one message; what ends the batch finds nobody waiting any more.
         self.state(&Wanted::LastUpTo { multi_last: [&subject], up_to_seq: sequence - 1 }).await
     }
 
-    /// The states of a resource that are newer than a given one: the last of those that came before the place `before`
-    /// (`None`: the last of all), and what lies further back as long as a newer one that `is_wanted` can be there. For an
-    /// event whose time is that of its storing this is one request.
+    /// The states of a resource that are newer than a given one, as far as they matter: the last one, and those before it
+    /// among which there may be a newer one, or one that `is_wanted` if the last one is not. Only what lies in EVENTS after
+    /// the place `after` is looked at, and before the place `before` if there is one.
+    ///
+    /// As a rule this is one request: whoever routes a late event publishes the newest state again behind it. So what lies
+    /// before the last one counts for as long only as that may still be to come.
     pub async fn newer_states(
         &self,
         tenant: &TenantId,
         resource: &str,
         than: StateVersion,
+        after: u64,
         before: Option<u64>,
         is_wanted: impl Fn(&Event) -> bool,
     ) -> anyhow::Result<NewerStates> {
@@ -137,6 +149,8 @@ impl Queue {
             Some(sequence) => self.previous_state(tenant, resource, sequence).await?,
             None => self.latest_state(tenant, resource).await?,
         };
+        let is_recent = |last: &State| OffsetDateTime::now_utc() - last.stored_at < REPUBLISHED_WITHIN;
+        let is_last_in_doubt = next.as_ref().is_some_and(is_recent);
         let (mut newer, mut newest) = (Vec::new(), than);
         for step in 1..=MAX_STEPS_BACK {
             let Some(state) = next.take() else { break };
@@ -147,7 +161,8 @@ impl Queue {
                 }
                 newer.push(state);
             }
-            if newest_before <= newest || step == MAX_STEPS_BACK {
+            let is_another_wanted = is_last_in_doubt || (newest == than && !newer.is_empty());
+            if sequence <= after || newest_before <= newest || !is_another_wanted || step == MAX_STEPS_BACK {
                 break;
             }
             next = self.previous_state(tenant, resource, sequence).await?;
@@ -243,6 +258,10 @@ mod tests {
         for (wanted, json) in [
             (Wanted::Sequence { seq: 7 }, r#"{"seq":7}"#),
             (Wanted::Last { last_by_subj: "events.t.order.1" }, r#"{"last_by_subj":"events.t.order.1"}"#),
+            (
+                Wanted::NextFrom { seq: 1, next_by_subj: "events.t.order.1" },
+                r#"{"seq":1,"next_by_subj":"events.t.order.1"}"#,
+            ),
             (
                 Wanted::LastUpTo { multi_last: ["events.t.order.1"], up_to_seq: 6 },
                 r#"{"multi_last":["events.t.order.1"],"up_to_seq":6}"#,

@@ -65,6 +65,8 @@ pub enum Row {
     G,
     /// A quiet tenant alone, and beside one that imports its products
     H,
+    /// End to end over HTTP ingest, to an ordered webhook
+    I,
 }
 
 impl Row {
@@ -78,6 +80,7 @@ impl Row {
             Self::F => 'f',
             Self::G => 'g',
             Self::H => 'h',
+            Self::I => 'i',
         }
     }
 }
@@ -89,7 +92,7 @@ impl Options {
 
     /// Whether a row needs the services.
     pub fn wants_services(&self) -> bool {
-        [Row::B, Row::C, Row::D, Row::E, Row::F, Row::G, Row::H].into_iter().any(|row| self.wants(row))
+        [Row::B, Row::C, Row::D, Row::E, Row::F, Row::G, Row::H, Row::I].into_iter().any(|row| self.wants(row))
     }
 }
 

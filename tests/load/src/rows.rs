@@ -133,6 +133,9 @@ impl Bench<'_> {
         if self.options.wants(Row::H) {
             self.import(stack).await?;
         }
+        if self.options.wants(Row::I) {
+            self.ordered(stack).await?;
+        }
         // The last one: what it leaves behind is never delivered.
         if self.options.wants(Row::E) {
             self.beside(stack, "alone", None).await?;
@@ -201,6 +204,22 @@ impl Bench<'_> {
         let meter = Meter::start(stack.processes(), &self.sink)?;
         let late = publish::at_rate(rate, |_| true, lanes, &sheet).await?;
         self.finish(stack, meter, Row::D, format!("HTTP, fan-out 1, at {rate}/s"), sheet, late).await
+    }
+
+    /// As the first line of row b, to a webhook whose deliveries of one resource are made one after the other.
+    async fn ordered(&mut self, stack: &mut Stack) -> anyhow::Result<()> {
+        eprintln!("row i: HTTP, fan-out 1, ordered");
+        let headers = stack.tenant_named(stack::ORDERED)?.headers.clone();
+        let ingest = stack.service("shopery-ingest")?.address;
+        let mut lanes = Vec::new();
+        for _ in 0..self.options.concurrency {
+            lanes.push(Lane::http(ingest, &headers).await?);
+        }
+        tokio::time::sleep(ALONE).await;
+        let sheet = self.sheet(1, self.backlog())?;
+        let meter = Meter::start(stack.processes(), &self.sink)?;
+        publish::until(self.end(), lanes, 1, &sheet).await?;
+        self.finish(stack, meter, Row::I, "HTTP, fan-out 1, ordered".to_owned(), sheet, None).await
     }
 
     /// A healthy tenant at a fixed rate, after another tenant has queued events for `silent` endpoints that never answer.

@@ -17,12 +17,13 @@ use crate::service::{self, Service};
 use crate::sink::Sink;
 
 /// Tenants, how many webhooks each has for the events that we publish, and whether their endpoints answer.
-const TENANTS: [(&str, usize, bool); 7] = [
+const TENANTS: [(&str, usize, bool); 8] = [
     ("tnt_load_1", 1, true),
     ("tnt_load_5", 5, true),
     (IMPORT, 1, true),
     (RETRIES, 1, true),
     (PARKED, 1, true),
+    (ORDERED, 1, true),
     ("tnt_silent_1", 1, false),
     ("tnt_silent_20", 20, false),
 ];
@@ -32,6 +33,8 @@ pub const IMPORT: &str = "tnt_import";
 pub const RETRIES: &str = "tnt_retries";
 /// The tenant whose endpoint is away until the sink opens its gate.
 pub const PARKED: &str = "tnt_parked";
+/// The tenant whose webhook is ordered.
+pub const ORDERED: &str = "tnt_ordered";
 
 /// How long the history may take to catch up.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -116,7 +119,7 @@ impl Stack {
                 (_, true) => sink.url(number),
                 (_, false) => sink.silent_url(number),
             };
-            let webhooks = stack.create_webhooks(client, &headers, (0..fan_out).map(url)).await?;
+            let webhooks = stack.create_webhooks(client, &headers, (0..fan_out).map(url), id == ORDERED).await?;
             let connect = ConnectOptions::with_user_and_password(publisher.user, publisher.password)
                 .custom_inbox_prefix(publisher.inbox_prefix)
                 .request_timeout(Some(PATIENCE));
@@ -131,12 +134,14 @@ impl Stack {
         client: &reqwest::Client,
         headers: &HeaderMap,
         endpoints: impl Iterator<Item = String>,
+        ordered: bool,
     ) -> anyhow::Result<Vec<WebhookId>> {
         let mut created = vec![];
         let url = format!("http://{}/company/webhooks", self.service("shopery-api")?.address);
         for (number, endpoint) in endpoints.enumerate() {
             let webhook = serde_json::json!({
                 "name": format!("load {number}"), "url": endpoint, "events": ["order-created", "product-created"], "isEnabled": true,
+                "ordered": ordered,
             });
             let answer = client.post(&url).headers(headers.clone()).json(&webhook).send().await?;
             let (status, text) = (answer.status(), answer.text().await?);
