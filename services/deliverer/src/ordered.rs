@@ -3,7 +3,7 @@
 //!
 //! All jobs of such a webhook are in PARKED: routers put them there, and whatever else comes for it is parked too. One
 //! deliverer at a time has the lease of the webhook's [`Drain`], reads all of its jobs, and attempts of each resource the
-//! one with the lowest version. One that fails stays where it is until its next attempt is due, and so do those behind it.
+//! one whose event was stored first. One that fails stays where it is until its next attempt is due, and so do those behind it.
 //!
 //! What correctness rests on:
 //! - The lease: there is one drain of a webhook, and it attempts one job of a resource at a time.
@@ -17,7 +17,7 @@ use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use shopery_model::{CircuitState, DeliveryId, DeliveryState, Job, Outcome, StateVersion, Verdict};
+use shopery_model::{CircuitState, DeliveryId, DeliveryState, Job, Outcome, Verdict};
 use shopery_queue::{OrderedRetry, Parked, ParkedJob, Progress, SentState, newest, topology};
 use shopery_runtime::Shutdown;
 use time::OffsetDateTime;
@@ -58,8 +58,8 @@ struct Resource {
 }
 
 impl Resource {
-    /// The job that is next: the one that has failed and is to be attempted again, even if an event has come by now that
-    /// stands before it, or else the first.
+    /// The job that is next: the one that has failed and is to be attempted again, even if one has come by now that stands
+    /// before it, or else the first.
     fn next(&self, progress: &Progress) -> Option<(Place, &WaitingJob)> {
         let is_retry = |waiting: &WaitingJob| progress.is_retry(&waiting.job.meta);
         let retried = self.waiting.iter().find(|(_, waiting)| progress.retry.is_some() && is_retry(waiting));
@@ -67,11 +67,14 @@ impl Resource {
     }
 }
 
-/// Where a job stands in its resource's queue: what was asked for again goes behind what has never been sent.
+/// Where a job stands in its resource's queue: what was asked for again goes behind what has never been sent. The order is
+/// that of storing, so nothing that comes stands before what was attempted: by version, a late event would, and after a
+/// crash nobody knows whether what it stands before was accepted. It is superseded instead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Place {
     round: u32,
-    version: StateVersion,
+    /// In EVENTS.
+    event: u64,
     /// In PARKED.
     sequence: u64,
 }
@@ -118,7 +121,7 @@ impl Backlog {
     }
 
     fn add(&mut self, sequence: u64, parked_at: OffsetDateTime, job: Job) {
-        let place = Place { round: job.meta.round(), version: job.meta.version(), sequence };
+        let place = Place { round: job.meta.round(), event: job.meta.event_sequence, sequence };
         self.jobs += 1;
         self.bytes += job.payload.len();
         let resource = self.resources.entry(job.meta.resource.clone()).or_default();

@@ -11,6 +11,7 @@ use futures_util::{StreamExt, TryStreamExt};
 use shopery_model::{Job, TenantId, WebhookId};
 use time::OffsetDateTime;
 
+use crate::schedules::delete;
 use crate::{Message, Outgoing, PublishError, Queue, Sent, subject, topology};
 
 /// A reader that nobody uses any more is forgotten by the server.
@@ -129,10 +130,10 @@ impl Parked {
         Ok(())
     }
 
-    /// Removes a job from among those that stay.
+    /// Removes a job from among those that stay. It may be gone already: whoever enables a webhook to start anew ends what
+    /// has waited, while a drain is at it.
     pub async fn remove(&self, sequence: u64) -> anyhow::Result<()> {
-        self.stream.delete_message(sequence).await.context("cannot delete from PARKED")?;
-        Ok(())
+        delete(&self.stream, sequence).await.context("cannot delete from PARKED")
     }
 
     /// Since when the webhook's oldest job is parked, if there is one.

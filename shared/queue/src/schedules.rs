@@ -6,8 +6,9 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::message::StreamMessage;
-use async_nats::jetstream::stream::{DeleteMessageErrorKind, LastRawMessageErrorKind};
+use async_nats::jetstream::stream::{DeleteMessageError, DeleteMessageErrorKind, LastRawMessageErrorKind, Stream};
 use async_nats::{HeaderMap, Message, StatusCode};
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -88,13 +89,8 @@ impl Queue {
     pub async fn remove_schedules(&self, schedules: &[Schedule]) -> anyhow::Result<()> {
         let stream = self.jetstream.get_stream_no_info(topology::RETRY).await.context("cannot open RETRY")?;
         for part in schedules.chunks(REMOVALS) {
-            for removed in join_all(part.iter().map(|schedule| stream.delete_message(schedule.sequence))).await {
-                match removed {
-                    Err(error) if !matches!(error.kind(), DeleteMessageErrorKind::JetStream(_)) => {
-                        return Err(error).context("cannot delete from RETRY");
-                    }
-                    _ => {}
-                }
+            for removed in join_all(part.iter().map(|schedule| delete(&stream, schedule.sequence))).await {
+                removed.context("cannot delete from RETRY")?;
             }
         }
         Ok(())
@@ -108,6 +104,17 @@ impl Queue {
             Err(PublishError::Overtaken(_)) => Ok(false),
             Err(error) => Err(error),
         }
+    }
+}
+
+/// Deletes a message that may be gone already.
+pub(crate) async fn delete(stream: &Stream<()>, sequence: u64) -> Result<(), DeleteMessageError> {
+    match stream.delete_message(sequence).await {
+        Err(error) => match error.kind() {
+            DeleteMessageErrorKind::JetStream(why) if why.error_code() == ErrorCode::SEQUENCE_NOT_FOUND => Ok(()),
+            _ => Err(error),
+        },
+        Ok(_) => Ok(()),
     }
 }
 

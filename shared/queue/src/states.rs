@@ -149,8 +149,12 @@ impl Queue {
             Some(sequence) => self.previous_state(tenant, resource, sequence).await?,
             None => self.latest_state(tenant, resource).await?,
         };
-        let is_recent = |last: &State| OffsetDateTime::now_utc() - last.stored_at < REPUBLISHED_WITHIN;
-        let is_last_in_doubt = next.as_ref().is_some_and(is_recent);
+        // The last one may not be the newest yet, or not one that is wanted.
+        let is_not_all = |last: &State| {
+            OffsetDateTime::now_utc() - last.stored_at < REPUBLISHED_WITHIN
+                || (last.version > than && !is_wanted(&last.event))
+        };
+        let is_last_not_all = next.as_ref().is_some_and(is_not_all);
         let (mut newer, mut newest) = (Vec::new(), than);
         for step in 1..=MAX_STEPS_BACK {
             let Some(state) = next.take() else { break };
@@ -161,8 +165,7 @@ impl Queue {
                 }
                 newer.push(state);
             }
-            let is_another_wanted = is_last_in_doubt || (newest == than && !newer.is_empty());
-            if sequence <= after || newest_before <= newest || !is_another_wanted || step == MAX_STEPS_BACK {
+            if !is_last_not_all || sequence <= after || newest_before <= newest || step == MAX_STEPS_BACK {
                 break;
             }
             next = self.previous_state(tenant, resource, sequence).await?;
