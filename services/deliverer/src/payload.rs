@@ -57,7 +57,8 @@ pub(crate) async fn choose(
         .newer_states(&meta.tenant, &meta.resource, own.of.version, meta.event_sequence, None, is_wanted)
         .await
         .context("cannot read what is newer")?;
-    if !newer.is_empty() {
+    // A late event may be older than a deletion that lies before it, which then has marked the job.
+    if !newer.is_empty() || meta.may_be_stale {
         let (progress, _) = queue.progress(meta).await?;
         if let Some(deletion) = progress.deletion_after(own.of.version) {
             return Ok(Choice::End(End::Superseded(deletion.delivery)));

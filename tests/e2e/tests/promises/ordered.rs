@@ -184,7 +184,7 @@ async fn a_late_event_does_not_come_between_the_attempts_of_another_one() {
     let stack = patient().env("SHOPERY_RETRY_SCHEDULE", "1s,1s").start().await;
     let client = stack.client("tnt_a");
     stack.merchant.behave("/a", Behaviour::FailFirst { times: 2, status: 500 });
-    let webhook = create(&stack, &client, "/a", "latest").await;
+    let webhook = create(&stack, &client, "/a", "original").await;
     publish(&client, &[updated("1", 1)]).await;
     stack.merchant.wait_at("/a", 1, SOON).await;
     publish(&client, &[ago(60, updated("1", 0)), updated("1", 2)]).await;
@@ -200,7 +200,7 @@ async fn a_late_event_does_not_come_between_the_attempts_of_another_one() {
         .iter()
         .map(|arrival| arrival.header("x-shopery-event-id").to_owned())
         .collect();
-    assert_eq!(events, [["evt_1_1"; 3], ["evt_1_2"; 3]].concat());
+    assert_eq!(events, ["evt_1_1", "evt_1_1", "evt_1_1", "evt_1_2"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -304,7 +304,8 @@ async fn kill_dash_nine_of_two_deliverers_inverts_and_loses_nothing() {
     let mut delivered = 0;
     while delivered < count {
         // As long as something gets done there are kills.
-        let waited = wait::attempt("more to be delivered", Duration::from_secs(90), async || {
+        let patience = Duration::from_secs(90 + count as u64 / 100);
+        let waited = wait::attempt("more to be delivered", patience, async || {
             let ids = |all: &[Arc<Arrival>]| -> usize {
                 all.iter().filter(|one| one.is_accepted()).map(|one| one.webhook_id()).collect::<HashSet<_>>().len()
             };
