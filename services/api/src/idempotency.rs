@@ -20,6 +20,7 @@ use shopery_model::{Invalid, Sealed, TenantId};
 use shopery_runtime::Shutdown;
 use shopery_store::{Answered, Claim, Keyed, Store};
 use time::OffsetDateTime;
+use tracing::Instrument;
 
 use crate::{App, database_problem};
 
@@ -28,14 +29,33 @@ const KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 const MAX_KEY: usize = 255;
 const KEPT: Duration = Duration::from_secs(24 * 60 * 60);
-/// A request takes 30 s at most: after this, whoever worked on it is no more.
+/// A change takes no longer, whether or not its client still waits.
+const LONGEST: Duration = Duration::from_secs(55);
+/// After this, whoever worked on it is no more.
 const ABANDONED: Duration = Duration::from_secs(60);
 const MAX_BYTES: usize = 64 * 1024;
 /// How often those of yesterday are forgotten.
 const SWEEP: Duration = Duration::from_secs(600);
 
-/// Stands before every handler, and steps aside unless a POST names a key.
+/// Stands before every handler. What changes something runs to its end by itself: a client that goes away would otherwise
+/// stop it half-way, with a webhook made and its key not answered for.
 pub(crate) async fn once(State(app): State<App>, request: Request, next: Next) -> Response {
+    if request.method().is_safe() {
+        return next.run(request).await;
+    }
+    let change = tokio::time::timeout(LONGEST, keyed(app, request, next)).in_current_span();
+    match tokio::spawn(change).await {
+        Ok(Ok(response)) => response,
+        Ok(Err(_)) => Problem::timed_out().into_response(),
+        Err(error) => {
+            tracing::error!(%error, "a request handler panicked");
+            Problem::internal().into_response()
+        }
+    }
+}
+
+/// Steps aside unless a POST names a key.
+async fn keyed(app: App, request: Request, next: Next) -> Response {
     let Some(key) = request.headers().get(&KEY).filter(|_| request.method() == Method::POST) else {
         return next.run(request).await;
     };

@@ -279,20 +279,25 @@ impl Drain<'_> {
         self.drainer.pacer.turns(&self.tenant, jobs.len()).await;
         let slots = self.drainer.slots.acquire_many(u32::try_from(jobs.len())?).await?;
         let attempts = jobs.iter().map(|job| self.drainer.attempter.attempt(job, &self.webhook, None, None));
-        let tried = join_all(attempts).await.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
+        let tried = join_all(attempts).await;
         drop(slots);
         let mut outcomes = Vec::with_capacity(sequences.len());
         let (mut attempted, mut attempted_jobs, mut ended) = (Vec::new(), Vec::new(), Vec::new());
+        // What could not be tried stays where it is, and the others must not be sent again for it.
+        let (mut done, mut untried) = (Vec::with_capacity(sequences.len()), None);
         for ((sequence, job), tried) in sequences.into_iter().zip(jobs).zip(tried) {
             match tried {
-                Tried::Attempted(made) => {
+                Ok(Tried::Attempted(made)) => {
                     attempted.push(*made);
                     attempted_jobs.push(job);
+                    done.push(sequence);
                 }
-                Tried::Ended(end) => {
+                Ok(Tried::Ended(end)) => {
                     outcomes.push(end.outcome(job.meta));
                     ended.push(sequence);
+                    done.push(sequence);
                 }
+                Err(error) => untried = Some(error),
             }
         }
         let jobs = attempted_jobs;
@@ -316,6 +321,12 @@ impl Drain<'_> {
             outcomes.push(self.drainer.attempter.follow_up(job, attempted, None).await?);
         }
         self.store(&outcomes).await?;
+        if let Some(error) = untried {
+            for sequence in done {
+                parked.remove(sequence).await?;
+            }
+            return Err(error);
+        }
         parked.remove_through(last).await?;
         if is_gone {
             // Its webhook is about to be disabled; the rest stays parked.

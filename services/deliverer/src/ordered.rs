@@ -103,6 +103,8 @@ enum Turn {
     Repeat,
     Ended(End),
     Attempted(Box<Attempted>),
+    /// Something that it needs could not be read.
+    Untried(anyhow::Error),
 }
 
 /// What came of a round.
@@ -300,8 +302,7 @@ impl Drain<'_> {
         let slots = self.drainer.slots.acquire_many(u32::try_from(heads.len())?).await?;
         let turns = join_all(heads.iter_mut().map(|head| self.try_head(head, routed, is_probe))).await;
         drop(slots);
-        let turns = turns.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
-        Ok(heads.into_iter().zip(turns).collect())
+        Ok(heads.into_iter().zip(turns.into_iter().map(|turn| turn.unwrap_or_else(Turn::Untried))).collect())
     }
 
     async fn try_head(&self, head: &mut Head, routed: u64, is_probe: bool) -> anyhow::Result<Turn> {
@@ -370,10 +371,14 @@ impl Drain<'_> {
         let is_broken = !is_gone && has_attempts && (is_probe || self.drainer.breaker.is_reached(failed.len()));
         // In a round of a broken endpoint nothing was accepted: its jobs stay, and their attempts are shown.
         let is_broken = is_broken && !failed.is_empty();
-        let (mut outcomes, mut done, mut kept) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut outcomes, mut done, mut kept, mut untried) = (Vec::new(), Vec::new(), Vec::new(), None);
         for (head, turn) in tried {
             match turn {
                 Turn::Unrouted | Turn::NotDue(_) => kept.push(head),
+                Turn::Untried(error) => {
+                    untried = Some(error);
+                    kept.push(head);
+                }
                 Turn::Repeat => done.push(without_retry(head)),
                 Turn::Ended(end) => {
                     outcomes.push(end.outcome(head.waiting.job.meta.clone()));
@@ -409,6 +414,9 @@ impl Drain<'_> {
             backlog.put_back(head, true);
         }
         kept.into_iter().for_each(|head| backlog.put_back(head, false));
+        if let Some(error) = untried {
+            return Err(error);
+        }
         if is_broken {
             return Ok(Round::Failed);
         }

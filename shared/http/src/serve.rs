@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::Context;
 use axum::body::{Body, HttpBody as _};
 use axum::extract::{MatchedPath, Request};
-use axum::http::header;
+use axum::http::{Method, header};
 use axum::middleware::{Next, from_fn};
 use axum::response::IntoResponse;
 use axum::routing::get;
@@ -23,6 +23,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
+use percent_encoding::percent_decode_str;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use serde_json::json;
@@ -87,16 +88,27 @@ pub fn with_limits(routes: Router, face: &str, runtime: &Runtime) -> Router {
             let requests = requests.clone();
             async move {
                 let route = request.extensions().get::<MatchedPath>().map_or("none", MatchedPath::as_str).to_owned();
-                let method = request.method().as_str().to_owned();
-                let response = match tokio::time::timeout(REQUEST_TIMEOUT, next.run(request)).await {
-                    Ok(response) => response,
-                    Err(_) => Problem::timed_out().into_response(),
+                let method = method_label(request.method()).to_owned();
+                let response = if percent_decode_str(request.uri().path()).decode_utf8().is_err() {
+                    Problem::malformed("the path is not UTF-8 once its percent-encoding is undone").into_response()
+                } else {
+                    match tokio::time::timeout(REQUEST_TIMEOUT, next.run(request)).await {
+                        Ok(response) => response,
+                        Err(_) => Problem::timed_out().into_response(),
+                    }
                 };
                 let status = response.status().as_str().to_owned();
                 requests.get_or_create(&[("route", route), ("method", method), ("status", status)]).inc();
                 response
             }
         }))
+}
+
+/// A method as a label: clients can make up any number of others, and each would be a series for ever.
+fn method_label(method: &Method) -> &str {
+    const KNOWN: [Method; 7] =
+        [Method::GET, Method::POST, Method::PATCH, Method::PUT, Method::DELETE, Method::HEAD, Method::OPTIONS];
+    if KNOWN.contains(method) { method.as_str() } else { "other" }
 }
 
 /// The whole body, or 413 beyond `limit` bytes. What is over the limit is read and forgotten, within bounds: a client

@@ -3,13 +3,14 @@
 //! Meanwhile an echo goes to the server and back every few milliseconds; how long it takes sets the [`Pace`]. A tenant
 //! that is alone goes as fast as it can.
 
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use async_nats::Subscriber;
 use bytes::Bytes;
-use futures_util::StreamExt;
+use futures_util::{Stream, StreamExt};
 use shopery_model::{Pace, TenantId};
 use shopery_runtime::Shutdown;
 use tokio::sync::Notify;
@@ -102,10 +103,10 @@ impl Pacer {
             }
             tokio::time::sleep(ECHO_TIMEOUT).await;
         };
-        loop {
+        for number in 0_u64.. {
             self.0.paced.notified().await;
             let sent = Instant::now();
-            let answered = tokio::time::timeout(ECHO_TIMEOUT, echo(queue, &inbox, &mut echoes)).await;
+            let answered = tokio::time::timeout(ECHO_TIMEOUT, echo(queue, &inbox, number, &mut echoes)).await;
             self.lock().pace.note(sent.elapsed());
             if let Ok(Err(error)) = answered {
                 tracing::warn!("{error:#}");
@@ -140,14 +141,43 @@ impl Present {
     }
 }
 
-async fn echo(queue: &Queue, inbox: &str, echoes: &mut Subscriber) -> anyhow::Result<()> {
-    queue.client.publish(inbox.to_owned(), Bytes::new()).await.context("cannot send an echo")?;
-    echoes.next().await.context("the subscription for echoes was closed").map(drop)
+async fn echo(queue: &Queue, inbox: &str, number: u64, echoes: &mut Subscriber) -> anyhow::Result<()> {
+    let body = Bytes::copy_from_slice(&number.to_be_bytes());
+    queue.client.publish(inbox.to_owned(), body).await.context("cannot send an echo")?;
+    is_back(number, echoes.map(|echo| echo.payload)).await
+}
+
+/// Waits for this echo. Those that nobody waited for any more may come before it: were one of them taken for it, every
+/// later one would seem to be back at once.
+async fn is_back(number: u64, echoes: impl Stream<Item = Bytes>) -> anyhow::Result<()> {
+    let mut echoes = pin!(echoes);
+    while let Some(echo) = echoes.next().await {
+        if echo[..] == number.to_be_bytes() {
+            return Ok(());
+        }
+    }
+    bail!("the subscription for echoes was closed")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn an_echo_that_comes_too_late_is_not_taken_for_the_next_one() {
+        let (sender, receiver) = tokio::sync::mpsc::unbounded_channel();
+        let mut echoes = futures_util::stream::poll_fn({
+            let mut receiver = receiver;
+            move |context| receiver.poll_recv(context)
+        });
+        let send = |number: u64| sender.send(Bytes::copy_from_slice(&number.to_be_bytes())).unwrap();
+        send(1);
+        send(2);
+        let third = tokio::time::timeout(Duration::from_millis(50), is_back(3, &mut echoes)).await;
+        assert!(third.is_err(), "echoes 1 and 2 were taken for echo 3");
+        send(3);
+        is_back(3, &mut echoes).await.unwrap();
+    }
 
     /// Each row: seconds, who uses the fast lane, and whether a and b are alone then.
     #[test]

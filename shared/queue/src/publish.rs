@@ -10,6 +10,7 @@ use serde::Serialize;
 use shopery_model::{Event, TenantId};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::connection::MAX_OVERHEAD;
@@ -149,8 +150,13 @@ impl Queue {
     }
 
     /// Hands a message to the connection, in the order of the calls; [`Sent::stored`] waits for the acknowledgement.
+    ///
+    /// A bounded number of messages is under way, and each makes room when it is acknowledged, not when somebody asks for
+    /// that: callers that have sent a part of what they have would otherwise wait for each other's room, for ever. (Windows
+    /// of their own would only divide it.) The task ends with the acknowledgement's time-out at the latest.
     pub async fn send(&self, message: Outgoing) -> Sent {
         let ack = self.jetstream.send_publish(message.subject.clone(), prepare(&message)).await;
+        let ack = ack.map(|ack| tokio::spawn(ack.into_future()));
         Sent { queue: self.clone(), message, ack }
     }
 
@@ -196,13 +202,13 @@ impl Queue {
 pub struct Sent {
     queue: Queue,
     message: Outgoing,
-    ack: Result<PublishAckFuture, NatsError>,
+    ack: Result<JoinHandle<Result<PublishAck, NatsError>>, NatsError>,
 }
 
 impl Sent {
     /// Waits until the stream has the message; publishes it again if need be, for as long as `patience`.
     pub async fn stored(self, patience: Duration) -> Result<PublishAck, PublishError> {
-        match acked(self.ack).await {
+        match arrived(self.ack).await {
             Err(PublishError::Full(_) | PublishError::Unavailable(_)) => {
                 self.queue.publish_until_stored(&self.message, patience).await
             }
@@ -212,7 +218,17 @@ impl Sent {
 
     /// What the stream says of it.
     pub async fn acked(self) -> Result<PublishAck, PublishError> {
-        acked(self.ack).await
+        arrived(self.ack).await
+    }
+}
+
+async fn arrived(
+    ack: Result<JoinHandle<Result<PublishAck, NatsError>>, NatsError>,
+) -> Result<PublishAck, PublishError> {
+    match ack.map_err(|error| classify(&error))?.await {
+        Ok(ack) => ack.map_err(|error| classify(&error)),
+        // Only while the runtime ends.
+        Err(error) => Err(PublishError::Unavailable(error.to_string())),
     }
 }
 

@@ -4,6 +4,8 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use async_nats::jetstream;
+use futures_util::future::join_all;
+use serde_json::json;
 use shopery_e2e::client::BATCH;
 use shopery_e2e::{Event, Service, Stack, wait};
 
@@ -81,4 +83,44 @@ async fn a_full_job_stream_holds_events_back_and_then_delivers_all() {
     assert!(history.iter().all(|delivery| delivery["state"] == "delivered"));
     let events: HashSet<_> = stack.merchant.arrivals().iter().map(|one| one.event_id().to_owned()).collect();
     assert_eq!(events.len(), count);
+}
+
+/// The events of batch `number`.
+fn batch(number: usize, size: usize) -> Vec<Event> {
+    (0..size).map(|place| Event::order(&format!("batch_{number}_{place}"))).collect()
+}
+
+/// More messages than may be under way at a time: each batch must get on without the room that another one holds.
+#[tokio::test(flavor = "multi_thread")]
+async fn many_large_batches_at_once_do_not_wait_for_each_other() {
+    let tenants = ["tnt_a", "tnt_b", "tnt_c", "tnt_d"];
+    let stack = Stack::plan().tenants(tenants).start().await;
+    let answers = (0..16).map(|number| {
+        let client = stack.client(tenants[number % tenants.len()]);
+        async move { client.try_publish_batch(&batch(number, 1000)).await.unwrap().status }
+    });
+    let answers = tokio::time::timeout(SOON, join_all(answers)).await.expect("the batches wait for each other");
+    assert_eq!(answers, [202; 16]);
+}
+
+/// An event that needs a look at others makes its jobs beside others, and each of those has a part of them under way.
+#[tokio::test(flavor = "multi_thread")]
+async fn events_with_many_jobs_at_once_do_not_stop_the_router() {
+    let stack = Stack::plan().tenants(["tnt_many", "tnt_other"]).start().await;
+    let (many, other) = (stack.client("tnt_many"), stack.client("tnt_other"));
+    let mut webhooks = Vec::new();
+    for number in 0..12 {
+        let url = stack.merchant.url(&format!("/many/{number}"));
+        webhooks.push(many.create_webhook_with(&url, &["*"], json!({ "changed": ["id"] })).await);
+    }
+    let webhook = other.create_webhook(&stack.merchant.url("/other"), &["*"]).await;
+    let (first, second) = (batch(1, 1000), batch(2, 1000));
+    let (first, second) = tokio::join!(many.try_publish_batch(&first), many.try_publish_batch(&second));
+    first.unwrap().expect(202);
+    second.unwrap().expect(202);
+    other.publish(&Event::order("other")).await.expect(202);
+    other.settled(&webhook, 1, SOON).await;
+    for webhook in &webhooks {
+        many.settled(webhook, 2000, SOON).await;
+    }
 }

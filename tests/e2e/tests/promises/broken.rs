@@ -185,3 +185,23 @@ async fn a_retry_carries_the_latest_state_unless_the_webhook_wants_the_original(
         assert_eq!(arrivals[0].webhook_id(), arrivals[1].webhook_id());
     }
 }
+
+/// A job that needs such a state is sent with its own, and those beside it once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_state_that_nobody_can_read_holds_up_nothing() {
+    let stack = plan().env("SHOPERY_RETRY_SCHEDULE", "1h").start().await;
+    let client = stack.client("tnt_a");
+    let webhook = broken_webhook(&stack, &client).await;
+    publish(&client, 5..45).await;
+    client.in_state(&webhook, "parked", 40, SOON).await;
+    let while_down = stack.merchant.arrivals_at("/down").len();
+    let jetstream = async_nats::jetstream::new(stack.operator().await);
+    jetstream.publish("events.tnt_a.order.00020", "no event".into()).await.unwrap().await.unwrap();
+
+    stack.merchant.behave("/down", Behaviour::Answer(200));
+    client.in_state(&webhook, "delivered", 40, SOON).await;
+    let arrivals = stack.merchant.arrivals_at("/down");
+    let mut came: Vec<_> = arrivals[while_down..].iter().map(|arrival| arrival.event_id()).collect();
+    came.sort_unstable();
+    assert_eq!(came, (5..45).map(|number| format!("evt_{number:05}")).collect::<Vec<_>>());
+}

@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use reqwest::Method;
 use serde_json::{Value, json};
-use shopery_e2e::{Client, DatabaseKind, Event, Reply, Stack};
+use shopery_e2e::{Client, DatabaseKind, Event, Reply, Stack, wait};
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -13,6 +13,7 @@ on_both_databases!(
     a_request_that_is_repeated_is_done_once_and_answered_the_same,
     of_many_at_once_one_is_done,
     what_is_secret_in_an_answer_is_said_again_and_stored_sealed,
+    a_client_that_goes_away_stops_nothing_half_way,
 );
 
 async fn post(client: &Client, path: &str, key: &str, body: &Value) -> Reply {
@@ -49,6 +50,27 @@ async fn a_request_that_is_repeated_is_done_once_and_answered_the_same(database:
     }
     // Whoever may not do it hears that, whatever the key.
     post(&client.with_token("x.y.z"), "/company/webhooks", "key-1", &webhook).await.expect(401);
+}
+
+async fn a_client_that_goes_away_stops_nothing_half_way(database: DatabaseKind) {
+    let stack = Stack::on(database).await;
+    let client = stack.client("tnt_a");
+    let clients = 30;
+    for number in 0..clients {
+        let webhook =
+            json!({ "name": number.to_string(), "url": stack.merchant.url("/a"), "events": ["order-created"] });
+        let key = format!("key-{number}");
+        // Gone while the request is worked on: sooner or later in that.
+        let patience = Duration::from_micros(300 * (number + 1));
+        let request = client.request(Method::POST, "/company/webhooks").header("Idempotency-Key", &key).json(&webhook);
+        let _ = request.timeout(patience).send().await;
+        wait::until("the request to be answered", SOON, async || {
+            let reply = post(&client, "/company/webhooks", &key, &webhook).await;
+            if reply.status == 201 { Ok(()) } else { Err(format!("{}: {}", reply.status, reply.text())) }
+        })
+        .await;
+    }
+    assert_eq!(client.all("/company/webhooks").await.len() as u64, clients);
 }
 
 async fn of_many_at_once_one_is_done(database: DatabaseKind) {

@@ -8,7 +8,7 @@ use reqwest::Method;
 use reqwest::header::CONTENT_TYPE;
 use serde_json::{Value, json};
 use shopery_e2e::client::{BATCH, ONE, send};
-use shopery_e2e::{Client, Event, Reply, Stack, token};
+use shopery_e2e::{Client, Event, Reply, Service, Stack, token};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -255,6 +255,22 @@ async fn what_does_not_exist_is_not_found_and_bad_queries_are_named() {
         check(bad, &client.post(url, &json!({ "url": bad })).await, 422, "url");
     }
     check("no URL", &client.post(url, &json!({})).await, 422, "url");
+    for path in ["/company/webhooks/%ff", "/%c3%28"] {
+        check(path, &client.get(path).await, 400, "");
+    }
+}
+
+/// Whoever knows the address can send any, without a token.
+#[tokio::test(flavor = "multi_thread")]
+async fn made_up_methods_make_no_series() {
+    let stack = Stack::start().await;
+    let client = stack.client("tnt_a");
+    for number in 0..20 {
+        let method = Method::from_bytes(format!("MADE{number}").as_bytes()).unwrap();
+        check("made up", &send(client.request(method, "/company/webhooks")).await.unwrap(), 405, "");
+    }
+    let metrics = reqwest::get(format!("{}/metrics", stack.url(Service::Api))).await.unwrap().text().await.unwrap();
+    assert!(!metrics.contains("MADE") && metrics.contains(r#"method="other""#), "{metrics}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
