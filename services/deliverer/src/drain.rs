@@ -338,8 +338,8 @@ impl Drain<'_> {
         Ok(Round::More)
     }
 
-    /// After a round in which so many attempts were made, and so many of them have failed. A few that fail among many are
-    /// no reason to go slower: they are retried, and the endpoint is not overwhelmed.
+    /// After a round of attempts, some of which have failed. A few that fail among many are no reason to go slower: they are
+    /// retried, and the endpoint is not overwhelmed.
     pub(crate) fn adapt_pace(&mut self, attempts: usize, failed: usize) {
         self.pace = match failed {
             0 => (self.pace * 2).min(MAX_PACE),

@@ -9,6 +9,7 @@
 //! Invariant: a job is acknowledged only after its retry, if one is due, is in RETRY and its outcome is in OUTCOMES.
 
 mod attempt;
+mod backlog;
 mod breaker;
 mod deliver;
 mod drain;

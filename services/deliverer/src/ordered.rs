@@ -12,7 +12,7 @@
 //!   and only what has no unrouted event of its resource before it is attempted.
 //! - The entry in PROGRESS: what was sent last survives the drain, so nothing older follows it.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::HashSet;
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
@@ -24,13 +24,10 @@ use time::OffsetDateTime;
 use tokio::time::Instant;
 
 use crate::attempt::{Attempted, Tried, outcome};
+use crate::backlog::{Backlog, Head};
 use crate::drain::{CHOICE, Drain, is_gone};
 use crate::ended::End;
 
-/// Jobs in view at a time, and their bytes. Beyond, a job is not seen until others have gone: a bound on memory, and the
-/// one case in which a job that a router was late with by so many others could be overtaken.
-const MAX_JOBS: usize = 20_000;
-const MAX_BYTES: usize = 16 * 1024 * 1024;
 /// Jobs read at a time.
 const PAGE: usize = 500;
 /// How long a drain without work waits for more: opening and closing one costs a dozen requests.
@@ -39,59 +36,6 @@ const LINGER: Duration = Duration::from_millis(500);
 const BARRIER_DELAY: Duration = Duration::from_millis(5);
 /// A drain that has nothing to do for longer goes, and comes again when something is due.
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
-
-/// The jobs of one webhook, by resource.
-#[derive(Debug, Default)]
-struct Backlog {
-    resources: HashMap<String, Resource>,
-    /// Resources that have jobs and no attempt under way, in turn.
-    turns: VecDeque<String>,
-    jobs: usize,
-    bytes: usize,
-}
-
-#[derive(Debug, Default)]
-struct Resource {
-    waiting: BTreeMap<Place, WaitingJob>,
-    /// `None` until it is read.
-    progress: Option<Progress>,
-}
-
-impl Resource {
-    /// The job that is next: the one that has failed and is to be attempted again, even if one has come by now that stands
-    /// before it, or else the first.
-    fn next(&self, progress: &Progress) -> Option<(Place, &WaitingJob)> {
-        let is_retry = |waiting: &WaitingJob| progress.is_retry(&waiting.job.meta);
-        let retried = self.waiting.iter().find(|(_, waiting)| progress.retry.is_some() && is_retry(waiting));
-        retried.or_else(|| self.waiting.first_key_value()).map(|(place, waiting)| (*place, waiting))
-    }
-}
-
-/// Where a job stands in its resource's queue: what was asked for again goes behind what has never been sent. The order is
-/// that of storing, so nothing that comes stands before what was attempted: by version, a late event would, and after a
-/// crash nobody knows whether what it stands before was accepted. It is superseded instead.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Place {
-    round: u32,
-    /// In EVENTS.
-    event: u64,
-    /// In PARKED.
-    sequence: u64,
-}
-
-#[derive(Debug, Clone)]
-struct WaitingJob {
-    job: Job,
-    parked_at: OffsetDateTime,
-}
-
-/// The next job of a resource, while it has its turn.
-struct Head {
-    resource: String,
-    place: Place,
-    waiting: WaitingJob,
-    progress: Progress,
-}
 
 /// What came of a turn.
 enum Turn {
@@ -115,51 +59,6 @@ enum Round {
     /// The endpoint fails.
     Failed,
     Gone,
-}
-
-impl Backlog {
-    fn is_full(&self) -> bool {
-        self.jobs >= MAX_JOBS || self.bytes >= MAX_BYTES
-    }
-
-    fn add(&mut self, sequence: u64, parked_at: OffsetDateTime, job: Job) {
-        let place = Place { round: job.meta.round(), event: job.meta.event_sequence, sequence };
-        self.jobs += 1;
-        self.bytes += job.payload.len();
-        let resource = self.resources.entry(job.meta.resource.clone()).or_default();
-        if resource.waiting.is_empty() {
-            self.turns.push_back(job.meta.resource.clone());
-        }
-        resource.waiting.insert(place, WaitingJob { job, parked_at });
-    }
-
-    /// Up to `count` resources whose turn it is; they are out of turn until [`put_back`](Self::put_back).
-    fn take_turns(&mut self, count: usize) -> Vec<String> {
-        let mut names = Vec::with_capacity(count.min(self.turns.len()));
-        while names.len() < count
-            && let Some(name) = self.turns.pop_front()
-        {
-            if self.resources.contains_key(&name) {
-                names.push(name);
-            }
-        }
-        names
-    }
-
-    /// After its turn; `is_done`: the head has come to its end.
-    fn put_back(&mut self, head: Head, is_done: bool) {
-        let Some(resource) = self.resources.get_mut(&head.resource) else { return };
-        resource.progress = Some(head.progress);
-        if is_done && let Some(done) = resource.waiting.remove(&head.place) {
-            self.jobs -= 1;
-            self.bytes -= done.job.payload.len();
-        }
-        if resource.waiting.is_empty() {
-            self.resources.remove(&head.resource);
-        } else {
-            self.turns.push_back(head.resource);
-        }
-    }
 }
 
 impl Drain<'_> {
@@ -330,8 +229,8 @@ impl Drain<'_> {
         }
         if meta.event_sequence > routed {
             // Only events of the same resource count: one that is stuck elsewhere holds up nobody here.
-            let before = queue.previous_state(&meta.tenant, &meta.resource, meta.event_sequence).await?;
-            if before.is_some_and(|before| before.sequence > routed) {
+            let before = queue.previous_place(&meta.tenant, &meta.resource, meta.event_sequence).await?;
+            if before.is_some_and(|before| before > routed) {
                 return Ok(Turn::Unrouted);
             }
         }

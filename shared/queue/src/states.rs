@@ -112,22 +112,35 @@ impl Queue {
     }
 
     /// The state that a resource had before the event at `sequence`.
-    ///
-    /// The server walks back through the blocks of EVENTS for it, all of them if there is none: milliseconds for each
-    /// gigabyte. So it is asked for the first one before, which it finds at once.
     pub async fn previous_state(
         &self,
         tenant: &TenantId,
         resource: &str,
         sequence: u64,
     ) -> anyhow::Result<Option<State>> {
+        Ok(self.previous(tenant, resource, sequence).await?.and_then(|answer| readable(&answer)))
+    }
+
+    /// Where EVENTS holds what came for a resource before the place `sequence`, whether it reads or not.
+    pub async fn previous_place(
+        &self,
+        tenant: &TenantId,
+        resource: &str,
+        sequence: u64,
+    ) -> anyhow::Result<Option<u64>> {
+        self.previous(tenant, resource, sequence).await?.map(|answer| place(&answer)).transpose()
+    }
+
+    /// The server walks back through the blocks of EVENTS for it, all of them if there is none: milliseconds where EVENTS
+    /// has a few hundred megabytes. So it is asked for the first message before, which it finds at once.
+    async fn previous(&self, tenant: &TenantId, resource: &str, sequence: u64) -> anyhow::Result<Option<Message>> {
         let subject = subject::states(tenant, resource).context("the resource has no subject")?;
-        let first = self.state(&Wanted::NextFrom { seq: 1, next_by_subj: &subject }).await?;
-        if first.is_none_or(|first| first.sequence >= sequence) {
+        let first = self.get(&Wanted::NextFrom { seq: 1, next_by_subj: &subject }).await?;
+        if first.as_ref().map(place).transpose()?.is_none_or(|first| first >= sequence) {
             return Ok(None);
         }
         // The answer is a batch of at most one message; what ends the batch finds nobody waiting any more.
-        self.state(&Wanted::LastUpTo { multi_last: [&subject], up_to_seq: sequence - 1 }).await
+        self.get(&Wanted::LastUpTo { multi_last: [&subject], up_to_seq: sequence - 1 }).await
     }
 
     /// The states of a resource that are newer than a given one, as far as they matter: the last one, and those before it
@@ -187,26 +200,41 @@ impl Queue {
     }
 
     async fn state(&self, wanted: &Wanted<'_>) -> anyhow::Result<Option<State>> {
+        Ok(self.get(wanted).await?.and_then(|answer| readable(&answer)))
+    }
+
+    async fn get(&self, wanted: &Wanted<'_>) -> anyhow::Result<Option<Message>> {
         let request = Bytes::from(serde_json::to_vec(wanted)?);
         let subject = format!("$JS.API.DIRECT.GET.{}", topology::EVENTS);
         // The connection's own timeout bounds the wait.
         let answer = self.client.request(subject, request).await.context("cannot read EVENTS")?;
         match answer.status {
-            // Whoever stored it may be of a newer version, and what came before still holds. It is on DEAD by then if nobody
-            // can read it: a router has met it.
-            None => Ok(read(&answer).inspect_err(|error| tracing::debug!("a state is passed over: {error:#}")).ok()),
+            None => Ok(Some(answer)),
             Some(StatusCode::NOT_FOUND) => Ok(None),
             Some(status) => bail!("EVENTS answers {status}: {}", answer.description.as_deref().unwrap_or_default()),
         }
     }
 }
 
+/// Whoever stored it may be of a newer version, and what came before still holds. If nobody can read it, it is on DEAD by
+/// then: a router has met it.
+fn readable(answer: &Message) -> Option<State> {
+    read(answer).inspect_err(|error| tracing::debug!("a state is passed over: {error:#}")).ok()
+}
+
+fn header<'a>(answer: &'a Message, name: &str) -> Option<&'a str> {
+    answer.headers.as_ref()?.get(name).map(|value| value.as_str())
+}
+
+fn place(answer: &Message) -> anyhow::Result<u64> {
+    header(answer, "Nats-Sequence").and_then(|text| text.parse().ok()).context("EVENTS gave no sequence")
+}
+
 fn read(answer: &Message) -> anyhow::Result<State> {
-    let header = |name| answer.headers.as_ref().and_then(|headers| headers.get(name)).map(|value| value.as_str());
-    let sequence = header("Nats-Sequence").and_then(|text| text.parse().ok()).context("EVENTS gave no sequence")?;
-    let stored_at = header("Nats-Time-Stamp").and_then(|text| OffsetDateTime::parse(text, &Rfc3339).ok());
-    let place = (sequence, stored_at.context("EVENTS gave no time")?);
-    State::read(header("Nats-Subject").unwrap_or_default(), place, header(REPUBLISHED), &answer.payload)
+    let stored_at = header(answer, "Nats-Time-Stamp").and_then(|text| OffsetDateTime::parse(text, &Rfc3339).ok());
+    let place = (place(answer)?, stored_at.context("EVENTS gave no time")?);
+    let subject = header(answer, "Nats-Subject").unwrap_or_default();
+    State::read(subject, place, header(answer, REPUBLISHED), &answer.payload)
 }
 
 /// A message that the leader of EVENTS was asked for.

@@ -61,9 +61,9 @@ async fn a_client_that_goes_away_stops_nothing_half_way(database: DatabaseKind) 
             json!({ "name": number.to_string(), "url": stack.merchant.url("/a"), "events": ["order-created"] });
         let key = format!("key-{number}");
         // Gone while the request is worked on: sooner or later in that.
-        let patience = Duration::from_micros(300 * (number + 1));
+        let gone_after = Duration::from_micros(300 * (number + 1));
         let request = client.request(Method::POST, "/company/webhooks").header("Idempotency-Key", &key).json(&webhook);
-        let _ = request.timeout(patience).send().await;
+        let _ = request.timeout(gone_after).send().await;
         wait::until("the request to be answered", SOON, async || {
             let reply = post(&client, "/company/webhooks", &key, &webhook).await;
             if reply.status == 201 { Ok(()) } else { Err(format!("{}: {}", reply.status, reply.text())) }

@@ -304,8 +304,8 @@ async fn kill_dash_nine_of_two_deliverers_inverts_and_loses_nothing() {
     let mut delivered = 0;
     while delivered < count {
         // As long as something gets done there are kills.
-        let patience = Duration::from_secs(90 + count as u64 / 100);
-        let waited = wait::attempt("more to be delivered", patience, async || {
+        let deadline = Duration::from_secs(90 + count as u64 / 100);
+        let waited = wait::attempt("more to be delivered", deadline, async || {
             let ids = |all: &[Arc<Arrival>]| -> usize {
                 all.iter().filter(|one| one.is_accepted()).map(|one| one.webhook_id()).collect::<HashSet<_>>().len()
             };
