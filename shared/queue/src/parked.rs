@@ -14,7 +14,7 @@ use time::OffsetDateTime;
 use crate::schedules::delete;
 use crate::{Message, Outgoing, PublishError, Queue, Sent, subject, topology};
 
-/// A reader that nobody uses any more is forgotten by the server.
+/// A reader that a crash has left behind is forgotten by the server.
 const INACTIVE: Duration = Duration::from_secs(60);
 
 /// The body of a call for a drain that is for new jobs.
@@ -38,6 +38,18 @@ pub struct ParkedJob {
     pub sequence: u64,
     pub at: OffsetDateTime,
     pub frame: Bytes,
+}
+
+/// The server looks at every reader of PARKED with every job that comes or goes: hundreds that nobody uses any more made it
+/// answer in seconds.
+impl Drop for Parked {
+    fn drop(&mut self) {
+        let (stream, reader) = (self.stream.clone(), self.reader.cached_info().name.clone());
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            // Without the answer: should it get lost, the server forgets the reader by itself.
+            runtime.spawn(async move { stream.delete_consumer(&reader).await });
+        }
+    }
 }
 
 impl Parked {
