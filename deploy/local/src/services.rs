@@ -51,7 +51,7 @@ fn base_url(listener: &TcpListener) -> anyhow::Result<String> {
 type Service = Pin<Box<dyn Future<Output = anyhow::Result<()>> + Send>>;
 type Ended = (&'static str, anyhow::Result<()>);
 
-/// ingest, router, deliverer and api, each a task of this process.
+/// ingest, router, deliverer, recorder, controller and api, each a task of this process.
 #[derive(Debug)]
 pub struct Services {
     running: JoinSet<Ended>,
@@ -62,18 +62,22 @@ pub struct Services {
 
 impl Services {
     pub fn start(settings: &Settings, listeners: Listeners, runtime: &Runtime) -> anyhow::Result<Self> {
-        let (ingest, router, deliverer, api) = settings.read(|env| {
+        let (ingest, router, deliverer, recorder, controller, api) = settings.read(|env| {
             let ingest = shopery_ingest::Config::read(env);
             let router = shopery_router::Config::read(env);
             let deliverer = shopery_deliverer::Config::read(env);
+            let recorder = shopery_recorder::Config::read(env);
+            let controller = shopery_controller::Config::read(env);
             let api = shopery_api::Config::read(env);
-            Some((ingest?, router?, deliverer?, api?))
+            Some((ingest?, router?, deliverer?, recorder?, controller?, api?))
         })?;
         let faces = [listeners.api_url()?, listeners.ingest_url()?];
-        let services: [(_, Service); 4] = [
+        let services: [(_, Service); 6] = [
             ("ingest", Box::pin(shopery_ingest::run(ingest, listeners.ingest, runtime.clone()))),
             ("router", Box::pin(shopery_router::run(router, runtime.clone()))),
             ("deliverer", Box::pin(shopery_deliverer::run(deliverer, runtime.clone()))),
+            ("recorder", Box::pin(shopery_recorder::run(recorder, runtime.clone()))),
+            ("controller", Box::pin(shopery_controller::run(controller, runtime.clone()))),
             ("api", Box::pin(shopery_api::run(api, listeners.api, runtime.clone()))),
         ];
         let mut running = JoinSet::new();
@@ -94,9 +98,12 @@ impl Services {
 
     /// Completes when a service has ended though nobody told it to.
     pub async fn failed(&mut self) -> anyhow::Error {
-        match self.running.join_next().await {
-            Some(ended) => failure(ended).unwrap_or_else(|| anyhow!("a service ended by itself")),
-            None => anyhow!("no service is running"),
+        tokio::select! {
+            ended = self.running.join_next() => match ended {
+                Some(ended) => failure(ended).unwrap_or_else(|| anyhow!("a service ended by itself")),
+                None => anyhow!("no service is running"),
+            },
+            why = self.runtime.failed() => anyhow!(why),
         }
     }
 

@@ -36,7 +36,7 @@ struct Resource {
     action: String,
     /// `null` if it was us, or a token without a `sub`.
     by: Option<String>,
-    #[serde(with = "crate::timestamp")]
+    #[serde(with = "shopery_control::timestamp")]
     created_at: OffsetDateTime,
     #[schema(value_type = BTreeMap<String, schemas::FieldChange>)]
     changes: BTreeMap<String, FieldChange>,

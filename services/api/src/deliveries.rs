@@ -37,13 +37,13 @@ struct Resource {
     #[schema(value_type = schemas::DeliveryState)]
     state: String,
     attempt_count: i32,
-    #[serde(with = "crate::timestamp")]
+    #[serde(with = "shopery_control::timestamp")]
     triggered_at: OffsetDateTime,
-    #[serde(with = "crate::timestamp")]
+    #[serde(with = "shopery_control::timestamp")]
     created_at: OffsetDateTime,
-    #[serde(with = "crate::timestamp")]
+    #[serde(with = "shopery_control::timestamp")]
     updated_at: OffsetDateTime,
-    #[serde(with = "crate::timestamp::option")]
+    #[serde(with = "shopery_control::timestamp::option")]
     next_attempt_at: Option<OffsetDateTime>,
     /// Why the last attempt failed, or why there was none.
     error: Option<Reason>,
@@ -59,7 +59,7 @@ struct Resource {
 struct Attempt {
     id: String,
     number: u32,
-    #[serde(with = "crate::timestamp")]
+    #[serde(with = "shopery_control::timestamp")]
     started_at: OffsetDateTime,
     duration_ms: u32,
     request: Request,

@@ -21,7 +21,9 @@ use utoipa_axum::routes;
 use crate::deliveries::with_history;
 use crate::openapi::schemas;
 use crate::query::Query;
-use crate::{App, database_problem, timestamp};
+use shopery_control::timestamp;
+
+use crate::{App, database_problem};
 
 const DEFAULT_STEP: Duration = Duration::from_secs(60 * 60);
 const SHORTEST_STEP: Duration = Duration::from_secs(1);
@@ -46,9 +48,9 @@ struct Answer {
 #[derive(Debug, PartialEq, Serialize, ToSchema)]
 #[schema(as = DigestWindow)]
 struct Window {
-    #[serde(with = "crate::timestamp")]
+    #[serde(with = "shopery_control::timestamp")]
     from: OffsetDateTime,
-    #[serde(with = "crate::timestamp")]
+    #[serde(with = "shopery_control::timestamp")]
     to: OffsetDateTime,
     delivered: usize,
     /// Of the delivered ones.

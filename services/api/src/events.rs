@@ -41,7 +41,7 @@ struct Page {
     /// Where to go on later, whether there is more now or not.
     position: Option<String>,
     /// When the oldest of the tenant's events that are held was taken in.
-    #[serde(with = "crate::timestamp::option")]
+    #[serde(with = "shopery_control::timestamp::option")]
     oldest_available: Option<OffsetDateTime>,
     /// Events between what was asked for and the first of the page may be missing: they are no longer held.
     gap: bool,

@@ -17,8 +17,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use shopery_http::{Permission, Problem, read_body};
 use shopery_model::{Invalid, Sealed, TenantId};
-use shopery_runtime::Shutdown;
-use shopery_store::{Answered, Claim, Keyed, Store};
+use shopery_store::{Answered, Claim, Keyed};
 use time::OffsetDateTime;
 use tracing::Instrument;
 
@@ -34,8 +33,6 @@ const LONGEST: Duration = Duration::from_secs(55);
 /// After this, whoever worked on it is no more.
 const ABANDONED: Duration = Duration::from_secs(60);
 const MAX_BYTES: usize = 64 * 1024;
-/// How often those of yesterday are forgotten.
-const SWEEP: Duration = Duration::from_secs(600);
 
 /// Stands before every handler. What changes something runs to its end by itself: a client that goes away would otherwise
 /// stop it half-way, with a webhook made and its key not answered for.
@@ -147,21 +144,6 @@ fn fingerprint(path: &str, body: &[u8]) -> String {
 
 fn owner(keyed: Keyed<'_>) -> String {
     format!("shopery idempotency key\0{}\0{}", keyed.tenant.as_str(), keyed.key)
-}
-
-/// Forgets the keys of yesterday, from time to time.
-pub(crate) async fn sweep(store: &Store, shutdown: &Shutdown) {
-    loop {
-        match store.forget_keys(OffsetDateTime::now_utc() - KEPT).await {
-            Ok(true) => continue,
-            Ok(false) => {}
-            Err(error) => tracing::warn!(%error, "old Idempotency-Keys are forgotten later"),
-        }
-        tokio::select! {
-            () = tokio::time::sleep(SWEEP) => {}
-            () = shutdown.draining() => return,
-        }
-    }
 }
 
 #[cfg(test)]

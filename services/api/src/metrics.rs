@@ -43,10 +43,10 @@ struct Metrics {
 #[serde(rename_all = "camelCase")]
 #[schema(as = MetricsWindow)]
 struct Window {
-    #[serde(with = "crate::timestamp")]
+    #[serde(with = "shopery_control::timestamp")]
     from: OffsetDateTime,
     /// Without it.
-    #[serde(with = "crate::timestamp")]
+    #[serde(with = "shopery_control::timestamp")]
     to: OffsetDateTime,
     #[serde(flatten)]
     #[schema(inline)]
@@ -81,7 +81,7 @@ struct Latency {
 #[serde(rename_all = "camelCase")]
 struct Now {
     /// When the oldest delivery was made that is pending or parked.
-    #[serde(with = "crate::timestamp::option")]
+    #[serde(with = "shopery_control::timestamp::option")]
     oldest_waiting_at: Option<OffsetDateTime>,
     /// Of a webhook: `closed` if its endpoint works, `open` if it is left alone, `draining` while what was parked is sent.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -1,4 +1,4 @@
-//! Recoveries: `POST /company/webhooks/{id}/recover`, and how they get on. What they do is in [`crate::recover`].
+//! Recoveries: `POST /company/webhooks/{id}/recover`, and how they get on. The controller works on them.
 
 use axum::Json;
 use axum::body::Body;
@@ -40,9 +40,9 @@ struct Resource {
     webhook_id: WebhookId,
     #[schema(value_type = schemas::RecoveryState)]
     state: &'static str,
-    #[serde(with = "crate::timestamp")]
+    #[serde(with = "shopery_control::timestamp")]
     since: OffsetDateTime,
-    #[serde(with = "crate::timestamp")]
+    #[serde(with = "shopery_control::timestamp")]
     until: OffsetDateTime,
     #[schema(value_type = Vec<schemas::DeliveryState>)]
     statuses: Vec<&'static str>,
@@ -54,11 +54,11 @@ struct Resource {
     skipped: u64,
     unavailable: u64,
     error: Option<String>,
-    #[serde(with = "crate::timestamp")]
+    #[serde(with = "shopery_control::timestamp")]
     created_at: OffsetDateTime,
-    #[serde(with = "crate::timestamp")]
+    #[serde(with = "shopery_control::timestamp")]
     updated_at: OffsetDateTime,
-    #[serde(with = "crate::timestamp::option")]
+    #[serde(with = "shopery_control::timestamp::option")]
     finished_at: Option<OffsetDateTime>,
 }
 
@@ -105,7 +105,6 @@ async fn recover(
     let webhook = find(&app, &tenant, &id).await?;
     let recovery = read(Fields::read(&headers, body).await?, tenant, webhook.id)?;
     app.store.create_recovery(&recovery).await.map_err(database_problem)?;
-    app.recoveries.notify_one();
     let location = format!("/company/recoveries/{}", recovery.id);
     Ok((StatusCode::ACCEPTED, [(header::LOCATION, location)], Json(Resource::from(recovery))).into_response())
 }

@@ -4,17 +4,17 @@
 //! It may be stopped, repeated, and run beside the services: a row is replaced only where it is what was opened, and
 //! CONFIG is brought in line as after any change.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use secrecy::{ExposeSecret, SecretString};
-use shopery_model::{Keyring, Unopened, WebhookId};
-use shopery_queue::{Directory, Queue, read_keyring};
+use secrecy::SecretString;
+use shopery_control::{ConfigWriter, database};
+use shopery_model::{Keyring, Unopened, Webhook, WebhookId};
+use shopery_queue::{Queue, WebhookCache, read_keyring};
 use shopery_runtime::service::About;
 use shopery_runtime::{Env, Runtime};
 use shopery_store::{Resealed, Store, WebhookRecord};
-
-use crate::publicist::Publicist;
 
 pub const COMMAND: &str = "reencrypt";
 
@@ -43,7 +43,7 @@ impl Config {
     pub fn read(env: &mut Env) -> Option<Self> {
         let queue = shopery_queue::Config::read(env);
         let keys = read_keyring(env);
-        let database = crate::read_database(env);
+        let database = database::read_url(env);
         Some(Self { queue: queue?, keys: keys?, database: database? })
     }
 }
@@ -59,22 +59,28 @@ struct Done {
 /// The command.
 pub async fn run(config: Config, runtime: Runtime) -> anyhow::Result<()> {
     let (keys, prefix) = (&config.keys, config.keys.prefix());
-    let store = crate::connect(config.database.expose_secret(), &runtime.shutdown).await?;
-    let queue = Queue::connect(&config.queue, ABOUT.name, &runtime).await?;
+    let starting = runtime.health.starting(ABOUT.name);
+    let store = database::open(&config.database, &runtime.shutdown).await?;
+    let queue = Queue::connect(&config.queue, ABOUT.name, &starting, &runtime).await?;
+    database::wait_for_schema(&store, &starting, &runtime.shutdown).await?;
     let done = reseal(&store, keys, &prefix).await?;
     println!("re-encrypted {} webhooks with the key {}", done.resealed, keys.first_id());
-    let directory = Directory::follow(&queue, None, &runtime).await?;
-    let publicist = Publicist::start(&queue, store, directory.clone(), &runtime.shutdown);
+    let published = WebhookCache::mirror(&queue, &runtime).await?;
+    let writer = ConfigWriter::start(&queue, store, &runtime);
     for _ in 0..TRIES {
-        publicist.compare_all().await?;
+        let is_left = |webhook: &Arc<Webhook>| !webhook.sealed.stored().starts_with(&prefix);
+        let left: Vec<_> = published.all().into_iter().filter(is_left).collect();
+        for webhook in &left {
+            writer.repair(&webhook.tenant, webhook.id).await?;
+        }
         if let Some((id, why)) = done.first_closed {
             bail!("{} webhooks were left as they are; the first is {id}: {why}", done.closed);
         }
-        if directory.all().iter().all(|webhook| webhook.sealed.stored().starts_with(&prefix)) {
+        if left.is_empty() {
             println!("nothing is left, in the database or in CONFIG, that another key has sealed");
             return Ok(());
         }
-        // What was written just now comes back by the watch.
+        // What was written just now comes back by the mirror.
         tokio::time::sleep(SOON).await;
     }
     bail!("CONFIG still has entries that another key has sealed: others change them; run it again")
@@ -91,9 +97,11 @@ pub(crate) async fn seal_plain(store: &Store, keys: &Keyring) -> anyhow::Result<
 
 /// Fails if there are webhooks and none of them can be opened: then the keys are the wrong ones.
 pub(crate) async fn check_keys(store: &Store, keys: &Keyring) -> anyhow::Result<()> {
-    let (mut after, mut closed) = (None, None);
+    let (mut after, mut closed) = (None::<WebhookId>, None);
     loop {
-        let page = store.all_webhooks(after, PAGE).await?;
+        let page = store.all_webhooks(after.map(|id| id.to_string()).as_deref(), PAGE).await?;
+        // What does not read is no matter of keys.
+        let page: Vec<_> = page.into_iter().flatten().collect();
         for WebhookRecord { id, tenant, sealed, .. } in &page {
             match keys.open(tenant, *id, sealed) {
                 Ok(_) => return Ok(()),

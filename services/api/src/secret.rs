@@ -46,7 +46,7 @@ struct Previous {
     #[serde(skip_serializing_if = "Option::is_none")]
     public_key: Option<String>,
     /// From then on it does not sign any more.
-    #[serde(with = "crate::timestamp")]
+    #[serde(with = "shopery_control::timestamp")]
     until: OffsetDateTime,
 }
 
@@ -117,7 +117,7 @@ async fn rotate(
         rotated.map_err(|_| Problem::internal())
     };
     let rotated = credentials::update(&app, found, WebhookChange::default(), &by, now, &edit).await?;
-    app.publicist.publish(&tenant, id).await;
+    app.config.publish(&tenant, id).await;
     Ok(answer(&rotated))
 }
 

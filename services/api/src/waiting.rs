@@ -3,32 +3,21 @@
 use std::str::FromStr;
 use std::time::Duration;
 
-use serde::Serialize;
+use shopery_control::Backlog;
 use shopery_model::{Invalid, TenantId, WebhookId};
 use shopery_queue::{Parked, Queue};
-use time::OffsetDateTime;
-use utoipa::ToSchema;
 
 use crate::body::Fields;
 
 /// A webhook is shown without this rather than late.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Deliveries that are parked.
-#[derive(Debug, Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct Waiting {
-    parked: usize,
-    #[serde(with = "crate::timestamp::option", skip_serializing_if = "Option::is_none")]
-    oldest_at: Option<OffsetDateTime>,
-}
-
 /// What waits for a webhook now; `None` if PARKED does not say.
-pub(crate) async fn look(queue: &Queue, tenant: &TenantId, id: WebhookId) -> Option<Waiting> {
+pub(crate) async fn look(queue: &Queue, tenant: &TenantId, id: WebhookId) -> Option<Backlog> {
     let look = async {
         let parked = Parked::count(queue, tenant, id).await?;
         let oldest_at = if parked == 0 { None } else { Parked::oldest(queue, tenant, id).await? };
-        anyhow::Ok(Waiting { parked, oldest_at })
+        anyhow::Ok(Backlog { parked, oldest_at })
     };
     match tokio::time::timeout(PATIENCE, look).await.map_err(anyhow::Error::from).flatten() {
         Ok(waiting) => Some(waiting),

@@ -1,14 +1,12 @@
 //! `/company/webhooks`: create, list, get, change, delete, and the secret.
 
-use std::collections::BTreeMap;
-
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, RawQuery, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde::Serialize;
 use serde_json::json;
+use shopery_control::{Backlog, WebhookResource};
 use shopery_http::{Caller, Permission, Problem};
 use shopery_model::{
     Credentials, EndpointSecret, EventPattern, Invalid, MaskedChange, Rules, TenantId, WebhookId, validate_name,
@@ -16,8 +14,6 @@ use shopery_model::{
 use shopery_sender::Egress;
 use shopery_store::{Author, WebhookChange, WebhookRecord, WebhookState};
 use time::OffsetDateTime;
-use url::Url;
-use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -26,7 +22,7 @@ use crate::credentials::{self, CredentialsChange};
 use crate::openapi::schemas;
 use crate::query::{List, Query};
 use crate::rules::RulesChange;
-use crate::waiting::{self, Waiting};
+use crate::waiting;
 use crate::{App, database_problem, version};
 
 const MAX_EVENTS: usize = 50;
@@ -35,71 +31,10 @@ pub(crate) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new().routes(routes!(create, list)).routes(routes!(one, change, delete))
 }
 
-/// A webhook, as the API shows it.
-#[derive(Debug, Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-#[schema(as = Webhook)]
-pub(crate) struct Resource {
-    #[schema(value_type = String)]
-    id: WebhookId,
-    name: String,
-    #[schema(value_type = String)]
-    url: Url,
-    #[schema(value_type = Vec<String>)]
-    events: Vec<EventPattern>,
-    is_enabled: bool,
-    #[serde(flatten)]
-    #[schema(ignore)]
-    rules: Rules,
-    /// Names, with a mask in place of each value.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    headers: BTreeMap<String, &'static str>,
-    #[schema(value_type = schemas::WebhookState)]
-    state: &'static str,
-    #[serde(with = "crate::timestamp")]
-    created_at: OffsetDateTime,
-    #[serde(with = "crate::timestamp")]
-    updated_at: OffsetDateTime,
-    /// The first attempt that failed after the last one that did not.
-    #[serde(with = "crate::timestamp::option", skip_serializing_if = "Option::is_none")]
-    failing_since: Option<OffsetDateTime>,
-    #[serde(with = "crate::timestamp::option", skip_serializing_if = "Option::is_none")]
-    disabled_at: Option<OffsetDateTime>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<schemas::DisabledReason>)]
-    disabled_reason: Option<&'static str>,
-    /// Of one webhook; absent while nobody can tell.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    waiting: Option<Waiting>,
-}
-
-impl From<WebhookRecord> for Resource {
-    fn from(record: WebhookRecord) -> Self {
-        Self {
-            id: record.id,
-            name: record.name,
-            url: record.url,
-            events: record.events,
-            is_enabled: record.state == WebhookState::Active,
-            rules: record.rules,
-            headers: BTreeMap::new(),
-            state: record.state.name(),
-            created_at: record.created_at,
-            updated_at: record.updated_at,
-            failing_since: record.failing_since,
-            disabled_at: record.disabled.map(|(at, _)| at),
-            disabled_reason: record.disabled.map(|(_, reason)| reason.name()),
-            waiting: None,
-        }
-    }
-}
-
-impl Resource {
-    /// With what of it is not in the clear. One that cannot be opened is shown without.
-    fn of(app: &App, record: WebhookRecord, waiting: Option<Waiting>) -> Self {
-        let headers = credentials::open(app, &record).map(|credentials| credentials.headers.masked());
-        Self { headers: headers.unwrap_or_default(), waiting, ..Self::from(record) }
-    }
+/// A webhook with what of it is not in the clear. One that cannot be opened is shown without.
+fn resource(app: &App, record: WebhookRecord, waiting: Option<Backlog>) -> WebhookResource {
+    let headers = credentials::open(app, &record).map(|credentials| credentials.headers.masked());
+    WebhookResource { headers: headers.unwrap_or_default(), waiting, ..WebhookResource::from(record) }
 }
 
 /// Times have the precision that the database keeps.
@@ -155,8 +90,8 @@ async fn create(State(app): State<App>, headers: HeaderMap, body: Body) -> Resul
     };
     let told = MaskedChange::between(None, &credentials, now);
     app.store.create_webhook(&record, &told, &by).await.map_err(database_problem)?;
-    app.publicist.publish(&tenant, id).await;
-    let headers = [(header::LOCATION, format!("/company/webhooks/{id}")), (header::ETAG, version::tag(&record))];
+    app.config.publish(&tenant, id).await;
+    let headers = [(header::LOCATION, format!("/company/webhooks/{id}")), (header::ETAG, version::tag(record.version))];
     Ok((StatusCode::CREATED, headers, Json(json!({ "id": id }))).into_response())
 }
 
@@ -166,20 +101,20 @@ async fn create(State(app): State<App>, headers: HeaderMap, body: Body) -> Resul
     tag = "webhooks", operation_id = "listWebhooks",
     security(("bearer" = ["webhooks:read"])),
     params(schemas::Part, schemas::Times),
-    responses((status = 200, description = "Newest first", body = List<Resource>)),
+    responses((status = 200, description = "Newest first", body = List<WebhookResource>)),
 )]
 async fn list(
     State(app): State<App>,
     headers: HeaderMap,
     RawQuery(query): RawQuery,
-) -> Result<Json<List<Resource>>, Problem> {
+) -> Result<Json<List<WebhookResource>>, Problem> {
     let tenant = app.access.tenant(&headers, Permission::WebhooksRead)?;
     let mut query = Query::read(query.as_deref());
     let times = query.times();
     let (limit, cursor) = (query.limit(), query.cursor());
     query.finish()?;
     let page = app.store.webhooks(&tenant, &times, cursor.as_ref(), limit).await.map_err(database_problem)?;
-    Ok(List::of(page, |record| Resource::of(&app, record, None)))
+    Ok(List::of(page, |record| resource(&app, record, None)))
 }
 
 /// Shows a webhook.
@@ -190,7 +125,7 @@ async fn list(
     params(
         ("id" = String, Path, description = "Of the webhook", example = "wbh_01HA4XCG60CT4G3EWF4CKYM1MF"),
     ),
-    responses((status = 200, description = "The webhook, and what waits for it", body = Resource)),
+    responses((status = 200, description = "The webhook, and what waits for it", body = WebhookResource)),
 )]
 async fn one(State(app): State<App>, headers: HeaderMap, Path(id): Path<String>) -> Result<Response, Problem> {
     let tenant = app.access.tenant(&headers, Permission::WebhooksRead)?;
@@ -200,8 +135,8 @@ async fn one(State(app): State<App>, headers: HeaderMap, Path(id): Path<String>)
 }
 
 /// The answer that shows a webhook.
-fn show(app: &App, record: WebhookRecord, waiting: Option<Waiting>) -> Response {
-    ([(header::ETAG, version::tag(&record))], Json(Resource::of(app, record, waiting))).into_response()
+fn show(app: &App, record: WebhookRecord, waiting: Option<Backlog>) -> Response {
+    ([(header::ETAG, version::tag(record.version))], Json(resource(app, record, waiting))).into_response()
 }
 
 /// Changes a webhook.
@@ -214,7 +149,7 @@ fn show(app: &App, record: WebhookRecord, waiting: Option<Waiting>) -> Response 
         schemas::IfMatch,
     ),
     request_body = schemas::WebhookUpdate,
-    responses((status = 200, description = "The webhook as it is now", body = Resource)),
+    responses((status = 200, description = "The webhook as it is now", body = WebhookResource)),
 )]
 async fn change(
     State(app): State<App>,
@@ -224,7 +159,7 @@ async fn change(
 ) -> Result<Response, Problem> {
     let (tenant, by) = author(&app, &headers)?;
     let found = find(&app, &tenant, &id).await?;
-    let (id, of_version) = (found.id, version::wanted(&headers, &found)?);
+    let (id, of_version) = (found.id, version::wanted(&headers, found.version)?);
     let mut fields = Fields::read(&headers, body).await?;
     let mut change = read_change(&mut fields, &app.egress);
     let asked = CredentialsChange::read(&mut fields);
@@ -237,9 +172,9 @@ async fn change(
     (change.discard_before, change.of_version) = ((wish == waiting::Wish::Discard).then_some(now), of_version);
     update(&app, found, change, &asked, &by, now).await?;
     let waiting = if is_enabled { waiting::look(&app.queue, &tenant, id).await } else { None };
-    app.publicist.publish(&tenant, id).await;
+    app.config.publish(&tenant, id).await;
     if is_new_chance {
-        app.publicist.see_to_waiting(&tenant, id).await;
+        app.config.resume_backlog(&tenant, id).await;
     }
     let record = app.store.webhook(&tenant, id).await.map_err(database_problem)?.ok_or_else(no_such_webhook)?;
     Ok(show(&app, record, waiting))
@@ -287,8 +222,8 @@ async fn delete(State(app): State<App>, headers: HeaderMap, Path(id): Path<Strin
     if !app.store.delete_webhook(&tenant, id, &by, now()).await.map_err(database_problem)? {
         return Err(no_such_webhook());
     }
-    app.publicist.publish(&tenant, id).await;
-    app.publicist.see_to_waiting(&tenant, id).await;
+    app.config.publish(&tenant, id).await;
+    app.config.resume_backlog(&tenant, id).await;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 

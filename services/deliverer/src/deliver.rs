@@ -2,25 +2,27 @@
 
 use std::sync::Arc;
 
-use shopery_model::{CircuitState, DeliveryState, Fault, Job, MalformedJob, Outcome, Webhook};
+use shopery_model::{CircuitState, DeliveryState, Job, MalformedJob, Outcome};
 use shopery_queue::{
-    Circuits, Dead, Directory, Message, Outcomes, Parked, PublishError, Queue, Sent, Taken, subject, trace,
+    Circuits, Dead, Lookup, Message, Outcomes, Parked, PublishError, Queue, Sent, Taken, WebhookCache, subject, trace,
 };
 
 use crate::attempt::{Attempter, Tried, without_attempt};
 use crate::breaker::Breaker;
 use crate::ended::End;
 use crate::endpoints::Endpoints;
+use crate::room::{Found, Room, no_room};
 
 #[derive(Debug)]
 pub(crate) struct Deliverer {
     pub(crate) queue: Queue,
-    pub(crate) directory: Directory,
+    pub(crate) webhooks: WebhookCache,
     pub(crate) circuits: Circuits,
     pub(crate) endpoints: Arc<Endpoints>,
     pub(crate) breaker: Breaker,
     pub(crate) attempter: Arc<Attempter>,
     pub(crate) outcomes: Outcomes,
+    pub(crate) room: Room,
 }
 
 /// A job that has been looked at.
@@ -65,12 +67,13 @@ impl Deliverer {
     }
 
     fn is_held_back(&self, job: &Job, message: &Message) -> bool {
-        let webhook = self.directory.known(&job.meta.tenant, job.meta.webhook);
+        let webhook = self.webhooks.get_cached(&job.meta.tenant, job.meta.webhook);
         webhook.is_some_and(|webhook| {
+            let known = Lookup::Found(webhook.clone());
             // One drain sees to those, whichever deliverer makes it.
             let is_paced = webhook.rules.rate_limit.is_some() || webhook.rules.ordered;
             let is_closed = !webhook.can_be_sent_to() || is_paced || self.circuits.is_broken(webhook.id);
-            is_closed && end_of(Some(&webhook), job, message).is_none()
+            is_closed && end_of(&known, job, message).is_none()
         })
     }
 
@@ -78,7 +81,7 @@ impl Deliverer {
     async fn held_back(&self, job: Job, sent: Sent) -> anyhow::Result<Outcome> {
         let (tenant, id) = (job.meta.tenant.clone(), job.meta.webhook);
         let parked = self.parked(job, sent).await?;
-        if self.directory.known(&tenant, id).is_some_and(|webhook| webhook.can_be_sent_to()) {
+        if self.webhooks.get_cached(&tenant, id).is_some_and(|webhook| webhook.can_be_sent_to()) {
             self.breaker.open(&tenant, id, CircuitState::Draining).await?;
         }
         Ok(parked)
@@ -87,11 +90,12 @@ impl Deliverer {
     /// Attempts a job, or parks it where its endpoint does not keep up.
     async fn work_off(&self, job: Job, message: &Message) -> anyhow::Result<Outcome> {
         let (id, delivery) = (job.meta.webhook, job.meta.delivery);
-        let known = self.directory.get(&job.meta.tenant, id).await?;
-        if let Some(end) = end_of(known.as_deref(), &job, message) {
+        let known = self.webhooks.get(&job.meta.tenant, id).await?;
+        if let Some(end) = end_of(&known, &job, message) {
             return Ok(end.outcome(job.meta));
         }
-        let Some(webhook) = known.filter(|webhook| webhook.can_be_sent_to() && !webhook.rules.ordered) else {
+        let webhook = known.found().filter(|webhook| webhook.can_be_sent_to() && !webhook.rules.ordered);
+        let Some(webhook) = webhook else {
             let sent = Parked::park(&self.queue, &job).await;
             return self.held_back(job, sent).await;
         };
@@ -116,14 +120,14 @@ impl Deliverer {
     }
 
     async fn parked(&self, job: Job, sent: Sent) -> anyhow::Result<Outcome> {
-        // Without patience: where PARKED is full, the job comes again later and holds no place until then.
         match sent.acked().await {
             Ok(_) => Ok(without_attempt(job.meta, DeliveryState::Parked, None)),
             // One webhook alone has filled its part: there will be no room soon, and others need theirs.
-            Err(PublishError::SubjectFull(_)) => {
-                let why = "the webhook has as many deliveries parked as it may have";
-                Ok(without_attempt(job.meta, DeliveryState::Expired, Some((Fault::ParkingFull, why))))
-            }
+            Err(PublishError::SubjectFull(_)) => Ok(no_room(job.meta)),
+            Err(PublishError::Full(_)) => Ok(match self.room.park(&job).await? {
+                Found::Parked => without_attempt(job.meta, DeliveryState::Parked, None),
+                Found::None => no_room(job.meta),
+            }),
             Err(error) => Err(error.into()),
         }
     }
@@ -131,13 +135,13 @@ impl Deliverer {
     async fn bury(&self, message: &Message, error: &MalformedJob) -> anyhow::Result<()> {
         let stored = message.stored()?;
         let id = format!("{}:{}", stored.stream, stored.sequence);
-        let dead = Dead::new(message.subject(), error.to_string(), message.payload());
+        let dead = Dead::whole(message.subject(), error.to_string(), message.payload());
         Ok(self.queue.bury("undecodable-job", None, id, &dead).await?)
     }
 }
 
 /// Why a job is not to be attempted any more. What comes from JOBS has not waited, so it cannot be unwanted by now.
-fn end_of(webhook: Option<&Webhook>, job: &Job, message: &Message) -> Option<End> {
+fn end_of(webhook: &Lookup, job: &Job, message: &Message) -> Option<End> {
     let is_due = subject::is_due(message.subject());
     End::of_scheduled(webhook, &job.meta).filter(|end| is_due || *end == End::Deleted)
 }

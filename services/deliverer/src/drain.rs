@@ -15,7 +15,7 @@ use shopery_model::{
     AttemptId, Circuit, CircuitState, DeliveryState, Fault, Job, MalformedJob, Outcome, TenantId, Webhook, WebhookId,
 };
 use shopery_queue::{
-    Circuits, Dead, Directory, Message, Pacer, Parked, ParkedJob, Queue, Taken, store_outcomes, subject,
+    Circuits, Dead, Lookup, Message, Pacer, Parked, ParkedJob, Queue, Taken, WebhookCache, store_outcomes, subject,
 };
 use shopery_runtime::Shutdown;
 use time::OffsetDateTime;
@@ -44,7 +44,7 @@ const LAST_LOOK: Duration = Duration::from_secs(2);
 #[derive(Debug, Clone)]
 pub(crate) struct Drainer {
     pub(crate) queue: Queue,
-    pub(crate) directory: Directory,
+    pub(crate) webhooks: WebhookCache,
     pub(crate) circuits: Circuits,
     pub(crate) breaker: Breaker,
     pub(crate) attempter: Arc<Attempter>,
@@ -104,11 +104,11 @@ impl Drainer {
             message.ack().await;
             return Ok(());
         }
-        let webhook = match self.directory.get(&tenant, id).await? {
-            Some(webhook) if webhook.can_be_sent_to() => webhook,
-            gone => {
-                // What is parked of a webhook that is disabled, or stays closed, waits for that to end, or expires.
-                self.end_waiting(&tenant, id, gone.as_deref(), &message).await?;
+        let webhook = match self.webhooks.get(&tenant, id).await? {
+            Lookup::Found(webhook) if webhook.can_be_sent_to() => webhook,
+            other => {
+                // What is parked of a webhook that is disabled, unknown, or stays closed, waits for that to end, or expires.
+                self.end_waiting(&tenant, id, &other, &message).await?;
                 if circuit.is_some() {
                     self.circuits.close(&tenant, id, revision).await?;
                 }
@@ -117,7 +117,7 @@ impl Drainer {
             }
         };
         if webhook.discard_before.is_some() {
-            self.end_waiting(&tenant, id, Some(&webhook), &message).await?;
+            self.end_waiting(&tenant, id, &Lookup::Found(webhook.clone()), &message).await?;
         }
         let now = OffsetDateTime::now_utc();
         if circuit.is_none() && Parked::count(&self.queue, &tenant, id).await? == 0 {
@@ -165,7 +165,7 @@ impl Drainer {
         error: &MalformedJob,
     ) -> anyhow::Result<()> {
         let subject = subject::parked(tenant, id);
-        let dead = Dead::new(&subject, error.to_string(), frame);
+        let dead = Dead::whole(&subject, error.to_string(), frame);
         Ok(self.queue.bury("undecodable-job", Some(tenant), format!("PARKED:{sequence}"), &dead).await?)
     }
 }
@@ -199,8 +199,8 @@ impl Drain<'_> {
     /// Takes the webhook as it is now. True if this deliverer has to stop: it drains, or the webhook cannot be sent to,
     /// which is for whoever takes the next timer.
     pub(crate) async fn is_over(&mut self, shutdown: &Shutdown) -> anyhow::Result<bool> {
-        let webhook = self.drainer.directory.get(&self.tenant, self.webhook.id).await?;
-        match webhook.filter(|webhook| webhook.can_be_sent_to()) {
+        let webhook = self.drainer.webhooks.get(&self.tenant, self.webhook.id).await?;
+        match webhook.found().filter(|webhook| webhook.can_be_sent_to()) {
             Some(webhook) => {
                 self.webhook = webhook;
                 Ok(shutdown.is_draining())
@@ -366,9 +366,10 @@ impl Drain<'_> {
     /// The jobs that are still to be sent. The others end; what does not decode goes to DEAD.
     async fn without_ended(&self, parked: &Parked, jobs: Vec<ParkedJob>) -> anyhow::Result<Vec<(u64, Job)>> {
         let (now, max_age) = (OffsetDateTime::now_utc(), self.drainer.queue.limits.parked_max_age);
+        let known = Lookup::Found(self.webhook.clone());
         let (mut waiting, mut outcomes, mut ended) = (Vec::with_capacity(jobs.len()), Vec::new(), Vec::new());
         for ParkedJob { sequence, at, frame } in jobs {
-            match (Job::decode(&frame), End::of_parked(Some(&self.webhook), at, now, max_age)) {
+            match (Job::decode(&frame), End::of_parked(&known, at, now, max_age)) {
                 (Ok(job), None) => waiting.push((sequence, job)),
                 (Ok(job), Some(end)) => {
                     outcomes.push(end.outcome(job.meta));

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use shopery_model::{DeliveryId, DeliveryState, Fault, JobMeta, Outcome, Webhook};
+use shopery_model::{DeliveryId, DeliveryState, Fault, JobMeta, Outcome};
+use shopery_queue::Lookup;
 use time::OffsetDateTime;
 
 use crate::attempt::without_attempt;
@@ -22,7 +23,7 @@ pub(crate) enum End {
 impl End {
     /// Of a job that was parked at `at`; `None` if it goes on waiting or is sent.
     pub(crate) fn of_parked(
-        webhook: Option<&Webhook>,
+        webhook: &Lookup,
         at: OffsetDateTime,
         now: OffsetDateTime,
         max_age: Duration,
@@ -31,15 +32,16 @@ impl End {
     }
 
     /// Of a job that has waited for its next attempt.
-    pub(crate) fn of_scheduled(webhook: Option<&Webhook>, job: &JobMeta) -> Option<Self> {
+    pub(crate) fn of_scheduled(webhook: &Lookup, job: &JobMeta) -> Option<Self> {
         Self::of_waiting(webhook, job.failed_at.unwrap_or_else(|| job.delivery.created_at()))
     }
 
-    fn of_waiting(webhook: Option<&Webhook>, since: OffsetDateTime) -> Option<Self> {
+    /// A webhook of which nothing is known may still become known: what is for it goes on waiting.
+    fn of_waiting(webhook: &Lookup, since: OffsetDateTime) -> Option<Self> {
         match webhook {
-            None => Some(Self::Deleted),
-            Some(webhook) if webhook.discards(since) => Some(Self::Discarded),
-            Some(_) => None,
+            Lookup::Deleted => Some(Self::Deleted),
+            Lookup::Found(webhook) if webhook.discards(since) => Some(Self::Discarded),
+            Lookup::Found(_) | Lookup::Unknown => None,
         }
     }
 
@@ -68,15 +70,16 @@ impl End {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use shopery_model::{Extensions, WebhookId};
+    use shopery_model::{Extensions, TenantId, Webhook, WebhookId};
+    use std::sync::Arc;
     use time::macros::datetime;
 
     const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-    fn webhook(discard_before: Option<OffsetDateTime>) -> Webhook {
+    fn webhook(discard_before: Option<OffsetDateTime>) -> Lookup {
         let json = r#"{"id":"wbh_01HA4XCG60CT4G3EWF4CKYM1MF","tenant":"t","url":"https://a.example/","events":["*"],
             "isEnabled":true,"secret":"whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw","updatedAt":"2026-11-24T10:00:00Z"}"#;
-        Webhook { discard_before, ..serde_json::from_str(json).unwrap() }
+        Lookup::Found(Arc::new(Webhook { discard_before, ..serde_json::from_str(json).unwrap() }))
     }
 
     #[test]
@@ -84,14 +87,17 @@ mod tests {
         let now = datetime!(2026-11-24 10:00 UTC);
         let hours = |hours: i64| now - time::Duration::hours(hours);
         for (webhook, at, end) in [
-            (Some(webhook(None)), hours(1), None),
-            (Some(webhook(None)), hours(25), Some(End::Expired)),
-            (Some(webhook(Some(hours(2)))), hours(1), None),
-            (Some(webhook(Some(hours(2)))), hours(3), Some(End::Discarded)),
-            (Some(webhook(Some(hours(2)))), hours(25), Some(End::Discarded)),
-            (None, hours(0), Some(End::Deleted)),
+            (webhook(None), hours(1), None),
+            (webhook(None), hours(25), Some(End::Expired)),
+            (webhook(Some(hours(2))), hours(1), None),
+            (webhook(Some(hours(2))), hours(3), Some(End::Discarded)),
+            (webhook(Some(hours(2))), hours(25), Some(End::Discarded)),
+            (Lookup::Deleted, hours(0), Some(End::Deleted)),
+            // Absence is not deletion.
+            (Lookup::Unknown, hours(1), None),
+            (Lookup::Unknown, hours(25), Some(End::Expired)),
         ] {
-            assert_eq!(End::of_parked(webhook.as_ref(), at, now, DAY), end, "{at} {webhook:?}");
+            assert_eq!(End::of_parked(&webhook, at, now, DAY), end, "{at} {webhook:?}");
         }
     }
 
@@ -107,11 +113,11 @@ mod tests {
             (Some(minutes(2)), Some(minutes(3)), Some(End::Discarded)),
         ] {
             let webhook = webhook(discard_before);
-            let tenant = webhook.tenant.clone();
+            let (tenant, id): (TenantId, _) = ("t".parse().unwrap(), WebhookId::generate());
             let job = JobMeta {
-                delivery: DeliveryId::of(&tenant, "orders", "e", created, webhook.id),
+                delivery: DeliveryId::of(&tenant, "orders", "e", created, id),
                 tenant,
-                webhook: WebhookId::generate(),
+                webhook: id,
                 source: "orders".to_owned(),
                 event: "e".to_owned(),
                 event_type: "order-paid".parse().unwrap(),
@@ -127,7 +133,7 @@ mod tests {
                 resend: None,
                 failed_at,
             };
-            assert_eq!(End::of_scheduled(Some(&webhook), &job), end, "{failed_at:?} {discard_before:?}");
+            assert_eq!(End::of_scheduled(&webhook, &job), end, "{failed_at:?} {discard_before:?}");
         }
     }
 }

@@ -4,6 +4,7 @@
 //! - [`endpoints`]: how much each endpoint gets of this deliverer, so that none delays the others.
 //! - [`breaker`], [`drain`], [`sweep`]: endpoints that do not keep up. Their jobs are parked; one timer for each sees
 //!   to them.
+//! - [`room`]: what gives way once PARKED is full.
 //! - [`overdue`]: retries and timers that have not fired when they should have.
 //!
 //! Invariant: a job is acknowledged only after its retry, if one is due, is in RETRY and its outcome is in OUTCOMES.
@@ -18,6 +19,7 @@ mod endpoints;
 mod ordered;
 mod overdue;
 mod payload;
+mod room;
 mod sweep;
 mod waiting;
 
@@ -27,7 +29,9 @@ use std::time::Duration;
 
 use prometheus_client::metrics::family::Family;
 use shopery_model::{Keyring, Lane, RetrySchedule};
-use shopery_queue::{Age, Circuits, Directory, Intake, Outcomes, Pacer, Queue, Waiting, subject, topology, watch_ages};
+use shopery_queue::{
+    Age, Circuits, Intake, Outcomes, Pacer, Queue, Waiting, WebhookCache, subject, topology, watch_ages,
+};
 use shopery_runtime::service::About;
 use shopery_runtime::{Env, Runtime, Shutdown};
 use shopery_sender::Sender;
@@ -40,6 +44,7 @@ use crate::deliver::Deliverer;
 use crate::drain::Drainer;
 use crate::endpoints::Endpoints;
 use crate::overdue::Overdue;
+use crate::room::Room;
 use crate::sweep::Sweeper;
 
 /// Jobs that are held for each attempt that may be under way: most of those wait for their turn.
@@ -105,28 +110,29 @@ impl Config {
 /// Runs until the drain is over.
 pub async fn run(config: Config, runtime: Runtime) -> anyhow::Result<()> {
     let starting = runtime.health.starting(ABOUT.name);
-    let queue = Queue::connect(&config.queue, ABOUT.name, &runtime).await?;
-    let directory = Directory::follow(&queue, Some(&config.keys), &runtime).await?;
+    let queue = Queue::connect(&config.queue, ABOUT.name, &starting, &runtime).await?;
+    let webhooks = WebhookCache::follow(&queue, Some(&config.keys), &runtime).await?;
     let circuits = Circuits::follow(&queue, &runtime);
     let breaker = Breaker { queue: queue.clone(), circuits: circuits.clone(), config: config.breaker };
     let sender = Sender::new(&config.sender)?;
     let attempter = Arc::new(Attempter::new(queue.clone(), sender, config.schedule, &runtime));
     let (outcomes, recording) = Outcomes::start(queue.clone(), "deliverer");
     let held = config.slots * HELD;
-    let pacer = Pacer::start(&queue, &runtime.shutdown);
+    let pacer = Pacer::start(&queue, &runtime);
     let workers = Workers {
         deliverer: Deliverer {
             queue: queue.clone(),
-            directory: directory.clone(),
+            webhooks: webhooks.clone(),
             circuits: circuits.clone(),
             endpoints: Endpoints::new(config.slots, held),
             breaker: breaker.clone(),
             attempter: attempter.clone(),
             outcomes,
+            room: Room::new(queue.clone()),
         },
         drainer: Drainer {
             queue: queue.clone(),
-            directory: directory.clone(),
+            webhooks: webhooks.clone(),
             circuits: circuits.clone(),
             breaker: breaker.clone(),
             attempter,
@@ -152,7 +158,7 @@ pub async fn run(config: Config, runtime: Runtime) -> anyhow::Result<()> {
         work(due, workers.clone(), Lane::Fast),
         sweeper.run(&runtime.shutdown),
         overdue.run(&runtime.shutdown),
-        directory.answer(&queue, &runtime.shutdown),
+        webhooks.answer(&queue, &runtime.shutdown),
         watch_ages(&queue, &ages, &runtime.shutdown),
     );
     // The last outcomes are published when nobody can add one any more.

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use shopery_model::{CircuitState, DeliveryId, DeliveryState, Job, Outcome, Verdict};
-use shopery_queue::{OrderedRetry, Parked, ParkedJob, Progress, SentState, newest, topology};
+use shopery_queue::{Lookup, OrderedRetry, Parked, ParkedJob, Progress, SentState, newest};
 use shopery_runtime::Shutdown;
 use time::OffsetDateTime;
 use tokio::time::Instant;
@@ -114,7 +114,7 @@ impl Drain<'_> {
     ) -> anyhow::Result<Round> {
         let is_probe = self.circuit.state == CircuitState::Open;
         // Before PARKED is read: what is routed by then is in what is read.
-        let routed = self.drainer.queue.acknowledged(topology::ROUTER).await?;
+        let routed = self.drainer.queue.routed().await?;
         self.read_ordered(parked, backlog, None).await?;
         if is_probe && let Some(turns) = NonZeroUsize::new(backlog.turns.len()) {
             // Another one each time, as for any backlog: a resource that is never taken holds up no others.
@@ -215,7 +215,8 @@ impl Drain<'_> {
             (meta.attempt, meta.failed_at) = (retry.attempt, Some(retry.failed_at));
         }
         let max_age = queue.limits.parked_max_age;
-        let end = End::of_parked(Some(&self.webhook), head.waiting.parked_at, OffsetDateTime::now_utc(), max_age);
+        let known = Lookup::Found(self.webhook.clone());
+        let end = End::of_parked(&known, head.waiting.parked_at, OffsetDateTime::now_utc(), max_age);
         if let Some(end) = end {
             return Ok(Turn::Ended(end));
         }

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use shopery_model::{Job, TenantId, Webhook, WebhookId};
-use shopery_queue::{Message, Parked, ParkedJob, store_outcomes, subject};
+use shopery_queue::{Lookup, Message, Parked, ParkedJob, store_outcomes, subject};
 use time::OffsetDateTime;
 
 use crate::drain::Drainer;
@@ -18,18 +18,23 @@ const MANY: usize = 256;
 const SOON: Duration = Duration::from_secs(10 * 60);
 
 impl Drainer {
-    /// Ends what a webhook has waiting and is not to be sent: all of it if the webhook was deleted (`None`).
+    /// Ends what a webhook has waiting and is not to be sent: all of it if the webhook was deleted.
     pub(crate) async fn end_waiting(
         &self,
         tenant: &TenantId,
         id: WebhookId,
-        webhook: Option<&Webhook>,
+        webhook: &Lookup,
         message: &Message,
     ) -> anyhow::Result<()> {
         self.end_parked(tenant, id, webhook, message).await?;
         let now = OffsetDateTime::now_utc();
         let is_new = |webhook: &Webhook| webhook.discard_before.is_some_and(|before| now - before < SOON);
-        if webhook.is_none_or(is_new) {
+        let is_any_to_end = match webhook {
+            Lookup::Deleted => true,
+            Lookup::Found(webhook) => is_new(webhook),
+            Lookup::Unknown => false,
+        };
+        if is_any_to_end {
             self.end_scheduled(tenant, id, webhook, message).await?;
         }
         Ok(())
@@ -39,7 +44,7 @@ impl Drainer {
         &self,
         tenant: &TenantId,
         id: WebhookId,
-        webhook: Option<&Webhook>,
+        webhook: &Lookup,
         message: &Message,
     ) -> anyhow::Result<()> {
         let max_age = self.queue.limits.parked_max_age;
@@ -77,7 +82,7 @@ impl Drainer {
         &self,
         tenant: &TenantId,
         id: WebhookId,
-        webhook: Option<&Webhook>,
+        webhook: &Lookup,
         message: &Message,
     ) -> anyhow::Result<()> {
         let (subjects, mut next) = (subject::scheduled(tenant, id), 1);

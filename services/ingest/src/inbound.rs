@@ -230,7 +230,7 @@ async fn bury(
         Err(problem) => Err(problem),
     };
     let payload = payload.unwrap_or_else(|_| message.payload().clone());
-    let dead = Dead::new(message.subject(), problem, &payload).with_headers(headers);
+    let dead = Dead::start_of(message.subject(), problem, &payload).with_headers(headers);
     match queue.bury(reason, tenant, id, &dead).await {
         Ok(()) => true,
         Err(error) => {

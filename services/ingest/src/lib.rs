@@ -73,9 +73,9 @@ pub async fn run(config: Config, listener: TcpListener, runtime: Runtime) -> any
     let starting = runtime.health.starting(ABOUT.name);
     let validation = Validation::start(config.validate_events, catalogue(), &runtime.metrics)?;
     let access = Access::start(&config.access, &runtime)?;
-    let queue = Queue::connect(&config.queue, ABOUT.name, &runtime).await?;
+    let queue = Queue::connect(&config.queue, ABOUT.name, &starting, &runtime).await?;
     let acceptor = Acceptor::new(queue.clone(), validation, &runtime);
-    let (meter, pacer) = (Meter::new(config.allowance), Pacer::start(&queue, &runtime.shutdown));
+    let (meter, pacer) = (Meter::new(config.allowance), Pacer::start(&queue, &runtime));
     let routes = http::routes(acceptor.clone(), access.clone(), meter, pacer);
     let routes = shopery_http::guarded(routes, access, &config.limits)
         .merge(shopery_http::document::routes(&document::document(), "SHOPERY_INGEST_URL")?)

@@ -18,7 +18,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use prometheus_client::metrics::family::Family;
 use shopery_model::Allowance;
-use shopery_queue::{Age, Directory, Intake, Meter, Outcomes, Pacer, Queue, Waiting, topology, watch_ages};
+use shopery_queue::{Age, Intake, Meter, Outcomes, Pacer, Queue, Waiting, WebhookCache, topology, watch_ages};
 use shopery_runtime::service::About;
 use shopery_runtime::{Env, Runtime, Shutdown};
 use tokio_util::task::TaskTracker;
@@ -64,12 +64,12 @@ impl Config {
 /// Runs until the drain is over.
 pub async fn run(config: Config, runtime: Runtime) -> anyhow::Result<()> {
     let starting = runtime.health.starting(ABOUT.name);
-    let queue = Queue::connect(&config.queue, ABOUT.name, &runtime).await?;
-    let directory = Directory::follow(&queue, None, &runtime).await?;
+    let queue = Queue::connect(&config.queue, ABOUT.name, &starting, &runtime).await?;
+    let webhooks = WebhookCache::follow(&queue, None, &runtime).await?;
     let (outcomes, recording) = Outcomes::start(queue.clone(), "router");
     let duplicates = Duplicates::within(config.duplicate_window);
-    let (meter, pacer) = (Meter::new(config.allowance), Pacer::start(&queue, &runtime.shutdown));
-    let router = Router::new(queue.clone(), directory.clone(), outcomes, duplicates, meter, pacer, &runtime);
+    let (meter, pacer) = (Meter::new(config.allowance), Pacer::start(&queue, &runtime));
+    let router = Router::new(queue.clone(), webhooks.clone(), outcomes, duplicates, meter, pacer, &runtime);
     let router = Arc::new(router);
     let fresh = Intake::open(&queue, topology::ROUTER, SLOTS, &runtime.shutdown).await?;
     let deferred = Intake::open(&queue, topology::ROUTER_DEFERRED, DEFERRED_SLOTS, &runtime.shutdown).await?;
@@ -78,7 +78,7 @@ pub async fn run(config: Config, runtime: Runtime) -> anyhow::Result<()> {
     tokio::join!(
         route(fresh, &router, &runtime.shutdown),
         route(deferred, &router, &runtime.shutdown),
-        directory.answer(&queue, &runtime.shutdown),
+        webhooks.answer(&queue, &runtime.shutdown),
         watch_ages(&queue, &ages, &runtime.shutdown),
         hear_of_undelivered(&queue, &router, &runtime.shutdown),
     );
@@ -104,6 +104,7 @@ fn ages(runtime: &Runtime) -> [(Waiting, Age); 2] {
 async fn route(mut intake: Intake, router: &Arc<Router>, shutdown: &Shutdown) {
     let tasks = TaskTracker::new();
     while let Some(event) = intake.next(shutdown).await {
+        router.webhooks.wait_until_current().await;
         let routed = router.begin(event).await;
         tasks.spawn(router.clone().finish(routed));
     }

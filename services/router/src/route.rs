@@ -11,8 +11,8 @@ use shopery_model::{
     Webhook,
 };
 use shopery_queue::{
-    Dead, Directory, Message, Meter, NewerStates, Outcomes, Outgoing, Pacer, Parked, PublishError, Queue, REPUBLISHED,
-    Sent, State, Taken, republished, subject, trace,
+    Dead, Message, Meter, NewerStates, Outcomes, Outgoing, Pacer, Parked, PublishError, Queue, REPUBLISHED, Sent,
+    State, Taken, WebhookCache, republished, subject, trace,
 };
 use shopery_runtime::{Runtime, telemetry};
 use time::OffsetDateTime;
@@ -34,7 +34,7 @@ const BEHIND: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub(crate) struct Router {
     queue: Queue,
-    directory: Directory,
+    pub(crate) webhooks: WebhookCache,
     outcomes: Outcomes,
     /// `None`: nothing is dropped.
     duplicates: Option<Duplicates>,
@@ -111,7 +111,7 @@ struct Decided {
 impl Router {
     pub(crate) fn new(
         queue: Queue,
-        directory: Directory,
+        webhooks: WebhookCache,
         outcomes: Outcomes,
         duplicates: Option<Duplicates>,
         meter: Meter,
@@ -133,7 +133,7 @@ impl Router {
                 Family::default(),
             ),
         };
-        Self { queue, directory, outcomes, duplicates, latest_states: LatestStates::new(), meter, pacer, metrics }
+        Self { queue, webhooks, outcomes, duplicates, latest_states: LatestStates::new(), meter, pacer, metrics }
     }
 
     /// Begins with an event. Its jobs are handed to the connection here, in the order of the calls, unless it needs a
@@ -242,7 +242,7 @@ impl Router {
             })?;
         let version = event.version(place.at, place.sequence);
         let observed = self.latest_states.observe(&place.subject, version, event.event_type.is_deletion());
-        let mut webhooks = self.directory.wanting(&tenant, event.event_type);
+        let mut webhooks = self.webhooks.subscribed_to(&tenant, event.event_type);
         webhooks.retain(|webhook| !event.is_about(webhook.id));
         self.metrics.routed.inc();
         let span = tracing::info_span!(
@@ -404,7 +404,7 @@ impl Router {
     async fn bury(&self, message: &Message, error: &anyhow::Error) -> anyhow::Result<()> {
         let stored = message.stored()?;
         let id = format!("{}:{}", stored.stream, stored.sequence);
-        let dead = Dead::new(message.subject(), format!("{error:#}"), message.payload());
+        let dead = Dead::whole(message.subject(), format!("{error:#}"), message.payload());
         let tenant = subject::parse_event(message.subject());
         Ok(self.queue.bury("undecodable-event", tenant.as_ref(), id, &dead).await?)
     }

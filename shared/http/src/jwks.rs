@@ -112,7 +112,7 @@ impl Jwks {
             checks,
             fetches: runtime.metrics.shared("jwks_fetches", "Fetches of the JWKS by result: ok or failed"),
         };
-        tokio::spawn(fetcher.run(sender, jwks.wanted.clone(), runtime.shutdown.clone()));
+        runtime.spawn("jwks", fetcher.run(sender, jwks.wanted.clone(), runtime.shutdown.clone()));
         Ok(jwks)
     }
 

@@ -45,12 +45,15 @@ pub struct Event {
     pub data: Bytes,
 }
 
+/// How a type is read: of a publisher it must be in the catalogue.
+type ReadEventType = fn(&str) -> Result<EventType, Invalid>;
+
 impl Event {
     /// Reads one CloudEvent in structured JSON. `now` becomes its time if it has none. All that is wrong is reported, not
     /// just the first.
     pub fn parse(json: &Bytes, now: OffsetDateTime) -> Result<Self, Vec<Invalid>> {
         check_size(json.len())?;
-        Self::parse_stored(json, now)?.of_a_publisher()
+        Self::read_structured(json, now, str::parse)?.of_a_publisher()
     }
 
     /// Reads one CloudEvent in binary mode: its attributes are headers, and the body is its data. An error names the
@@ -58,7 +61,7 @@ impl Event {
     pub fn parse_binary(headers: BinaryAttributes, body: &Bytes, now: OffsetDateTime) -> Result<Self, Vec<Invalid>> {
         check_size(headers.bytes() + body.len())?;
         let (attributes, mut wrong) = headers.into_attributes();
-        match Self::read(&attributes, attributes::data_of_body(body), now).and_then(Self::of_a_publisher) {
+        match Self::read(&attributes, attributes::data_of_body(body), now, str::parse).and_then(Self::of_a_publisher) {
             Ok(event) if wrong.is_empty() => Ok(event),
             Ok(_) => Err(wrong),
             Err(found) => {
@@ -75,16 +78,25 @@ impl Event {
 
     /// Reads an event of ours, which was within the limit when it came in; [`encode`](Self::encode) may have added to it.
     pub fn parse_stored(json: &Bytes, now: OffsetDateTime) -> Result<Self, Vec<Invalid>> {
+        Self::read_structured(json, now, EventType::of_stored)
+    }
+
+    fn read_structured(json: &Bytes, now: OffsetDateTime, event_type: ReadEventType) -> Result<Self, Vec<Invalid>> {
         let attributes = Attributes::read(json).map_err(|invalid| vec![invalid])?;
         let data = match attributes.data() {
             Some(object) if object.starts_with('{') => Ok(json.slice_ref(object.as_bytes())),
             Some(_) => Err(Invalid::new("data", "must be a JSON object, the resource")),
             None => Err(Invalid::new("data", "is missing: it is the resource, as a JSON object")),
         };
-        Self::read(&attributes, data, now)
+        Self::read(&attributes, data, now, event_type)
     }
 
-    fn read(attributes: &Attributes, data: Result<Bytes, Invalid>, now: OffsetDateTime) -> Result<Self, Vec<Invalid>> {
+    fn read(
+        attributes: &Attributes,
+        data: Result<Bytes, Invalid>,
+        now: OffsetDateTime,
+        event_type: ReadEventType,
+    ) -> Result<Self, Vec<Invalid>> {
         let mut wrong = Vec::new();
         let mut note = |invalid: Invalid| wrong.push(invalid);
 
@@ -94,7 +106,7 @@ impl Event {
         }
         let id = attributes.required("id").and_then(|id| bounded("id", id)).map_err(&mut note).ok();
         let source = attributes.required("source").and_then(|source| bounded("source", source)).map_err(&mut note).ok();
-        let event_type = attributes.required("type").and_then(|name| name.parse::<EventType>()).map_err(&mut note).ok();
+        let event_type = attributes.required("type").and_then(|name| event_type(&name)).map_err(&mut note).ok();
         let resource = attributes
             .required("subject")
             .and_then(|subject| Resource::parse(&subject, event_type))
@@ -256,7 +268,9 @@ impl Resource {
             Invalid::new("subject", format!("must name the resource as <kind>/<id>, such as {kind}/123"))
         };
         let (name, id) = subject.split_once('/').ok_or_else(form)?;
-        let kind = catalogue().resource(name).ok_or_else(form)?.name;
+        let known = catalogue().resource(name).map(|resource| resource.name);
+        // Of an event that another service has stored, the type may be about a resource that we do not know.
+        let kind = known.or(event_type.map(EventType::resource).filter(|kind| *kind == name)).ok_or_else(form)?;
         if let Some(expected) = event_type.map(EventType::resource)
             && expected != kind
         {

@@ -1,7 +1,9 @@
 //! Event types, `<resource>-<action>`, and the patterns a webhook may subscribe with.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
+use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -9,6 +11,9 @@ use crate::Invalid;
 use crate::catalogue::{OPERATIONAL, catalogue};
 
 /// An entry of the catalogue, such as `order-created`. `orders-created` reads as the same one.
+///
+/// What another service has stored may name a type that this one does not know yet, while an installation is updated: that
+/// stays what it is ([`EventType::of_stored`]), so that it is routed, sent and recorded all the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(into = "String")]
 pub struct EventType {
@@ -16,7 +21,46 @@ pub struct EventType {
     pub(crate) action: &'static str,
 }
 
+/// Names of resources and actions that are in no catalogue of ours, for as long as the process lives: few, and bounded.
+static UNKNOWN_NAMES: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
+const MAX_UNKNOWN_NAMES: usize = 4096;
+const MAX_NAME_BYTES: usize = 64;
+
+/// A name that lives for as long as the process; `None` if it is none, or there are too many.
+fn intern(name: &str) -> Option<&'static str> {
+    let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_' || byte == b'-';
+    if name.is_empty() || name.len() > MAX_NAME_BYTES || !name.bytes().all(is_plain) {
+        return None;
+    }
+    let mut names = UNKNOWN_NAMES.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(known) = names.get(name) {
+        return Some(known);
+    }
+    if names.len() >= MAX_UNKNOWN_NAMES {
+        return None;
+    }
+    let name: &'static str = Box::leak(name.to_owned().into_boxed_str());
+    names.insert(name);
+    Some(name)
+}
+
+/// The resource of the catalogue, or a name that it does not have.
+fn resource_of_stored(name: &str) -> Option<&'static str> {
+    catalogue().resource(name).map(|resource| resource.name).or_else(|| intern(name))
+}
+
 impl EventType {
+    /// A type that a service of ours has stored, whether this one knows it or not.
+    pub fn of_stored(text: &str) -> Result<Self, Invalid> {
+        if let Some(known) = catalogue().read(text) {
+            return Ok(known);
+        }
+        let unknown = text.split_once('-').and_then(|(resource, action)| {
+            Some(Self { resource: resource_of_stored(resource)?, action: intern(action)? })
+        });
+        unknown.ok_or_else(|| Invalid::new("type", format!("{text:?} is no event type")))
+    }
+
     pub fn resource(self) -> &'static str {
         self.resource
     }
@@ -43,9 +87,10 @@ impl FromStr for EventType {
     }
 }
 
+/// What is read of messages was stored by a service of ours.
 impl<'de> Deserialize<'de> for EventType {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+        Self::of_stored(&String::deserialize(deserializer)?).map_err(serde::de::Error::custom)
     }
 }
 
@@ -71,6 +116,15 @@ pub enum EventPattern {
 }
 
 impl EventPattern {
+    /// A pattern that a service of ours has stored, whether this one knows what it names or not.
+    pub fn of_stored(text: &str) -> Result<Self, Invalid> {
+        if text == "*" {
+            return Ok(Self::All);
+        }
+        let resource = text.strip_suffix("-*").and_then(resource_of_stored);
+        resource.map_or_else(|| EventType::of_stored(text).map(Self::One), |resource| Ok(Self::Resource(resource)))
+    }
+
     pub fn matches(self, event_type: EventType) -> bool {
         match self {
             Self::All => true,
@@ -99,7 +153,7 @@ impl FromStr for EventPattern {
 
 impl<'de> Deserialize<'de> for EventPattern {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+        Self::of_stored(&String::deserialize(deserializer)?).map_err(serde::de::Error::custom)
     }
 }
 
@@ -138,6 +192,26 @@ mod tests {
             ("*", "*"),
         ] {
             assert_eq!(written.parse::<EventPattern>().unwrap().to_string(), read);
+        }
+    }
+
+    #[test]
+    fn what_another_service_has_stored_stays_what_it_is() {
+        for text in ["order-created", "order-shipped", "shipment-sent", "gift_card-sent-back"] {
+            assert_eq!(EventType::of_stored(text).unwrap().to_string(), text);
+            assert_eq!(serde_json::from_value::<EventType>(text.into()).unwrap(), EventType::of_stored(text).unwrap());
+            assert!(text == "order-created" || text.parse::<EventType>().is_err(), "{text} was published");
+        }
+        for text in ["*", "order-*", "shipment-*", "shipment-sent", "order-created"] {
+            assert_eq!(EventPattern::of_stored(text).unwrap().to_string(), text);
+        }
+        let (shipped, sent) =
+            (EventType::of_stored("order-shipped").unwrap(), EventType::of_stored("shipment-sent").unwrap());
+        assert!("order-*".parse::<EventPattern>().unwrap().matches(shipped));
+        assert!(EventPattern::of_stored("shipment-*").unwrap().matches(sent));
+        assert!(!EventPattern::of_stored("shipment-*").unwrap().matches(shipped));
+        for text in ["", "order", "-", "order-", "-sent", "Order-sent", "order-\u{7}", &"x-".repeat(99)] {
+            assert!(EventType::of_stored(text).is_err(), "{text:?}");
         }
     }
 

@@ -9,6 +9,7 @@ use async_nats::jetstream::stream::LastRawMessageErrorKind;
 use prometheus_client::metrics::gauge::Gauge;
 use shopery_runtime::Shutdown;
 use time::OffsetDateTime;
+use tokio::time::Instant;
 
 use crate::topology::{self, Consumer};
 use crate::{Parked, Queue};
@@ -64,6 +65,20 @@ impl Queue {
     /// Up to which place of its stream a consumer has acknowledged all: none of it comes again.
     pub async fn acknowledged(&self, consumer: Consumer) -> anyhow::Result<u64> {
         Ok(consumer.info(self).await?.ack_floor.stream_sequence)
+    }
+
+    /// Up to which place of EVENTS all events are routed. One look serves all who asked before it was begun: the drain of
+    /// every ordered webhook asks all the time, and NATS works such questions off one after the other.
+    pub async fn routed(&self) -> anyhow::Result<u64> {
+        let asked = Instant::now();
+        let mut last = self.routed.lock().await;
+        if let Some((_, routed)) = last.filter(|(began, _)| *began >= asked) {
+            return Ok(routed);
+        }
+        let began = Instant::now();
+        let routed = self.acknowledged(topology::ROUTER).await?;
+        *last = Some((began, routed));
+        Ok(routed)
     }
 }
 

@@ -39,8 +39,9 @@ impl Circuits {
     /// Follows the changes from now on. A circuit that is not known yet costs an attempt, no more, so nobody waits.
     pub fn follow(queue: &Queue, runtime: &Runtime) -> Self {
         let circuits = Self { table: Arc::default(), store: queue.buckets.circuits.clone() };
-        let (follower, shutdown) = (circuits.clone(), runtime.shutdown.clone());
-        tokio::spawn(async move {
+        let follower = circuits.clone();
+        let mut connections = queue.connections();
+        runtime.spawn("circuits-follower", async move {
             loop {
                 tokio::select! {
                     followed = follower.watch() => {
@@ -48,7 +49,8 @@ impl Circuits {
                         tracing::warn!(error, "the watch of CIRCUITS ended; starting it anew");
                         tokio::time::sleep(Duration::from_millis(500)).await;
                     }
-                    () = shutdown.draining() => return,
+                    // The client would notice seconds later that its consumer is gone.
+                    Ok(()) = connections.changed() => {}
                 }
             }
         });

@@ -8,7 +8,7 @@ use async_nats::jetstream;
 use async_nats::{ConnectOptions, Event};
 use secrecy::{ExposeSecret, SecretString};
 use shopery_model::MAX_EVENT_BYTES;
-use shopery_runtime::{Counts, Env, Runtime, Shutdown};
+use shopery_runtime::{Counts, Env, Runtime, Shutdown, Starting};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -49,6 +49,16 @@ impl Config {
     }
 }
 
+/// A connection to a NATS that is checked, whatever it has of streams.
+#[derive(Debug, Clone)]
+pub struct Link {
+    pub client: async_nats::Client,
+    pub jetstream: jetstream::Context,
+    pub limits: topology::Limits,
+    connections: watch::Receiver<u64>,
+    dead: Counts,
+}
+
 /// A connection to NATS, with the streams in place. Clones are the same one, and cheap.
 #[derive(Debug, Clone)]
 pub struct Queue(Arc<Connection>);
@@ -59,6 +69,8 @@ pub struct Connection {
     pub jetstream: jetstream::Context,
     pub limits: topology::Limits,
     pub buckets: topology::Buckets,
+    /// One look at a time at how far events are routed.
+    pub(crate) routed: tokio::sync::Mutex<Option<(Instant, u64)>>,
     /// Changes with every new connection: what the server kept for the old one (outstanding pulls) is gone.
     pub(crate) connections: watch::Receiver<u64>,
     /// Messages put on DEAD, by reason.
@@ -78,13 +90,8 @@ pub(crate) const MAX_OVERHEAD: usize = 64 * 1024;
 /// A server that takes less would refuse events that we have accepted.
 const MIN_MAX_PAYLOAD: usize = MAX_EVENT_BYTES + MAX_OVERHEAD;
 
-impl Queue {
-    /// The largest message that the server takes, in bytes.
-    pub(crate) fn max_payload(&self) -> usize {
-        self.client.server_info().max_payload
-    }
-
-    /// Connects, checks the server and puts the streams in place. Later, it reconnects by itself for as long as it takes.
+impl Link {
+    /// Connects and checks the server. Later, it reconnects by itself for as long as it takes.
     pub async fn connect(config: &Config, name: &str, runtime: &Runtime) -> anyhow::Result<Self> {
         let (connected, connections) = watch::channel(0);
         let mut options = ConnectOptions::new()
@@ -153,11 +160,42 @@ impl Queue {
             .max_ack_inflight(8 * 1024)
             .build(client.clone());
         let dead = runtime.metrics.shared("dead_messages", "Messages that nobody can use, put on DEAD, by reason");
-        let limits = config.limits.clone();
-        let buckets = patiently(&runtime.shutdown, || topology::ensure_streams(&jetstream, &limits)).await?;
-        let queue = Self(Arc::new(Connection { client, jetstream, limits, buckets, connections, dead }));
-        tokio::spawn(queue.clone().keep_streams(runtime.shutdown.clone()));
-        Ok(queue)
+        Ok(Self { client, jetstream, limits: config.limits.clone(), connections, dead })
+    }
+
+    /// Creates the streams and buckets that are missing, and brings the others up to date: what the controller does, alone.
+    pub async fn declare(&self, shutdown: &Shutdown) -> anyhow::Result<()> {
+        patiently(shutdown, || topology::declare(&self.jetstream, &self.limits)).await
+    }
+
+    /// Waits until the controller has put streams and buckets in place. `starting` says what is waited for.
+    pub async fn open(self, starting: &Starting, shutdown: &Shutdown) -> anyhow::Result<Queue> {
+        let mut deadline = Instant::now() + PATIENCE;
+        let buckets = loop {
+            match topology::find(&self.jetstream, &self.limits).await {
+                Ok(buckets) => break buckets,
+                Err(error) if error.is::<topology::Missing>() => {
+                    // However long the controller takes.
+                    deadline = Instant::now() + PATIENCE;
+                    if starting.waits_for(error.to_string()) {
+                        tracing::info!("{error}");
+                    }
+                }
+                Err(error) if error.is::<topology::Incompatible>() || Instant::now() >= deadline => return Err(error),
+                Err(error) => {
+                    if starting.waits_for(format!("{error:#}")) {
+                        tracing::warn!("{error:#}; trying again");
+                    }
+                }
+            }
+            tokio::select! {
+                () = tokio::time::sleep(PAUSE) => {}
+                () = shutdown.draining() => bail!("stopped while waiting for NATS"),
+            }
+        };
+        let Self { client, jetstream, limits, connections, dead } = self;
+        let routed = tokio::sync::Mutex::default();
+        Ok(Queue(Arc::new(Connection { client, jetstream, limits, buckets, routed, connections, dead })))
     }
 
     /// Changes with every new connection.
@@ -166,24 +204,24 @@ impl Queue {
         connections.mark_unchanged();
         connections
     }
+}
 
-    /// Puts the streams in place again after a reconnection: the server may have come back without them.
-    async fn keep_streams(self, shutdown: Shutdown) {
+impl Queue {
+    /// Connects, and waits until the controller has put streams and buckets in place.
+    pub async fn connect(config: &Config, name: &str, starting: &Starting, runtime: &Runtime) -> anyhow::Result<Self> {
+        Link::connect(config, name, runtime).await?.open(starting, &runtime.shutdown).await
+    }
+
+    /// The largest message that the server takes, in bytes.
+    pub(crate) fn max_payload(&self) -> usize {
+        self.client.server_info().max_payload
+    }
+
+    /// Changes with every new connection.
+    pub fn connections(&self) -> watch::Receiver<u64> {
         let mut connections = self.connections.clone();
         connections.mark_unchanged();
-        loop {
-            tokio::select! {
-                Ok(()) = connections.changed() => {}
-                () = shutdown.draining() => return,
-                else => return,
-            }
-            let ensured = patiently(&shutdown, || topology::ensure_streams(&self.jetstream, &self.limits)).await;
-            if let Err(error) = ensured
-                && !shutdown.is_draining()
-            {
-                tracing::error!("{error:#}");
-            }
-        }
+        connections
     }
 }
 

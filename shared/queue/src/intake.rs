@@ -20,8 +20,9 @@ use crate::{Message, Queue, Taken};
 
 /// How long the server keeps a pull that it cannot fill.
 const EXPIRES: Duration = Duration::from_secs(30);
-/// How often the server says, during a pull, that it is still there.
-const HEARTBEAT: Duration = Duration::from_secs(5);
+/// How often the server says, during a pull, that it is still there. Twice that without a word, and we ask again: after the death
+/// of a node that led a consumer, work goes on so soon after the new leader is there. A message each second is nothing.
+const HEARTBEAT: Duration = Duration::from_secs(1);
 
 pub struct Intake {
     queue: Queue,

@@ -2,18 +2,18 @@
 //!
 //! Everything that two services must agree on is here: the streams and their limits ([`topology`]), the subjects
 //! ([`subject`]), how a message is published ([`Queue::publish`]) and how work is pulled and acknowledged ([`Intake`]),
-//! and the webhooks that the control plane makes known ([`Directory`]).
+//! and the webhooks that the control plane makes known ([`WebhookCache`]).
 //!
 //! Invariant: an input is acknowledged only after its output was. A crash repeats work and loses none.
 
 mod ages;
 mod circuits;
+mod config_subscribers;
 mod connection;
-mod directory;
 mod event_types;
 mod feed;
-mod followers;
 mod intake;
+mod lease;
 mod message;
 mod meter;
 mod outcomes;
@@ -26,14 +26,15 @@ mod states;
 pub mod subject;
 pub mod topology;
 pub mod trace;
+mod webhook_cache;
 
 pub use ages::{Age, Waiting, watch_ages};
 pub use circuits::Circuits;
-pub use connection::{Config, Queue};
-pub use directory::{Directory, read_keyring};
+pub use config_subscribers::{ConfigSubscribers, Revision};
+pub use connection::{Config, Link, Queue};
 pub use feed::{Feed, FeedStart, Held, StoredEvent};
-pub use followers::Followers;
 pub use intake::Intake;
+pub use lease::Lease;
 pub use message::{Message, NotStored, Stored, Taken};
 pub use meter::{Meter, read_allowance};
 pub use outcomes::{Outcomes, store_outcomes};
@@ -44,3 +45,4 @@ pub use publish::{Dead, Outgoing, PublishError, Sent};
 pub use schedules::Schedule;
 pub use shopery_runtime::Recent;
 pub use states::{NewerStates, REPUBLISHED, State, republished};
+pub use webhook_cache::{Applied, COMPLETE, Lookup, WebhookCache, read_keyring};

@@ -12,7 +12,7 @@ use async_nats::Subscriber;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use shopery_model::{Pace, TenantId};
-use shopery_runtime::Shutdown;
+use shopery_runtime::Runtime;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -53,16 +53,11 @@ struct Present {
 }
 
 impl Pacer {
-    pub fn start(queue: &Queue, shutdown: &Shutdown) -> Self {
+    pub fn start(queue: &Queue, runtime: &Runtime) -> Self {
         let state = State { pace: Pace::default(), present: Present::default(), next: Instant::now() };
         let pacer = Self(Arc::new(Inner { state: Mutex::new(state), paced: Notify::new() }));
-        let (queue, shutdown, listening) = (queue.clone(), shutdown.clone(), pacer.clone());
-        tokio::spawn(async move {
-            tokio::select! {
-                () = listening.listen(&queue) => {}
-                () = shutdown.draining() => {}
-            }
-        });
+        let (queue, listening) = (queue.clone(), pacer.clone());
+        runtime.spawn("pacer", async move { listening.listen(&queue).await });
         pacer
     }
 

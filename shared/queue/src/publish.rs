@@ -95,7 +95,8 @@ pub struct Dead<'a, Reason: Serialize> {
     bytes: usize,
 }
 
-/// Kept of a dead message, at most; escaped as JSON, at worst sixfold, it still fits into a message of 1 MiB.
+/// Kept of a dead message that came from outside, at most: who sends much that is bad must not take the room of others. Escaped
+/// as JSON, at worst sixfold, it still fits into a message of 1 MiB.
 const DEAD_BODY: usize = 128 * 1024;
 const DEAD_HEADERS: usize = 8 * 1024;
 
@@ -123,10 +124,15 @@ impl<Reason: Serialize> Dead<'_, Reason> {
 }
 
 impl<'a, Reason: Serialize> Dead<'a, Reason> {
-    pub fn new(subject: &'a str, problem: Reason, message: &[u8]) -> Self {
-        let start = &message[..message.len().min(DEAD_BODY)];
-        let body = String::from_utf8_lossy(start).into_owned();
+    /// A message of a service of ours: all of it, as far as NATS takes it.
+    pub fn whole(subject: &'a str, problem: Reason, message: &[u8]) -> Self {
+        let body = String::from_utf8_lossy(message).into_owned();
         Self { subject, problem, headers: Vec::new(), body, bytes: message.len() }
+    }
+
+    /// A message that came from outside: its start.
+    pub fn start_of(subject: &'a str, problem: Reason, message: &[u8]) -> Self {
+        Self { bytes: message.len(), ..Self::whole(subject, problem, &message[..message.len().min(DEAD_BODY)]) }
     }
 
     /// With headers, as many as there is room for.

@@ -1,13 +1,16 @@
-//! Streams and consumers: declared here once, created or updated when a service starts.
+//! Streams, buckets and consumers: declared here once. The controller creates and updates streams and buckets ([`declare`]);
+//! every other service waits until they are there ([`find`]), and creates its own consumers.
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use async_nats::jetstream::consumer::{AckPolicy, pull};
-use async_nats::jetstream::context::GetStreamErrorKind;
-use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType};
+use async_nats::jetstream::context::{CreateStreamErrorKind, GetStreamErrorKind, UpdateStreamErrorKind};
+use async_nats::jetstream::stream::{Config, DiscardPolicy, Info, RetentionPolicy, StorageType};
 use async_nats::jetstream::{Context, ErrorCode, kv};
 use shopery_runtime::Env;
+use time::OffsetDateTime;
 
 pub const INBOUND: &str = "INBOUND";
 pub const EVENTS: &str = "EVENTS";
@@ -17,12 +20,16 @@ pub const RETRY: &str = "RETRY";
 pub const PARKED: &str = "PARKED";
 pub const OUTCOMES: &str = "OUTCOMES";
 pub const DEAD: &str = "DEAD";
+/// Every stream but those of buckets.
+pub const STREAMS: [&str; 8] = [INBOUND, EVENTS, DEFERRED, JOBS, RETRY, PARKED, OUTCOMES, DEAD];
 /// The key-value bucket of the webhooks.
 pub const CONFIG: &str = "CONFIG";
 /// The key-value bucket of the circuits that are not closed.
 pub const CIRCUITS: &str = "CIRCUITS";
 /// The key-value bucket of what webhooks were sent of a resource.
 pub const PROGRESS: &str = "PROGRESS";
+/// The key-value bucket of the leases; see [`Lease`](crate::Lease).
+pub(crate) const LEASES: &str = "LEASES";
 
 /// Publishing the same event twice within this window stores it once. An id costs the server about 228 bytes.
 const EVENTS_WINDOW: Duration = Duration::from_secs(10 * 60);
@@ -46,7 +53,7 @@ const MAX_WAITING: i64 = 4096;
 const MIB: i64 = 1024 * 1024;
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Sizes that an operator chooses. Every service must be given the same.
+/// Sizes that an operator chooses. Those of streams are the controller's; every service must be given the same times.
 #[derive(Debug, Clone)]
 pub struct Limits {
     pub replicas: usize,
@@ -62,6 +69,8 @@ pub struct Limits {
     pub parked_max_jobs: i64,
     /// A message that was pulled and not acknowledged for so long is given to another. Above the longest attempt (5 s).
     pub ack_wait: Duration,
+    /// Whether a stream may become smaller than what it holds.
+    pub may_shrink: bool,
 }
 
 impl Limits {
@@ -92,6 +101,11 @@ impl Limits {
         );
         let replicas = env.number("SHOPERY_STREAM_REPLICAS", "1", 1..=5, "Copies of every stream; 3 in production");
         let age = env.duration("SHOPERY_EVENTS_MAX_AGE", "7d", "How long EVENTS keeps an event");
+        let may_shrink = env.or(
+            "SHOPERY_STREAMS_MAY_SHRINK",
+            "false",
+            "true: a size or age that deletes what a stream holds is applied; otherwise the controller refuses it",
+        );
         let ack_wait =
             env.duration("SHOPERY_ACK_WAIT", "30s", "How soon work of a crashed service is repeated; over 5 s");
         Some(Self {
@@ -106,11 +120,12 @@ impl Limits {
             parked_max_age: parked_age?,
             parked_max_jobs: i64::try_from(parked_jobs?).ok()?,
             ack_wait: ack_wait?.max(Duration::from_secs(6)),
+            may_shrink: may_shrink?,
         })
     }
 }
 
-/// The key-value buckets, declared in [`ensure_streams`].
+/// The key-value buckets.
 #[derive(Debug, Clone)]
 pub struct Buckets {
     pub config: kv::Store,
@@ -118,10 +133,15 @@ pub struct Buckets {
     pub progress: kv::Store,
 }
 
-/// What is in the way for good.
+/// What is in the way until an operator changes it: waiting does not help.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct Incompatible(String);
+
+/// What the controller has still to make.
+#[derive(Debug, thiserror::Error)]
+#[error("waiting for the controller to create {0}")]
+pub(crate) struct Missing(String);
 
 /// Every stream but those of the [`Buckets`].
 fn streams(limits: &Limits) -> [Config; 8] {
@@ -239,65 +259,97 @@ impl Consumer {
     }
 }
 
-pub(crate) async fn ensure_streams(jetstream: &Context, limits: &Limits) -> anyhow::Result<Buckets> {
-    for wanted in streams(limits) {
-        ensure_stream(jetstream, wanted).await?;
-    }
-    let bucket = async |name: &str, max_age: Duration| -> anyhow::Result<kv::Store> {
-        if let Ok(found) = jetstream.get_key_value(name).await {
-            return Ok(found);
-        }
-        let wanted = kv::Config {
-            bucket: name.to_owned(),
-            history: 1,
-            max_age,
-            max_bytes: 512 * MIB,
-            num_replicas: limits.replicas,
-            ..kv::Config::default()
-        };
-        let created = jetstream.create_or_update_key_value(wanted).await;
-        created.with_context(|| format!("cannot create the key-value bucket {name}"))
-    };
+/// The buckets of [`Buckets`], in its order.
+fn buckets(limits: &Limits) -> [kv::Config; 3] {
     // Nothing of a resource waits for longer than it may be parked, or than EVENTS has its states.
     let longest_wait = limits.events_max_age.max(limits.parked_max_age + PARKED_SLACK) + DAY;
-    Ok(Buckets {
-        config: bucket(CONFIG, Duration::ZERO).await?,
-        circuits: bucket(CIRCUITS, Duration::ZERO).await?,
-        progress: bucket(PROGRESS, longest_wait).await?,
+    [(CONFIG, Duration::ZERO), (CIRCUITS, Duration::ZERO), (PROGRESS, longest_wait)].map(|(name, max_age)| kv::Config {
+        bucket: name.to_owned(),
+        history: 1,
+        max_age,
+        max_bytes: 512 * MIB,
+        num_replicas: limits.replicas,
+        ..kv::Config::default()
     })
 }
 
-async fn ensure_stream(jetstream: &Context, wanted: Config) -> anyhow::Result<()> {
-    let name = wanted.name.clone();
-    let found = match jetstream.get_stream(&name).await {
-        Ok(stream) => stream.cached_info().config.clone(),
-        Err(error) => match error.kind() {
-            GetStreamErrorKind::JetStream(ref cause) if cause.error_code() == ErrorCode::STREAM_NOT_FOUND => {
-                // Create or update: another replica may be starting too.
-                jetstream
-                    .create_or_update_stream(wanted)
-                    .await
-                    .with_context(|| format!("cannot create stream {name}"))?;
-                return Ok(());
-            }
-            _ => return Err(error).with_context(|| format!("cannot look at stream {name}; is JetStream enabled?")),
-        },
+/// Creates what is missing, and brings the limits of the rest up to date.
+pub(crate) async fn declare(jetstream: &Context, limits: &Limits) -> anyhow::Result<()> {
+    for wanted in streams(limits) {
+        let name = wanted.name.clone();
+        match look(jetstream, &name).await? {
+            // Create or update: another replica may be starting too.
+            None => drop(jetstream.create_or_update_stream(wanted).await.map_err(|error| {
+                let code = match error.kind() {
+                    CreateStreamErrorKind::JetStream(cause) => Some(cause.error_code()),
+                    _ => None,
+                };
+                no_room(limits, &name, code, error.into())
+            })?),
+            Some(found) => update(jetstream, &found, wanted, limits).await?,
+        }
+    }
+    for wanted in buckets(limits) {
+        let (name, replicas) = (wanted.bucket.clone(), wanted.num_replicas);
+        let found = look(jetstream, &format!("KV_{name}")).await?;
+        if found.is_none_or(|found| found.config.num_replicas != replicas || found.config.max_age != wanted.max_age) {
+            let declared = jetstream.create_or_update_key_value(wanted).await;
+            declared.with_context(|| format!("cannot declare the key-value bucket {name}"))?;
+        }
+    }
+    Ok(())
+}
+
+/// The buckets, if all streams and buckets are there in the shape that this version needs.
+pub(crate) async fn find(jetstream: &Context, limits: &Limits) -> anyhow::Result<Buckets> {
+    for wanted in streams(limits) {
+        match look(jetstream, &wanted.name).await? {
+            Some(found) => check_shape(&found.config, &wanted)?,
+            None => bail!(Missing(format!("stream {}", wanted.name))),
+        }
+    }
+    let bucket = async |name: &str| match look(jetstream, &format!("KV_{name}")).await? {
+        Some(_) => {
+            jetstream.get_key_value(name).await.with_context(|| format!("cannot open the key-value bucket {name}"))
+        }
+        None => bail!(Missing(format!("the key-value bucket {name}"))),
     };
+    Ok(Buckets { config: bucket(CONFIG).await?, circuits: bucket(CIRCUITS).await?, progress: bucket(PROGRESS).await? })
+}
+
+async fn look(jetstream: &Context, name: &str) -> anyhow::Result<Option<Info>> {
+    match jetstream.get_stream(name).await {
+        Ok(stream) => Ok(Some(stream.cached_info().clone())),
+        Err(error) => match error.kind() {
+            GetStreamErrorKind::JetStream(ref cause) if cause.error_code() == ErrorCode::STREAM_NOT_FOUND => Ok(None),
+            _ => Err(error).with_context(|| format!("cannot look at stream {name}; is JetStream enabled?")),
+        },
+    }
+}
+
+fn check_shape(found: &Config, wanted: &Config) -> anyhow::Result<()> {
     let shape = |config: &Config| {
         format!(
             "subjects {:?}, {:?} retention, {:?} storage, discard {:?}, schedules {}",
             config.subjects, config.retention, config.storage, config.discard, config.allow_message_schedules
         )
     };
-    if shape(&found) != shape(&wanted) {
-        let (has, needed) = (shape(&found), shape(&wanted));
-        return Err(anyhow::Error::new(Incompatible(format!(
-            "stream {name} exists with an incompatible shape: it has {has}; this version needs {needed}. \
-             Drain and delete it, or use another NATS account"
-        ))));
+    let (has, needed) = (shape(found), shape(wanted));
+    if has == needed {
+        return Ok(());
     }
+    bail!(Incompatible(format!(
+        "stream {} exists with an incompatible shape: it has {has}; this version needs {needed}. \
+         Drain and delete it, or use another NATS account",
+        wanted.name
+    )))
+}
+
+async fn update(jetstream: &Context, found: &Info, wanted: Config, limits: &Limits) -> anyhow::Result<()> {
+    check_shape(&found.config, &wanted)?;
+    let name = wanted.name.clone();
     // What has no limit is -1 to the server, and 0 here.
-    let limits = |config: &Config| {
+    let limits_of = |config: &Config| {
         (
             config.max_bytes.max(0),
             config.max_age,
@@ -309,8 +361,118 @@ async fn ensure_stream(jetstream: &Context, wanted: Config) -> anyhow::Result<()
             (config.max_messages_per_subject.max(0), config.discard_new_per_subject),
         )
     };
-    if limits(&found) != limits(&wanted) {
-        jetstream.update_stream(wanted).await.with_context(|| format!("cannot change the limits of stream {name}"))?;
+    if limits_of(&found.config) == limits_of(&wanted) {
+        return Ok(());
     }
-    Ok(())
+    if let Some(why) = would_delete(found, &wanted, OffsetDateTime::now_utc()).filter(|_| !limits.may_shrink) {
+        bail!(Incompatible(format!(
+            "stream {name} {why}; give it the room, or set SHOPERY_STREAMS_MAY_SHRINK=true to delete what is beyond"
+        )));
+    }
+    tracing::info!(stream = name, "the limits of a stream are changed");
+    jetstream.update_stream(wanted).await.map(drop).map_err(|error| {
+        let code = match error.kind() {
+            UpdateStreamErrorKind::JetStream(cause) => Some(cause.error_code()),
+            _ => None,
+        };
+        no_room(limits, &name, code, error.into())
+    })
+}
+
+/// Why limits would delete what a stream holds.
+fn would_delete(found: &Info, wanted: &Config, now: OffsetDateTime) -> Option<String> {
+    let state = &found.state;
+    if state.messages == 0 {
+        return None;
+    }
+    let age = now - state.first_timestamp;
+    let is_bytes = wanted.max_bytes > 0 && u64::try_from(wanted.max_bytes).is_ok_and(|max| state.bytes > max);
+    let is_age = !wanted.max_age.is_zero() && age > wanted.max_age;
+    if is_bytes {
+        let max = wanted.max_bytes / MIB;
+        return Some(format!(
+            "holds {} MiB, more than the {max} MiB that it is to have",
+            state.bytes.div_ceil(1024 * 1024)
+        ));
+    }
+    is_age.then(|| {
+        format!(
+            "holds {} messages, the oldest {} s old, more than the {} s that they are to be kept",
+            state.messages,
+            age.whole_seconds(),
+            wanted.max_age.as_secs()
+        )
+    })
+}
+
+/// The variable that sizes each stream.
+fn sizes(limits: &Limits) -> [(&'static str, &'static str, i64); 6] {
+    [
+        (EVENTS, "SHOPERY_EVENTS_MAX_MIB", limits.events_max_bytes),
+        (DEFERRED, "SHOPERY_DEFERRED_MAX_MIB", limits.deferred_max_bytes),
+        (JOBS, "SHOPERY_JOBS_MAX_MIB", limits.jobs_max_bytes),
+        (INBOUND, "SHOPERY_INBOUND_MAX_MIB", limits.inbound_max_bytes),
+        (OUTCOMES, "SHOPERY_OUTCOMES_MAX_MIB", limits.outcomes_max_bytes),
+        (PARKED, "SHOPERY_PARKED_MAX_MIB", limits.parked_max_bytes),
+    ]
+}
+
+/// An error of a stream that could not be created or changed; if NATS has no room for it, what is reserved and by which
+/// variables.
+fn no_room(limits: &Limits, name: &str, code: Option<ErrorCode>, error: anyhow::Error) -> anyhow::Error {
+    let is_room = code.is_some_and(|code| {
+        [ErrorCode::STORAGE_RESOURCES_EXCEEDED, ErrorCode::INSUFFICIENT_RESOURCES, ErrorCode::NO_LIMITS].contains(&code)
+    });
+    if !is_room {
+        return error.context(format!("cannot declare stream {name}"));
+    }
+    let mut total = 0;
+    let mut variables = String::new();
+    for (_, variable, bytes) in sizes(limits) {
+        total += bytes / MIB;
+        let _ = write!(variables, " {variable}={}", bytes / MIB);
+    }
+    anyhow::Error::new(Incompatible(format!(
+        "NATS has no room for stream {name}: the streams reserve {total} MiB ({}), and buckets and DEAD some 2,000 more. \
+         Lower these, or raise max_file_store in the configuration of NATS",
+        variables.trim_start()
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use shopery_runtime::Env;
+
+    fn info(config: Config, messages: u64, bytes: u64, age: time::Duration, now: OffsetDateTime) -> Info {
+        let time = |at: OffsetDateTime| at.format(&time::format_description::well_known::Rfc3339).unwrap();
+        serde_json::from_value(serde_json::json!({
+            "config": config, "created": time(now), "timestamp": time(now),
+            "state": {
+                "messages": messages, "bytes": bytes, "first_seq": 1, "first_ts": time(now - age), "last_seq": messages,
+                "last_ts": time(now), "consumer_count": 0,
+            },
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn limits_that_delete_what_is_held_are_told_apart() {
+        let limits = Limits::read(&mut Env::default()).unwrap();
+        let events = streams(&limits).into_iter().find(|stream| stream.name == EVENTS).unwrap();
+        let now = OffsetDateTime::now_utc();
+        let smaller = |max_bytes, max_age| Config { max_bytes, max_age, ..events.clone() };
+        let of = |messages, wanted: &Config| {
+            would_delete(
+                &info(events.clone(), messages, 64 * 1024 * 1024, time::Duration::minutes(2), now),
+                wanted,
+                now,
+            )
+        };
+        assert_eq!(of(30, &events), None);
+        assert_eq!(of(30, &smaller(64 * MIB, Duration::from_secs(3600))), None);
+        assert!(of(30, &smaller(63 * MIB, DAY)).unwrap().contains("64 MiB, more than the 63 MiB"));
+        assert!(of(30, &smaller(0, Duration::from_secs(1))).unwrap().contains("120 s old, more than the 1 s"));
+        assert_eq!(of(0, &smaller(MIB, Duration::from_secs(1))), None);
+    }
 }

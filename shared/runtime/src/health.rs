@@ -1,7 +1,6 @@
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 /// Whether this process can do its work: a named check for each thing that it needs.
 #[derive(Clone, Default)]
@@ -18,11 +17,11 @@ impl Health {
 
     /// In the way under this name, until what is returned is told that the start is over.
     pub fn starting(&self, name: &'static str) -> Starting {
-        let starting = Starting(Arc::default());
-        let is_over = starting.0.clone();
-        self.check(name, move || match is_over.load(Ordering::Relaxed) {
-            true => Ok(()),
-            false => Err("still starting".to_owned()),
+        let starting = Starting(Arc::new(Mutex::new(Some("still starting".to_owned()))));
+        let state = starting.0.clone();
+        self.check(name, move || match &*state.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(why) => Err(why.clone()),
+            None => Ok(()),
         });
         starting
     }
@@ -34,13 +33,20 @@ impl Health {
     }
 }
 
-/// See [`Health::starting`].
+/// See [`Health::starting`]. Holds what the start waits for; nothing once it is over.
 #[derive(Debug)]
-pub struct Starting(Arc<AtomicBool>);
+pub struct Starting(Arc<Mutex<Option<String>>>);
 
 impl Starting {
-    pub fn over(self) {
-        self.0.store(true, Ordering::Relaxed);
+    /// Says what the start waits for; true if that is something else than before.
+    pub fn waits_for(&self, what: impl Into<String>) -> bool {
+        let what = Some(what.into());
+        let before = std::mem::replace(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner), what.clone());
+        before != what
+    }
+
+    pub fn over(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }
 

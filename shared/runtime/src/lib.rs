@@ -7,6 +7,7 @@ mod metrics;
 mod recent;
 pub mod service;
 mod shutdown;
+mod tasks;
 pub mod telemetry;
 
 pub use env::Env;
@@ -21,4 +22,12 @@ pub struct Runtime {
     pub metrics: Metrics,
     pub health: Health,
     pub shutdown: Shutdown,
+    pub(crate) failure: tasks::Failure,
+}
+
+impl Runtime {
+    /// One whose drain begins with that of this one, and can begin alone.
+    pub fn term(&self) -> Self {
+        Self { shutdown: self.shutdown.child(), ..self.clone() }
+    }
 }

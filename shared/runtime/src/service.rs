@@ -106,8 +106,9 @@ async fn supervise(
     let stopped = stop_on_signals(runtime.shutdown.clone(), drain)?;
     tracing::info!(version = about.version, "starting {}", about.name);
     tokio::select! {
-        served = run(runtime) => served,
+        served = run(runtime.clone()) => served,
         why = stopped => anyhow::bail!(why),
+        why = runtime.failed() => anyhow::bail!(why),
     }
 }
 

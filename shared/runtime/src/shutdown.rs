@@ -11,6 +11,11 @@ impl Shutdown {
         self.0.cancel();
     }
 
+    /// One that begins with this one, and can begin alone.
+    pub fn child(&self) -> Self {
+        Self(self.0.child_token())
+    }
+
     pub fn is_draining(&self) -> bool {
         self.0.is_cancelled()
     }

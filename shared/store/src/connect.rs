@@ -1,8 +1,10 @@
+use std::collections::HashSet;
 use std::time::Duration;
 
+use sea_orm::sqlx::Connection;
 use sea_orm::sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
-use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbErr};
-use sea_orm_migration::MigratorTrait;
+use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbErr, RuntimeErr, Statement};
+use sea_orm_migration::{MigratorTrait, SchemaManager};
 
 use crate::migration::Migrator;
 
@@ -28,9 +30,64 @@ pub enum StoreError {
     TooManyRecoveries(u64),
 }
 
+impl StoreError {
+    /// Whether a row is at fault, which is refused however often it is written. Whatever else is wrong passes, or is mended
+    /// by an operator: a database that is away, full, read-only, being failed over, or has a schema of another version. It is
+    /// told by SQLSTATE, SQLite's code and the kind of the error, never by text.
+    pub fn is_of_the_row(&self) -> bool {
+        match self {
+            Self::Database(DbErr::Exec(error) | DbErr::Query(error) | DbErr::Conn(error)) => is_of_the_row(error),
+            Self::Database(DbErr::ConnectionAcquire(_)) | Self::TooMany(_) | Self::TooManyRecoveries(_) => false,
+            Self::Database(_) | Self::Corrupt(_) => true,
+        }
+    }
+
+    /// Whether another connection of a SQLite database is at work.
+    pub fn is_busy(&self) -> bool {
+        let Self::Database(DbErr::Exec(error) | DbErr::Query(error) | DbErr::Conn(error)) = self else { return false };
+        sqlite_code(error).is_some_and(|code| BUSY_SQLITE_CODES.contains(&code))
+    }
+}
+
+/// The primary code of an error of SQLite, which the lowest byte has. SQLSTATEs have five characters.
+fn sqlite_code(error: &RuntimeErr) -> Option<i64> {
+    let RuntimeErr::SqlxError(error) = error else { return None };
+    let code = error.as_database_error()?.code()?;
+    code.parse::<i64>().ok().filter(|_| code.len() != 5).map(|code| code & 0xff)
+}
+
+/// SQLite's `BUSY` and `LOCKED`: another connection is writing.
+const BUSY_SQLITE_CODES: [i64; 2] = [5, 6];
+/// SQLSTATE classes of what a row may be refused for: data exceptions and violated constraints.
+const REFUSED_SQLSTATES: [&str; 2] = ["22", "23"];
+/// The same in SQLite: `TOOBIG`, `CONSTRAINT`, `MISMATCH`, `RANGE`.
+const REFUSED_SQLITE_CODES: [i64; 4] = [18, 19, 20, 25];
+
+fn is_of_the_row(error: &RuntimeErr) -> bool {
+    use sea_orm::sqlx::Error;
+    if let Some(code) = sqlite_code(error) {
+        return REFUSED_SQLITE_CODES.contains(&code);
+    }
+    let RuntimeErr::SqlxError(error) = error else { return false };
+    match error.as_ref() {
+        Error::Database(refused) => {
+            refused.code().is_some_and(|code| REFUSED_SQLSTATES.iter().any(|class| code.starts_with(class)))
+        }
+        Error::Encode(_) | Error::Decode(_) | Error::ColumnDecode { .. } | Error::InvalidArgument(_) => true,
+        _ => false,
+    }
+}
+
 impl Store {
     /// Connects and brings the schema up to date.
     pub async fn connect(url: &str) -> Result<Self, StoreError> {
+        let store = Self::open(url).await?;
+        store.migrate().await?;
+        Ok(store)
+    }
+
+    /// Connects. The schema is what it is: see [`Store::missing_migrations`].
+    pub async fn open(url: &str) -> Result<Self, StoreError> {
         let mut options = ConnectOptions::new(url);
         options
             .max_connections(16)
@@ -38,6 +95,14 @@ impl Store {
             .acquire_timeout(ACQUIRE_TIMEOUT)
             // Statements carry secrets as values.
             .sqlx_logging(false)
+            // A connection whose rollback has failed (the disk was full) is still in its transaction. What is written over it
+            // afterwards would be a savepoint in a transaction that nobody commits.
+            .map_sqlx_sqlite_pool_opts(|options| {
+                options.after_release(|connection, _| Box::pin(async { Ok(!connection.is_in_transaction()) }))
+            })
+            .map_sqlx_postgres_pool_opts(|options| {
+                options.after_release(|connection, _| Box::pin(async { Ok(!connection.is_in_transaction()) }))
+            })
             .map_sqlx_sqlite_opts(|options| {
                 options
                     .journal_mode(SqliteJournalMode::Wal)
@@ -48,9 +113,31 @@ impl Store {
                     .pragma("wal_autocheckpoint", "16384")
                     .busy_timeout(ACQUIRE_TIMEOUT)
             });
-        let db = Database::connect(options).await?;
-        Migrator::up(&db, None).await?;
-        Ok(Self { db })
+        Ok(Self { db: Database::connect(options).await? })
+    }
+
+    /// Brings the schema up to date. One service does that, and the others wait for it.
+    pub async fn migrate(&self) -> Result<(), StoreError> {
+        // The migrator takes steps that it does not know for an error. They are those of a later version, beside which this
+        // one goes on: a step only ever adds.
+        if self.missing_migrations().await?.is_empty() {
+            return Ok(());
+        }
+        Ok(Migrator::up(&self.db, None).await?)
+    }
+
+    /// The steps of the schema that this version needs and the database does not have.
+    pub async fn missing_migrations(&self) -> Result<Vec<String>, StoreError> {
+        let needed = Migrator::migrations();
+        let mut applied = HashSet::new();
+        if SchemaManager::new(&self.db).has_table("seaql_migrations").await? {
+            let sql = Statement::from_string(self.db.get_database_backend(), "SELECT version FROM seaql_migrations");
+            for row in self.db.query_all_raw(sql).await? {
+                applied.insert(row.try_get_by_index::<String>(0)?);
+            }
+        }
+        let missing = needed.iter().map(|step| step.name().to_owned()).filter(|name| !applied.contains(name));
+        Ok(missing.collect())
     }
 
     pub async fn ping(&self) -> Result<(), StoreError> {

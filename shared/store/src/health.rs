@@ -13,6 +13,7 @@ use time::OffsetDateTime;
 
 use crate::changes::{self, Action, Author, Change};
 use crate::entity::webhook;
+use crate::outbox;
 use crate::webhooks::{is, read};
 use crate::{DisabledReason, Store, StoreError, WebhookState, to_millis};
 
@@ -140,6 +141,7 @@ impl Store {
         let after = webhook::Entity::find().filter(is(tenant, id)).one(&transaction).await?.map(read).transpose()?;
         let (action, by, before, after) = (Action::Disabled, &Author::default(), Some(&before), after.as_ref());
         changes::note(&transaction, Change { action, by, before, after, masked: &[], at: now }).await?;
+        outbox::note(&transaction, tenant, id).await?;
         transaction.commit().await?;
         Ok(true)
     }

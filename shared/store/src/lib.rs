@@ -11,6 +11,7 @@ mod health;
 mod history;
 mod idempotency;
 mod migration;
+mod outbox;
 mod page;
 mod partitions;
 mod recoveries;
@@ -24,11 +25,12 @@ pub use changes::{Author, ChangeRecord, FieldChange};
 pub use connect::{Store, StoreError};
 pub use history::{AttemptRecord, DeliveryFilter, DeliveryRecord};
 pub use idempotency::{Answered, Claim, Keyed};
+pub use outbox::PendingChange;
 pub use page::{Cursor, Page, Times};
 pub use recoveries::{RecoveryRecord, RecoveryState};
 pub use recovery_turns::{ItemState, RecoveryItem, RecoveryPage, RecoveryTurn};
 pub use rollups::{Counts, Recorded, Windows};
-pub use webhooks::{DisabledReason, Resealed, WebhookChange, WebhookRecord, WebhookState};
+pub use webhooks::{DisabledReason, Resealed, UnreadableWebhook, WebhookChange, WebhookRecord, WebhookState};
 
 use time::OffsetDateTime;
 

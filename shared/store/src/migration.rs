@@ -23,6 +23,7 @@ impl MigratorTrait for Migrator {
             Box::new(Rollups),
             Box::new(HistoryByAge),
             Box::new(TrueDeliveries),
+            Box::new(ConfigOutbox),
         ]
     }
 }
@@ -435,6 +436,28 @@ impl MigrationTrait for TrueDeliveries {
         // What was discarded was a failure of that reason, and a plain recovery would have sent it all the same.
         let discarded = "UPDATE deliveries SET state = 'discarded' WHERE state = 'failed' AND fault = 'discarded'";
         db.execute_unprepared(discarded).await.map(drop)
+    }
+}
+
+/// Changes of webhooks that CONFIG may not have yet.
+struct ConfigOutbox;
+
+impl MigrationName for ConfigOutbox {
+    fn name(&self) -> &'static str {
+        "m0013_config_outbox"
+    }
+}
+
+#[async_trait::async_trait]
+impl MigrationTrait for ConfigOutbox {
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        let mut outbox = Table::create();
+        outbox.table("config_outbox").col(string("id").primary_key()).col(text("tenant")).col(text("webhook_id"));
+        manager.create_table(outbox).await?;
+        let mut index = Index::create();
+        manager
+            .create_index(index.name("config_outbox_by_webhook").table("config_outbox").col("webhook_id").to_owned())
+            .await
     }
 }
 

@@ -74,6 +74,10 @@ impl<T> Page<T> {
         Self { next: rows.last().filter(|_| more).map(cursor), items: rows }
     }
 
+    pub(crate) fn filter_map<U>(self, convert: impl Fn(T) -> Option<U>) -> Page<U> {
+        Page { items: self.items.into_iter().filter_map(convert).collect(), next: self.next }
+    }
+
     pub(crate) fn try_map<U, E>(self, convert: impl Fn(T) -> Result<U, E>) -> Result<Page<U>, E> {
         let items = self.items.into_iter().map(convert).collect::<Result<_, _>>()?;
         Ok(Page { items, next: self.next })

@@ -11,6 +11,9 @@ use time::format_description::well_known::Rfc3339;
 
 use crate::{Event, leaks, token, wait};
 
+/// A list that cannot be read for this long is not to be had.
+const PAGE_DEADLINE: Duration = Duration::from_secs(20);
+
 pub const ONE: &str = "application/cloudevents+json";
 pub const BATCH: &str = "application/cloudevents-batch+json";
 
@@ -157,7 +160,7 @@ impl Client {
         self.try_post_events(kind, body).await.unwrap_or_else(|error| panic!("POST /events: {error}"))
     }
 
-    /// Every entry of a list, page by page.
+    /// Every entry of a list, page by page. What cannot be read now (503) is asked for again, as the answer says.
     pub async fn all(&self, path: &str) -> Vec<Value> {
         let mut all = Vec::new();
         let mut cursor = None::<String>;
@@ -167,7 +170,11 @@ impl Client {
                 Some(cursor) => format!("{path}{separator}limit=100&cursor={cursor}"),
                 None => format!("{path}{separator}limit=100"),
             };
-            let page = self.get(&page).await.expect(200).json();
+            let page = wait::until("a page to be read", PAGE_DEADLINE, async || match self.get(&page).await {
+                busy if busy.status == 503 => Err(busy.text()),
+                answer => Ok(answer),
+            });
+            let page = page.await.expect(200).json();
             all.extend(page["data"].as_array().unwrap().iter().cloned());
             match page["nextCursor"].as_str() {
                 Some(next) => cursor = Some(next.to_owned()),

@@ -1,4 +1,4 @@
-//! One installation of Shopery Webhooks for one test: a NATS server, a database, the four services as real processes,
+//! One installation of Shopery Webhooks for one test: a NATS server, a database, the services as real processes,
 //! and a merchant.
 
 use std::collections::{BTreeMap, HashMap};
@@ -33,17 +33,22 @@ pub enum Service {
     Ingest,
     Router,
     Deliverer,
+    Recorder,
+    Controller,
     Api,
 }
 
 impl Service {
-    pub const ALL: [Self; 4] = [Self::Ingest, Self::Router, Self::Deliverer, Self::Api];
+    pub const ALL: [Self; 6] =
+        [Self::Ingest, Self::Router, Self::Deliverer, Self::Recorder, Self::Controller, Self::Api];
 
     pub fn name(self) -> &'static str {
         match self {
             Self::Ingest => "shopery-ingest",
             Self::Router => "shopery-router",
             Self::Deliverer => "shopery-deliverer",
+            Self::Recorder => "shopery-recorder",
+            Self::Controller => "shopery-controller",
             Self::Api => "shopery-api",
         }
     }
@@ -346,6 +351,12 @@ impl Stack {
     /// SIGTERM; its store stays.
     pub async fn stop_nats(&mut self) {
         self.nats.take().expect("a running server").stop().await.unwrap();
+    }
+
+    /// Takes from a server that is stopped all that it has stored.
+    pub fn empty_nats(&self) {
+        assert!(self.nats.is_none(), "NATS runs");
+        std::fs::remove_dir_all(self.nats_options.store.join("jetstream")).unwrap();
     }
 
     pub fn nats_url(&self) -> &str {

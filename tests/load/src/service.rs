@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 
-pub const NAMES: [&str; 4] = ["shopery-ingest", "shopery-router", "shopery-deliverer", "shopery-api"];
+pub const NAMES: [&str; 6] =
+    ["shopery-ingest", "shopery-router", "shopery-deliverer", "shopery-recorder", "shopery-controller", "shopery-api"];
 
 /// How long a service may take to be ready.
 const PATIENCE: Duration = Duration::from_secs(60);

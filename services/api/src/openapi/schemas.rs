@@ -116,23 +116,6 @@ pub(crate) enum Wish {
 
 #[derive(ToSchema)]
 #[schema(rename_all = "snake_case")]
-pub(crate) enum WebhookState {
-    Active,
-    /// `isEnabled` is false.
-    Paused,
-    /// By us.
-    Disabled,
-}
-
-#[derive(ToSchema)]
-#[schema(rename_all = "snake_case")]
-pub(crate) enum DisabledReason {
-    Failing,
-    Gone,
-}
-
-#[derive(ToSchema)]
-#[schema(rename_all = "snake_case")]
 pub(crate) enum DeliveryState {
     Pending,
     Delivered,
@@ -353,6 +336,7 @@ pub(crate) struct IfMatch {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use shopery_control::{DisabledReasonName, WebhookStateName};
     use utoipa::PartialSchema;
 
     fn names<T: PartialSchema>() -> Vec<String> {
@@ -386,10 +370,11 @@ mod tests {
         assert_eq!(names::<PayloadFormat>(), formats.map(|format| format.name().to_owned()));
         let modes = [shopery_model::PayloadMode::Latest, shopery_model::PayloadMode::Original];
         assert_eq!(names::<PayloadMode>(), modes.map(|mode| mode.name().to_owned()));
-        use shopery_store::{DisabledReason as Reason, RecoveryState as Recovery, WebhookState as Webhook};
-        let webhook = [Webhook::Active, Webhook::Paused, Webhook::Disabled].map(|state| state.name().to_owned());
-        assert_eq!(names::<WebhookState>(), webhook);
-        assert_eq!(names::<DisabledReason>(), [Reason::Failing, Reason::Gone].map(|reason| reason.name().to_owned()));
+        use shopery_store::{DisabledReason, RecoveryState as Recovery, WebhookState};
+        let webhook = [WebhookState::Active, WebhookState::Paused, WebhookState::Disabled];
+        assert_eq!(names::<WebhookStateName>(), webhook.map(|state| state.name().to_owned()));
+        let reasons = [DisabledReason::Failing, DisabledReason::Gone];
+        assert_eq!(names::<DisabledReasonName>(), reasons.map(|reason| reason.name().to_owned()));
         let recovery = [Recovery::Running, Recovery::Completed, Recovery::Cancelled, Recovery::Failed];
         assert_eq!(names::<RecoveryState>(), recovery.map(|state| state.name().to_owned()));
     }

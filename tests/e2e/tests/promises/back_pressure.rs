@@ -7,7 +7,7 @@ use async_nats::jetstream;
 use futures_util::future::join_all;
 use serde_json::json;
 use shopery_e2e::client::BATCH;
-use shopery_e2e::{Event, Service, Stack, wait};
+use shopery_e2e::{Behaviour, Event, Service, Stack, wait};
 
 const SOON: Duration = Duration::from_secs(60);
 
@@ -18,10 +18,11 @@ fn large(number: usize) -> Event {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_event_stream_answers_503_and_keeps_what_it_accepted() {
-    let stack = Stack::plan().env("SHOPERY_EVENTS_MAX_MIB", "1").start().await;
+async fn an_event_stream_that_is_full_of_what_nobody_has_routed_answers_503_and_keeps_what_it_accepted() {
+    let mut stack = Stack::plan().env("SHOPERY_EVENTS_MAX_MIB", "1").start().await;
     let client = stack.client("tnt_a");
     let webhook = client.create_webhook(&stack.merchant.url("/a"), &["*"]).await;
+    stack.stop(Service::Router).await;
     let mut accepted = HashSet::new();
     let refused = loop {
         let event = large(accepted.len());
@@ -42,21 +43,81 @@ async fn a_full_event_stream_answers_503_and_keeps_what_it_accepted() {
     let reply = stack.publisher("tnt_a").await.publish(&large(2000)).await.unwrap();
     assert_eq!(reply["error"]["code"], 503, "{reply}");
 
+    // Once they are routed the oldest give way: HTTP works, and what NATS publishers were not told is stored still comes.
+    stack.run(Service::Router).await;
+    wait::until("an event to be accepted", SOON, async || {
+        let answer = client.publish(&large(3000)).await;
+        if answer.status == 202 { Ok(()) } else { Err(answer.text()) }
+    })
+    .await;
+    accepted.extend(["evt_large_2000", "evt_large_3000"].map(str::to_owned));
     client.settled(&webhook, accepted.len(), SOON).await;
     let delivered: HashSet<_> = stack.merchant.arrivals().iter().map(|one| one.event_id().to_owned()).collect();
     assert_eq!(delivered, accepted);
+}
 
-    // There is room again: what NATS publishers were not told is stored still comes, HTTP works.
-    let jetstream = jetstream::new(stack.operator().await);
-    jetstream.get_stream("EVENTS").await.unwrap().purge().await.unwrap();
-    client.publish(&large(3000)).await.expect(202);
-    stack
-        .merchant
-        .wait_for("the events that waited in INBOUND", SOON, |all| {
-            let is_there = |id: &str| all.iter().any(|one| one.event_id() == id);
-            is_there("evt_large_2000") && is_there("evt_large_3000")
+#[tokio::test(flavor = "multi_thread")]
+async fn events_that_are_routed_make_room_for_new_ones_and_it_is_said() {
+    let stack = Stack::plan().env("SHOPERY_EVENTS_MAX_MIB", "2").start().await;
+    let client = stack.client("tnt_a");
+    let webhook = client.create_webhook(&stack.merchant.url("/a"), &["*"]).await;
+    let count = 300;
+    for number in 0..count {
+        wait::until("an event to be accepted", SOON, async || {
+            let answer = client.publish(&large(number)).await;
+            if answer.status == 202 { Ok(()) } else { Err(answer.text()) }
         })
         .await;
+    }
+    let history = client.settled(&webhook, count, SOON).await;
+    assert!(history.iter().all(|delivery| delivery["state"] == "delivered"), "{history:?}");
+    let given_up = stack.metrics(Service::Controller).await.value("shopery_events_given_up_total").unwrap();
+    assert!(given_up >= 150.0, "{given_up}");
+    let since = history.iter().map(|delivery| delivery["triggeredAt"].as_str().unwrap()).min().unwrap();
+    let held = client.get(&format!("/company/events?created_at_min={since}")).await.expect(200).json();
+    assert!(held["oldestAvailable"].as_str().unwrap() > since && held["gap"] == true, "{held}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_webhook_that_fills_what_is_parked_takes_no_place_from_others() {
+    let stack = Stack::plan()
+        .env("SHOPERY_PARKED_MAX_MIB", "4")
+        .env("SHOPERY_RETRY_SCHEDULE", "1h")
+        .env("SHOPERY_PROBE_FIRST", "1h")
+        .start()
+        .await;
+    let (loud, other) = (stack.client("tnt_a"), stack.client("tnt_b"));
+    stack.merchant.behave("/down", Behaviour::Answer(500));
+    let broken = loud.create_webhook(&stack.merchant.url("/down"), &["*"]).await;
+    for number in 0..1000 {
+        loud.publish(&large(number)).await.expect(202);
+    }
+    wait::until("some to find no room", SOON, async || {
+        let path = format!("/company/webhooks/{broken}/deliveries");
+        let states: Vec<_> = loud.all(&path).await.into_iter().map(|one| one["state"].to_string()).collect();
+        let count = |state: &str| states.iter().filter(|one| one.contains(state)).count();
+        let seen = (states.len(), count("parked"), count("expired"));
+        if seen.0 == 1000 && seen.1 > 100 && seen.2 > 500 { Ok(()) } else { Err(format!("{seen:?}")) }
+    })
+    .await;
+    let expired = loud.get(&format!("/company/webhooks/{broken}/deliveries?status=expired")).await.expect(200).json();
+    assert_eq!(expired["data"][0]["error"]["reason"], "parking_full", "{expired}");
+
+    // Another's that works gets everything; one that fails finds room, and what fills it gives way.
+    let healthy = other.create_webhook(&stack.merchant.url("/healthy"), &["*"]).await;
+    let failing = other.create_webhook(&stack.merchant.url("/down"), &["*"]).await;
+    for number in 0..128 {
+        other.publish(&large(number)).await.expect(202);
+    }
+    let history = other.settled(&healthy, 128, SOON).await;
+    assert!(history.iter().all(|delivery| delivery["state"] == "delivered"), "{history:?}");
+    wait::until("what failed to be parked", SOON, async || {
+        let parked = other.all(&format!("/company/webhooks/{failing}/deliveries?status=parked")).await.len();
+        if parked > 100 { Ok(()) } else { Err(parked.to_string()) }
+    })
+    .await;
+    let lines = stack.log(Service::Deliverer).lines().count();
+    assert!(lines < 1000, "{lines} lines of log");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -342,8 +342,8 @@ async fn a_webhook_that_config_has_lost_is_put_back(database: DatabaseKind) {
     client.delete(&format!("/company/webhooks/{deleted}")).await.expect(204);
     store.put(format!("tnt_a.{deleted}"), stale).await.unwrap();
     store.delete(format!("tnt_a.{kept}")).await.unwrap();
-    stack.kill(Service::Api).await;
-    stack.run(Service::Api).await;
+    stack.kill(Service::Controller).await;
+    stack.run(Service::Controller).await;
     wait::until("CONFIG to agree with the database", Duration::from_secs(90), async || {
         let mine = store.get(format!("tnt_a.{kept}")).await.unwrap();
         let stale = store.get(format!("tnt_a.{deleted}")).await.unwrap();

@@ -20,7 +20,7 @@ async fn kill_dash_nine_of_each_service_and_of_nats_in_a_burst_loses_nothing() {
     let publisher = stack.publisher("tnt_a").await;
     let burst = Burst::start("crash", &client, 6, &publisher, 3);
 
-    for service in [Service::Router, Service::Deliverer, Service::Api, Service::Ingest] {
+    for service in Service::ALL {
         burst.progress(150).await;
         stack.kill(service).await;
         match service {

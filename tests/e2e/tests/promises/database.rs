@@ -47,13 +47,13 @@ mod postgres {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn the_data_plane_restarts_without_the_database_and_the_api() {
+    async fn the_data_plane_restarts_without_the_database_and_the_control_plane() {
         the_data_plane_restarts_alone(DatabaseKind::Postgres).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_data_plane_restarts_without_the_api() {
+async fn the_data_plane_restarts_without_the_control_plane() {
     the_data_plane_restarts_alone(DatabaseKind::Sqlite).await;
 }
 
@@ -61,7 +61,9 @@ async fn the_data_plane_restarts_alone(database: DatabaseKind) {
     let mut stack = Stack::on(database).await;
     let client = stack.client("tnt_a");
     let webhook = client.create_webhook(&stack.merchant.url("/a"), &["order-*"]).await;
-    stack.kill(Service::Api).await;
+    for service in [Service::Api, Service::Recorder, Service::Controller] {
+        stack.kill(service).await;
+    }
     if let Some(postgres) = &mut stack.postgres {
         postgres.stop().await;
     }
@@ -75,7 +77,9 @@ async fn the_data_plane_restarts_alone(database: DatabaseKind) {
     if let Some(postgres) = &mut stack.postgres {
         postgres.resume().await;
     }
-    stack.run(Service::Api).await;
+    for service in [Service::Controller, Service::Recorder, Service::Api] {
+        stack.run(service).await;
+    }
     let history = client.settled(&webhook, 1, SOON).await;
     assert_eq!(history[0]["state"], "delivered");
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde_json::json;
-use shopery_e2e::{Event, Folder, Stack};
+use shopery_e2e::{Event, Folder, Service, Stack};
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -67,4 +67,31 @@ async fn an_event_type_that_the_platform_adds_is_one_like_the_others() {
         let arrivals = stack.merchant.wait_at(path, 1, SOON).await;
         assert_eq!(arrivals[0].header("x-shopery-event"), "invoice-paid");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_type_that_a_service_does_not_know_yet_is_routed_sent_and_recorded_all_the_same() {
+    let folder = Folder::create();
+    let path = folder.join("types.json");
+    let added = json!([{ "resource": "invoice", "actions": { "paid": "An invoice was paid" } }]);
+    std::fs::write(&path, added.to_string()).unwrap();
+    let mut stack = Stack::start().await;
+    for service in [Service::Ingest, Service::Api] {
+        stack.stop(service).await;
+    }
+    // As while an installation is updated: two know it, the others do not.
+    let known = [("SHOPERY_EVENT_TYPES", path.to_str().unwrap())];
+    for service in [Service::Ingest, Service::Api] {
+        stack.run_with(service, &known).await;
+    }
+    let client = stack.client("tnt_a");
+    let webhook = client.create_webhook(&stack.merchant.url("/a"), &["order-created", "invoice-paid"]).await;
+    let types = ["order-created", "invoice-paid"];
+    for (number, event_type) in types.into_iter().cycle().take(10).enumerate() {
+        client.publish(&Event::new(event_type, &number.to_string())).await.expect(202);
+    }
+    let history = client.settled(&webhook, 10, SOON).await;
+    assert!(history.iter().all(|delivery| delivery["state"] == "delivered"), "{history:?}");
+    let of_invoices = history.iter().filter(|delivery| delivery["event"] == "invoice-paid").count();
+    assert_eq!((of_invoices, stack.merchant.count()), (5, 10));
 }

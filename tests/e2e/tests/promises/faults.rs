@@ -25,10 +25,13 @@ enum Fault {
 
 impl Fault {
     fn choose(random: &mut Random) -> Self {
-        let service = Service::ALL[random.below(4)];
+        let service = Service::ALL[random.below(Service::ALL.len())];
         match random.below(8) {
             0..4 => Self::One(service),
-            4 => Self::Two(service, Service::ALL[(service as usize + 1 + random.below(3)) % 4]),
+            4 => Self::Two(
+                service,
+                Service::ALL[(service as usize + 1 + random.below(Service::ALL.len() - 1)) % Service::ALL.len()],
+            ),
             5 => Self::Twice(service),
             6 => Self::Nats,
             _ => Self::NatsAnd(service),

@@ -46,7 +46,9 @@ async fn lists_and_metrics_are_true_and_retention_is_in_nobodys_way() {
         members.push(Member { tenant: name.parse().unwrap(), webhooks: ids, share });
     }
     let past = Past { members, deliveries: size(), now };
-    stack.stop(Service::Api).await;
+    for service in [Service::Api, Service::Recorder, Service::Controller] {
+        stack.stop(service).await;
+    }
     let began = Instant::now();
     let postgres = stack.postgres.as_ref().unwrap();
     let store = Store::connect(&postgres.url()).await.unwrap();
@@ -56,13 +58,15 @@ async fn lists_and_metrics_are_true_and_retention_is_in_nobodys_way() {
     let size = "SELECT pg_size_pretty(sum(pg_total_relation_size(inhrelid))) FROM pg_inherits \
                 WHERE inhparent = 'deliveries'::regclass";
     println!("they take {} with their indexes", postgres.value(size).await);
-    stack.run(Service::Api).await;
+    for service in [Service::Controller, Service::Recorder, Service::Api] {
+        stack.run(service).await;
+    }
 
     are_metrics_true(&stack, &past, &states).await;
     for member in &past.members[..2] {
         time_calls(&stack.client(member.tenant.as_str()), member, now).await;
     }
-    time_recorder(&stack, &store, &past).await;
+    time_recorder(&mut stack, &store, &past).await;
 }
 
 /// As if we had run all the time.
@@ -179,13 +183,13 @@ fn are_rows_right(call: &str, reply: &Value, member: &Member) {
 }
 
 /// New outcomes at a steady rate, before and while a half of the history is forgotten; then by the service itself.
-async fn time_recorder(stack: &Stack, store: &Store, past: &Past) {
+async fn time_recorder(stack: &mut Stack, store: &Store, past: &Past) {
     let (_, while_nothing_else) = thoroughness();
     let quiet = record_while(store, past, tokio::time::sleep(while_nothing_else)).await;
     let cut = past.now - time::Duration::days(DAYS / 2);
     let forgetting = async {
         let began = Instant::now();
-        // A lock that is not to be had in time is tried for again, as the api does with its next sweep.
+        // A lock that is not to be had in time is tried for again, as the controller does with its next sweep.
         wait::until("15 days to be forgotten", SOON, async || {
             while store.forget_deliveries(cut).await.map_err(|error| error.to_string())? {}
             Ok(())
@@ -201,10 +205,10 @@ async fn time_recorder(stack: &Stack, store: &Store, past: &Past) {
     let postgres = stack.postgres.as_ref().unwrap();
     let parts = "SELECT count(*) FROM pg_inherits WHERE inhparent = 'deliveries'::regclass";
     let before: usize = postgres.value(parts).await.parse().unwrap();
-    let mut api = stack.command(Service::Api);
-    api.env("SHOPERY_HISTORY_MAX_AGE", "5d").env("SHOPERY_LISTEN", "127.0.0.1:0").kill_on_drop(true);
-    let _api = api.spawn().unwrap();
-    wait::until("another api to forget ten more days", SOON, async || {
+    stack.stop(Service::Controller).await;
+    stack.run_with(Service::Controller, &[("SHOPERY_HISTORY_MAX_AGE", "5d")]).await;
+    let postgres = stack.postgres.as_ref().unwrap();
+    wait::until("the controller to forget ten more days", SOON, async || {
         let left: usize = postgres.value(parts).await.parse().unwrap();
         if left + 10 == before { Ok(()) } else { Err(format!("{left} partitions of {before}")) }
     })

@@ -54,6 +54,7 @@ mod repeats;
 mod rotation;
 mod rules;
 mod secrets_at_rest;
+mod shared_state;
 mod stop;
 mod stuck;
 mod tenants;

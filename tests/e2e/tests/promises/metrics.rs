@@ -60,8 +60,8 @@ async fn metrics_tell_what_happened(database: DatabaseKind) {
     // What waits is told, and the counts survive a crash of who counts.
     client.patch(&format!("/company/webhooks/{good}"), &json!({ "isEnabled": false })).await.expect(200);
     client.publish(&Event::order("late")).await.expect(202);
-    stack.kill(Service::Api).await;
-    stack.run(Service::Api).await;
+    stack.kill(Service::Recorder).await;
+    stack.run(Service::Recorder).await;
     wait::until("the parked delivery to be told", SOON, async || {
         let found = client.get(&format!("/company/webhooks/{good}/metrics")).await.expect(200).json();
         let is_told = found["now"]["oldestWaitingAt"].is_string() && found["total"]["deliveries"]["parked"] == 1;
@@ -82,8 +82,8 @@ async fn old_history_is_forgotten_and_the_counts_stay() {
     client.settled(&webhook, 20, SOON).await;
     let path = format!("/company/webhooks/{webhook}/deliveries");
     // Started with another age, it removes what is older, and goes on recording.
-    stack.stop(Service::Api).await;
-    stack.run_with(Service::Api, &[("SHOPERY_HISTORY_MAX_AGE", "1ms")]).await;
+    stack.stop(Service::Controller).await;
+    stack.run_with(Service::Controller, &[("SHOPERY_HISTORY_MAX_AGE", "1ms")]).await;
     wait::until("the history to be forgotten", SOON, async || {
         let left = client.all(&path).await.len();
         if left == 0 {

@@ -32,7 +32,7 @@ async fn the_age_of_the_oldest_work_grows_while_it_waits_and_is_zero_when_there_
         metric(&stack, Service::Deliverer, &name, |age| age == 0.0).await;
     }
     metric(&stack, Service::Ingest, "shopery_oldest_unaccepted_seconds", |age| age == 0.0).await;
-    metric(&stack, Service::Api, unrecorded, |age| age == 0.0).await;
+    metric(&stack, Service::Recorder, unrecorded, |age| age == 0.0).await;
 
     // Nobody routes, then nobody takes what is routed; who comes back sees how long it has waited.
     stack.merchant.behave("/a", Behaviour::Hang);
@@ -54,7 +54,7 @@ async fn the_age_of_the_oldest_work_grows_while_it_waits_and_is_zero_when_there_
     stack.merchant.behave("/a", Behaviour::Answer(200));
     client.settled(&webhook, 2, SOON).await;
     metric(&stack, Service::Deliverer, parked, |age| age == 0.0).await;
-    metric(&stack, Service::Api, unrecorded, |age| age == 0.0).await;
+    metric(&stack, Service::Recorder, unrecorded, |age| age == 0.0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

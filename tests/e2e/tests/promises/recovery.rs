@@ -178,8 +178,8 @@ async fn a_recovery_survives_kill_dash_nine_and_sends_nothing_twice(database: Da
         if found["resent"] == 0 { Err(found.to_string()) } else { Ok(()) }
     })
     .await;
-    stack.kill(Service::Api).await;
-    stack.run(Service::Api).await;
+    stack.kill(Service::Controller).await;
+    stack.run(Service::Controller).await;
     let found = recovery(&client, &id).await;
     assert_eq!(found["state"], "running", "the kill came too late: {found}");
     completed(&client, &id, [1500, 500, 1000, 0]).await;

@@ -55,7 +55,7 @@ async fn what_an_earlier_version_has_stored_works_and_is_sealed(database: Databa
     let mut stack = Stack::on(database).await;
     let client = stack.client("tnt_a");
     let webhook = client.create_webhook_with(&stack.merchant.url("/a"), &["*"], json!({ "secret": SECRET })).await;
-    for service in [Service::Api, Service::Router, Service::Deliverer] {
+    for service in [Service::Api, Service::Recorder, Service::Controller, Service::Router, Service::Deliverer] {
         assert!(stack.stop(service).await.success());
     }
     let sql = format!(
@@ -80,7 +80,9 @@ async fn what_an_earlier_version_has_stored_works_and_is_sealed(database: Databa
     stack.run(Service::Router).await;
     client.publish(&Event::order("1")).await.expect(202);
     assert_accepted(&stack.merchant.wait_at("/a", 1, SOON).await[0], SECRET).await;
-    stack.run(Service::Api).await;
+    for service in [Service::Controller, Service::Recorder, Service::Api] {
+        stack.run(service).await;
+    }
     assert_eq!(client.secret(&webhook).await, SECRET);
     let stored = wait::until("all to be sealed", SOON, async || {
         let stored = Stored::of(&stack).await;

@@ -141,7 +141,8 @@ async fn a_service_that_starts_before_jetstream_waits_for_it_and_is_not_ready() 
         let ready = reqwest::get(format!("{}/readyz", stack.url(service))).await.unwrap();
         assert_eq!(ready.status(), 503);
         let told: serde_json::Value = ready.json().await.unwrap();
-        assert_eq!(told["obstacles"][service.name()], "still starting", "{told}");
+        let why = told["obstacles"][service.name()].as_str().unwrap_or_default();
+        assert!(why.contains("is JetStream enabled?"), "{told}");
     }
     drop(bare);
     stack.start_nats().await;
@@ -209,6 +210,8 @@ async fn help_lists_the_variables_of_each_service() {
                 "SHOPERY_EGRESS_DNS",
                 "SHOPERY_ENCRYPTION_KEYS",
             ],
+            Service::Recorder => &["SHOPERY_DATABASE_URL", "SHOPERY_DISABLE_AFTER"],
+            Service::Controller => &["SHOPERY_DATABASE_URL", "SHOPERY_HISTORY_MAX_AGE", "SHOPERY_EVENTS_MAX_MIB"],
             Service::Api => &[
                 "SHOPERY_JWT_SECRET",
                 "SHOPERY_JWKS_URL",

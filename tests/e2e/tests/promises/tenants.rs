@@ -6,7 +6,7 @@ use reqwest::Method;
 use reqwest::header::{CONTENT_TYPE, HeaderMap};
 use serde_json::{Value, json};
 use shopery_e2e::client::send;
-use shopery_e2e::{Client, DatabaseKind, Event, Reply, Stack, token};
+use shopery_e2e::{Client, DatabaseKind, Event, Reply, Stack, token, wait};
 
 const SOON: Duration = Duration::from_secs(20);
 /// What is in everything of ours: it must be in nothing that they are told.
@@ -31,6 +31,12 @@ async fn furnish(stack: &Stack, client: &Client) -> Belongings {
     let delivery = client.settled(&webhook, 2, SOON).await.remove(0)["id"].as_str().unwrap().to_owned();
     let missed = json!({ "since": "2020-01-01T00:00:00Z" });
     let recovery = client.post(&format!("/company/webhooks/{webhook}/recover"), &missed).await.expect(202).json();
+    let path = format!("/company/recoveries/{}", text(&recovery["id"]));
+    wait::until("the recovery to end", SOON, async || {
+        let found = client.get(&path).await.expect(200).json();
+        if found["finishedAt"].is_string() { Ok(()) } else { Err(found.to_string()) }
+    })
+    .await;
     let page = client.get("/company/deliveries?limit=1").await.expect(200).json();
     let ids = vec![webhook.clone(), delivery, recovery["id"].as_str().unwrap().to_owned()];
     Belongings { webhook, ids, cursor: page["nextCursor"].as_str().unwrap().to_owned() }

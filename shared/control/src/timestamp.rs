@@ -8,19 +8,19 @@ use time::{OffsetDateTime, UtcOffset};
 const FORMAT: &[BorrowedFormatItem<'_>] =
     format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
 
-pub(crate) fn text(time: OffsetDateTime) -> String {
+pub fn text(time: OffsetDateTime) -> String {
     // A time that was read from the history always has this form.
     time.to_offset(UtcOffset::UTC).format(FORMAT).unwrap_or_default()
 }
 
-pub(crate) fn serialize<S: Serializer>(time: &OffsetDateTime, serializer: S) -> Result<S::Ok, S::Error> {
+pub fn serialize<S: Serializer>(time: &OffsetDateTime, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&text(*time))
 }
 
-pub(crate) mod option {
+pub mod option {
     use super::*;
 
-    pub(crate) fn serialize<S: Serializer>(time: &Option<OffsetDateTime>, serializer: S) -> Result<S::Ok, S::Error> {
+    pub fn serialize<S: Serializer>(time: &Option<OffsetDateTime>, serializer: S) -> Result<S::Ok, S::Error> {
         time.map(text).serialize(serializer)
     }
 }

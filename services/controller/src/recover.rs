@@ -1,7 +1,6 @@
 //! The work on recoveries: each is a row in the database, and is worked on in turns of one page.
 //!
-//! A turn is taken by whichever replica of the api claims it, and of those that wait the one that has waited longest is
-//! next: a long recovery does not hold up a short one. What is sent goes to the bulk lane, a page at a time, and the
+//! Of the recoveries that wait, the one that has waited longest has the next turn: a long one does not hold up a short one. What is sent goes to the bulk lane, a page at a time, and the
 //! next page waits until JOBS has it.
 //!
 //! Invariant: a delivery is superseded only by one that JOBS has. A crash repeats at most one page, under the same ids.
@@ -13,19 +12,21 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use futures_util::future::join_all;
 use prometheus_client::metrics::counter::Counter;
+use shopery_control::redelivery::{
+    MAX_ROUNDS, is_under_way, message, redelivery_job, redelivery_meta, requested, superseded,
+};
 use shopery_model::{DeliveryId, Outcome};
 use shopery_queue::{PublishError, Queue};
-use shopery_runtime::{Runtime, Shutdown};
+use shopery_runtime::Shutdown;
 use shopery_store::{
     DeliveryRecord, ItemState, RecoveryItem, RecoveryPage, RecoveryState, RecoveryTurn, Store, WebhookRecord,
 };
 use time::OffsetDateTime;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::resend::{MAX_ROUNDS, asked, is_under_way, job_again, message, meta_again, superseded};
-
-/// Recoveries that a replica works on at a time.
+/// Recoveries that are worked on at a time.
 const TURNS: u32 = 4;
 /// Deliveries in a page.
 const PAGE: u64 = 100;
@@ -33,8 +34,8 @@ const PAGE: u64 = 100;
 const LONGEST_TURN: Duration = Duration::from_secs(12);
 /// How long the deliveries of a recovery may take to be counted.
 const LONGEST_COUNT: Duration = Duration::from_secs(3);
-/// How often is looked for recoveries that another replica has been asked for, or has left behind.
-const LOOK: Duration = Duration::from_secs(1);
+/// How often we look for recoveries that were asked for, or that another leader has left behind.
+const LOOK: Duration = Duration::from_millis(500);
 /// How often what cancelled recoveries have left behind is removed.
 const SWEEP: Duration = Duration::from_secs(60);
 /// The next turn after one that failed: JOBS is full, or NATS or the database is away.
@@ -44,8 +45,7 @@ const PAUSE: Duration = Duration::from_secs(2);
 pub(crate) struct Recoverer {
     pub(crate) queue: Queue,
     pub(crate) store: Store,
-    /// A recovery has been asked for.
-    pub(crate) news: Arc<Notify>,
+    pub(crate) resent: Counter,
 }
 
 /// Whether there is more to do.
@@ -61,22 +61,19 @@ type Planned = (RecoveryItem, DeliveryRecord);
 
 impl Recoverer {
     /// Runs until the drain begins; what is unfinished by then goes on where it was.
-    pub(crate) async fn run(self, runtime: &Runtime) -> anyhow::Result<()> {
-        let resent = runtime.metrics.register(
-            "recovery_deliveries_resent",
-            "Deliveries that recoveries have sent again",
-            Counter::default(),
-        );
-        let shutdown: &Shutdown = &runtime.shutdown;
+    pub(crate) async fn run(self, shutdown: &Shutdown) -> anyhow::Result<()> {
         let places = Arc::new(Semaphore::new(TURNS as usize));
+        // Dropped with the lease, and with it every turn.
+        let mut turns = JoinSet::new();
         let mut swept = Instant::now();
         while !shutdown.is_draining() {
+            while turns.try_join_next().is_some() {}
             let Ok(place) = places.clone().acquire_owned().await else { break };
             let claimed = self.store.claim_recovery(OffsetDateTime::now_utc()).await;
             if let Ok(Some(turn)) = claimed {
-                let (recoverer, resent) = (self.clone(), resent.clone());
-                tokio::spawn(async move {
-                    recoverer.take(turn, &resent).await;
+                let recoverer = self.clone();
+                turns.spawn(async move {
+                    recoverer.take(turn).await;
                     drop(place);
                 });
                 continue;
@@ -90,18 +87,16 @@ impl Recoverer {
             }
             tokio::select! {
                 () = tokio::time::sleep(LOOK) => {}
-                () = self.news.notified() => {}
                 () = shutdown.draining() => {}
             }
         }
-        // The turns under way.
-        let _ = places.acquire_many(TURNS).await;
+        turns.join_all().await;
         Ok(())
     }
 
-    async fn take(&self, turn: RecoveryTurn, resent: &Counter) {
+    async fn take(&self, turn: RecoveryTurn) {
         let id = turn.recovery.id;
-        let taken = tokio::time::timeout(LONGEST_TURN, self.step(&turn, resent)).await;
+        let taken = tokio::time::timeout(LONGEST_TURN, self.step(&turn)).await;
         let now = OffsetDateTime::now_utc();
         let next = match taken.context("it took too long").flatten() {
             Ok(Step::Over) => return,
@@ -116,7 +111,7 @@ impl Recoverer {
         }
     }
 
-    async fn step(&self, turn: &RecoveryTurn, resent: &Counter) -> anyhow::Result<Step> {
+    async fn step(&self, turn: &RecoveryTurn) -> anyhow::Result<Step> {
         let recovery = &turn.recovery;
         let Some(webhook) = self.store.webhook(&recovery.tenant, recovery.webhook).await? else {
             return self.finish(turn, RecoveryState::Failed, Some("the webhook was deleted")).await;
@@ -127,7 +122,7 @@ impl Recoverer {
         }
         // What a turn that did not end has left.
         let mut planned = self.store.planned_items(turn).await?;
-        if !planned.is_empty() && self.send(turn, &webhook, &mut planned, resent).await? == Step::Over {
+        if !planned.is_empty() && self.send(turn, &webhook, &mut planned).await? == Step::Over {
             return Ok(Step::Over);
         }
         let RecoveryPage { deliveries: page, end } = self.store.recovery_page(turn, PAGE).await?;
@@ -138,7 +133,7 @@ impl Recoverer {
         if !planned.is_empty() {
             let new: Vec<_> = planned.iter().map(|(item, _)| item.clone()).collect();
             if !self.store.plan_items(turn, &new, OffsetDateTime::now_utc()).await?
-                || self.send(turn, &webhook, &mut planned, resent).await? == Step::Over
+                || self.send(turn, &webhook, &mut planned).await? == Step::Over
             {
                 return Ok(Step::Over);
             }
@@ -155,13 +150,12 @@ impl Recoverer {
         turn: &RecoveryTurn,
         webhook: &WebhookRecord,
         planned: &mut [Planned],
-        resent: &Counter,
     ) -> anyhow::Result<Step> {
         let mode = Some(turn.recovery.mode);
         let jobs = planned.iter().map(async |(item, delivery)| {
             // Somebody has begun this round: an earlier turn of ours, or a person who has asked for the delivery.
             let is_sent = delivery.round >= item.round || is_under_way(delivery);
-            if is_sent { Ok(None) } else { job_again(&self.queue, webhook, delivery, mode).await.map(Some) }
+            if is_sent { Ok(None) } else { redelivery_job(&self.queue, webhook, delivery, mode).await.map(Some) }
         });
         let jobs = join_all(jobs).await.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
         let mut sent = Vec::new();
@@ -171,7 +165,7 @@ impl Recoverer {
                 None => item.state = ItemState::Sent,
                 Some(Some(job)) if item.round <= MAX_ROUNDS => {
                     let message = self.queue.send(message(&job)).await;
-                    sent.push(async move { (place, message.acked().await, asked(job.meta)) });
+                    sent.push(async move { (place, message.acked().await, requested(job.meta)) });
                 }
                 Some(_) => item.state = ItemState::Unavailable,
             }
@@ -186,7 +180,7 @@ impl Recoverer {
                 Err(error) => refused = Some(error),
             }
         }
-        self.settle(turn, planned, &outcomes, resent, refused).await
+        self.settle(turn, planned, &outcomes, refused).await
     }
 
     async fn settle(
@@ -194,14 +188,13 @@ impl Recoverer {
         turn: &RecoveryTurn,
         planned: &[Planned],
         outcomes: &[Outcome],
-        resent: &Counter,
         refused: Option<PublishError>,
     ) -> anyhow::Result<Step> {
         let settled: Vec<_> = planned.iter().map(|(item, _)| item.clone()).collect();
         if !self.store.settle_items(turn, &settled, outcomes, OffsetDateTime::now_utc()).await? {
             return Ok(Step::Over);
         }
-        resent.inc_by(outcomes.len() as u64);
+        self.resent.inc_by(outcomes.len() as u64);
         match refused {
             // What was refused is still planned.
             Some(error) => bail!(error),
@@ -253,7 +246,7 @@ fn carried(
         let id: DeliveryId = delivery.id.parse().context("a delivery's id")?;
         match item.state {
             _ if item.delivery == id => {}
-            ItemState::Sent => outcomes.push(superseded(meta_again(webhook, delivery, None)?, item.delivery)),
+            ItemState::Sent => outcomes.push(superseded(redelivery_meta(webhook, delivery, None)?, item.delivery)),
             ItemState::Unavailable => unavailable += 1,
             ItemState::Planned => bail!("the item of {id} is still to be sent"),
         }

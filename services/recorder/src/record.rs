@@ -1,11 +1,13 @@
-//! The recorder: moves outcomes from OUTCOMES into the history, many at a time.
+//! Outcomes on their way into the history, many at a time.
 //!
-//! Invariant: a message is acknowledged after its outcomes are committed. While the database is away they stay in
-//! OUTCOMES; deliveries go on without it.
+//! What the database refuses is told apart from what passes: only a row that it will never take goes to DEAD, alone; a
+//! database that is away, full, read-only or silent is waited for.
 
 use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
+use serde_json::value::RawValue;
+use shopery_control::ConfigWriter;
 use shopery_model::{Outcome, TenantId, WebhookId};
 use shopery_queue::{Dead, Intake, Queue, Taken};
 use shopery_runtime::{Runtime, Shutdown};
@@ -13,24 +15,24 @@ use shopery_store::{DisabledReason, Recorded, Store, StoreError};
 use time::OffsetDateTime;
 use tokio::time::Instant;
 
-use crate::publicist::Publicist;
-
 /// Messages that may wait here; each has up to 256 outcomes.
 pub(crate) const SLOTS: usize = 32;
 /// Outcomes in one transaction.
 const BATCH: usize = 2000;
 /// How long a transaction waits for more outcomes.
 const LINGER: Duration = Duration::from_millis(5);
-/// Tries before a message that a working database does not take is put aside.
-const TRIES: usize = 3;
+/// A transaction that takes longer is given up: its connection may have gone silent, and nobody would ever say so.
+const LONGEST_TRANSACTION: Duration = Duration::from_secs(10);
+/// Delay before a transaction is tried again, from and up to.
+const RETRY_DELAY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
 struct Recorder {
     queue: Queue,
     store: Store,
-    publicist: Publicist,
+    writer: ConfigWriter,
     recorded: Counter,
     /// How long every attempt of a webhook may fail until it is disabled; `None`: for ever.
-    patience: Option<Duration>,
+    disable_after: Option<Duration>,
 }
 
 struct Arrived {
@@ -46,12 +48,12 @@ pub(crate) async fn run(
     mut intake: Intake,
     queue: &Queue,
     store: Store,
-    publicist: Publicist,
-    patience: Option<Duration>,
+    writer: ConfigWriter,
+    disable_after: Option<Duration>,
     runtime: &Runtime,
 ) -> anyhow::Result<()> {
     let recorded = runtime.metrics.register("outcomes_recorded", "Outcomes written to the history", Counter::default());
-    let recorder = Recorder { queue: queue.clone(), store, publicist, recorded, patience };
+    let recorder = Recorder { queue: queue.clone(), store, writer, recorded, disable_after };
     while let Some(first) = intake.next(&runtime.shutdown).await {
         let mut arrived = Vec::new();
         arrived.extend(recorder.read(first).await);
@@ -77,16 +79,33 @@ impl Recorder {
                 return None;
             }
         };
-        match serde_json::from_slice(message.message.payload()) {
-            Ok(outcomes) => Some(Arrived { message, sequence, at, outcomes }),
+        let parts: Vec<&RawValue> = match serde_json::from_slice(message.message.payload()) {
+            Ok(parts) => parts,
             Err(error) => {
                 self.bury("undecodable-outcomes", &message, &error.to_string()).await;
-                None
+                return None;
+            }
+        };
+        let (mut outcomes, mut unreadable) = (Vec::with_capacity(parts.len()), Vec::new());
+        for (place, part) in parts.into_iter().enumerate() {
+            match serde_json::from_str(part.get()) {
+                Ok(outcome) => outcomes.push(outcome),
+                Err(error) => unreadable.push((place, part.get(), error.to_string())),
             }
         }
+        // One that does not read takes none of the others with it.
+        for (place, part, why) in unreadable {
+            let dead = Dead::whole(message.message.subject(), &why, part.as_bytes());
+            let id = format!("outcome:{sequence}:{place}");
+            if let Err(error) = self.queue.bury("undecodable-outcome", None, id, &dead).await {
+                tracing::warn!("cannot put an outcome on DEAD; its message comes again: {error:#}");
+                return None;
+            }
+        }
+        Some(Arrived { message, sequence, at, outcomes })
     }
 
-    /// Records everything together; if the database works but does not take it, message by message.
+    /// Records everything together; if the database refuses a row of it, message by message.
     async fn record(&self, arrived: Vec<Arrived>, shutdown: &Shutdown) {
         let Err(error) = self.write(&arrived, shutdown).await else { return };
         tracing::warn!(error, "the history does not take a batch of outcomes; trying its messages one by one");
@@ -98,37 +117,32 @@ impl Recorder {
         }
     }
 
-    /// Writes outcomes, waiting for the database as long as it takes, and acknowledges. Fails if the database answers
-    /// but refuses the rows.
+    /// Writes outcomes, waiting for the database for as long as it takes, and acknowledges. Fails if the database refuses a
+    /// row.
     async fn write(&self, arrived: &[Arrived], shutdown: &Shutdown) -> Result<(), String> {
         let outcomes: usize = arrived.iter().map(|part| part.outcomes.len()).sum();
-        let (mut refusals, mut pause) = (0, Duration::from_millis(100));
+        let mut delay = RETRY_DELAY.0;
         let disabled = loop {
-            let error = match self.keep(arrived).await {
-                Ok(disabled) => break disabled,
-                Err(error) => error,
+            let error = match tokio::time::timeout(LONGEST_TRANSACTION, self.keep(arrived)).await {
+                Ok(Ok(disabled)) => break disabled,
+                Ok(Err(error)) if error.is_of_the_row() => return Err(error.to_string()),
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => format!("no answer within {} s", LONGEST_TRANSACTION.as_secs()),
             };
-            if self.store.ping().await.is_ok() {
-                refusals += 1;
-                if refusals == TRIES {
-                    return Err(error.to_string());
-                }
-            } else {
-                tracing::warn!(%error, outcomes, "the history waits for the database");
-            }
+            tracing::warn!(error, outcomes, "the history waits for the database");
             if shutdown.is_draining() {
                 return Ok(());
             }
             for part in arrived {
                 part.message.message.progress().await;
             }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(Duration::from_secs(2));
+            tokio::time::sleep(delay).await;
+            delay = (delay * 2).min(RETRY_DELAY.1);
         };
         self.recorded.inc_by(outcomes as u64);
         for (tenant, id, reason) in disabled {
             tracing::info!(%tenant, webhook = %id, reason = reason.name(), "a webhook is disabled");
-            self.publicist.publish_disabled(&tenant, id).await;
+            self.writer.publish(&tenant, id).await;
         }
         for part in arrived {
             part.message.message.ack().await;
@@ -144,14 +158,14 @@ impl Recorder {
             .collect();
         self.store.record_messages(&messages).await?;
         let outcomes = arrived.iter().flat_map(|part| &part.outcomes);
-        self.store.note_attempts(outcomes, self.patience, OffsetDateTime::now_utc()).await
+        self.store.note_attempts(outcomes, self.disable_after, OffsetDateTime::now_utc()).await
     }
 
     async fn bury(&self, reason: &str, message: &Taken, why: &str) {
         let message = &message.message;
         let buried = async {
             let sequence = message.stored()?.sequence;
-            let dead = Dead::new(message.subject(), why, message.payload());
+            let dead = Dead::whole(message.subject(), why, message.payload());
             self.queue.bury(reason, None, format!("outcomes:{sequence}"), &dead).await?;
             message.ack().await;
             anyhow::Ok(())

@@ -14,6 +14,8 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// Counts are kept by the minute for so long, then by the hour.
 const MINUTES_KEPT: time::Duration = time::Duration::days(2);
 const COUNTS_KEPT: time::Duration = time::Duration::days(400);
+/// Within this time a POST with an `Idempotency-Key` is done once.
+const IDEMPOTENCY_KEYS_KEPT: time::Duration = time::Duration::days(1);
 /// A message of a stream OUTCOMES that was lost and made anew; others are known to be done with.
 const RECORDED_KEPT: time::Duration = time::Duration::days(3);
 
@@ -32,7 +34,7 @@ impl Retention {
         Some(Self { history: age(history?), changes: age(changes?) })
     }
 
-    /// Runs until the drain begins. Several replicas do it side by side: what one has removed the other does not find.
+    /// Runs until the drain begins.
     pub(crate) async fn run(self, queue: &Queue, store: &Store, shutdown: &Shutdown) {
         loop {
             if let Err(error) = self.sweep(queue, store, shutdown).await {
@@ -56,6 +58,7 @@ impl Retention {
         while store.forget_changes(changes).await? && go_on(shutdown).await {}
         while store.fold_minutes(before(MINUTES_KEPT)).await? && go_on(shutdown).await {}
         while store.forget_counts(before(COUNTS_KEPT)).await? && go_on(shutdown).await {}
+        while store.forget_keys(now - IDEMPOTENCY_KEYS_KEPT).await? && go_on(shutdown).await {}
         let (done, long_ago) = (queue.acknowledged(topology::RECORDER).await?, before(RECORDED_KEPT));
         while store.forget_recorded(done, long_ago).await? && go_on(shutdown).await {}
         Ok(())

@@ -1,0 +1,16 @@
+use std::process::ExitCode;
+
+use shopery_recorder::{ABOUT, Config, run};
+use shopery_runtime::service;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    service::main(ABOUT, Config::read, async |config, runtime| {
+        let listener = shopery_http::bind(config.listen).await?;
+        let operations = shopery_http::serve(listener, shopery_http::operations(&runtime), &runtime.shutdown);
+        // The service first: before anybody asks, it says that it is starting.
+        tokio::try_join!(run(config, runtime.clone()), operations).map(drop)
+    })
+}

@@ -1,0 +1,156 @@
+//! Keeps CONFIG true to the database, one webhook at a time, and notifies of what has become of one.
+//!
+//! The database is the truth. A change is written there first, with a row in the outbox, then [`ConfigWriter::publish`]
+//! brings the one entry in line by reading the truth and writing it with compare-and-set, so whoever comes last, replicas
+//! included, leaves the newest state. What a crash or an outage left undone the controller finds in the outbox. That a
+//! webhook was disabled is in the database too, until EVENTS has the event that notifies of it.
+
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use async_nats::jetstream::kv::{Operation, Store as Bucket, UpdateErrorKind};
+use shopery_model::{TenantId, WebhookId};
+use shopery_queue::{ConfigSubscribers, Outgoing, Parked, Queue, Revision, subject};
+use shopery_runtime::Runtime;
+use shopery_store::{Store, WebhookRecord};
+use time::OffsetDateTime;
+
+use crate::notification::pending_notification;
+
+/// Times that a compare-and-set may lose against others.
+const MAX_WRITE_ATTEMPTS: usize = 10;
+/// By then every deliverer knows of a change.
+const PROPAGATION_TIME: Duration = Duration::from_millis(500);
+
+/// Clones are the same.
+#[derive(Debug, Clone)]
+pub struct ConfigWriter {
+    queue: Queue,
+    store: Store,
+    bucket: Bucket,
+    subscribers: ConfigSubscribers,
+}
+
+/// An entry that says what the database does.
+#[derive(Debug, Clone, Copy)]
+pub struct Written {
+    revision: u64,
+    pub was_changed: bool,
+}
+
+impl ConfigWriter {
+    pub fn start(queue: &Queue, store: Store, runtime: &Runtime) -> Self {
+        let subscribers = ConfigSubscribers::start(queue, runtime);
+        Self { queue: queue.clone(), store, bucket: queue.buckets.config.clone(), subscribers }
+    }
+
+    /// Makes a change of a webhook known, and waits until routers and deliverers have it: what is published from then on
+    /// finds it. If that fails now the controller makes up for it soon; the change itself is safe.
+    pub async fn publish(&self, tenant: &TenantId, id: WebhookId) {
+        if let Err(error) = self.try_publish(tenant, id).await {
+            tracing::warn!(%tenant, webhook = %id, "a webhook's change is published later: {error:#}");
+        }
+    }
+
+    async fn try_publish(&self, tenant: &TenantId, id: WebhookId) -> anyhow::Result<()> {
+        // Those that are there now are in what is read afterwards.
+        let pending = self.store.pending_changes_of(id).await?;
+        let written = self.reconcile_one(tenant, id).await?;
+        let bucket = self.queue.config_created().await?;
+        self.subscribers.wait_until_applied(Revision { bucket, number: written.revision }).await;
+        self.notify_of(tenant, id).await?;
+        Ok(self.store.changes_published(&pending).await?)
+    }
+
+    /// Makes up for what whoever changed a webhook could not do.
+    pub async fn repair(&self, tenant: &TenantId, id: WebhookId) -> anyhow::Result<Written> {
+        let written = self.reconcile_one(tenant, id).await?;
+        if written.was_changed {
+            self.resume_backlog(tenant, id).await;
+        }
+        self.notify_of(tenant, id).await?;
+        Ok(written)
+    }
+
+    /// What waits is sent to a webhook that works again, or ends with one that was deleted. If this fails the deliverers
+    /// find out by themselves, later.
+    pub async fn resume_backlog(&self, tenant: &TenantId, id: WebhookId) {
+        let due = OffsetDateTime::now_utc() + PROPAGATION_TIME;
+        if let Err(error) = Parked::set_timer(&self.queue, tenant, id, due).await {
+            tracing::warn!(%tenant, webhook = %id, %error, "what waits is seen to later");
+        }
+    }
+
+    async fn notify_of(&self, tenant: &TenantId, id: WebhookId) -> anyhow::Result<()> {
+        match self.store.webhook(tenant, id).await? {
+            Some(record) => self.notify(&record).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Publishes the notification of a webhook, if one is pending, then notes that it was.
+    pub async fn notify(&self, record: &WebhookRecord) -> anyhow::Result<()> {
+        let Some(event) = pending_notification(record)? else { return Ok(()) };
+        let (tenant, resource) = (&record.tenant, event.resource.to_string());
+        // EVENTS knows a repeat for minutes only.
+        let last = self.queue.latest_state(tenant, &resource).await?;
+        if last.is_none_or(|last| last.event.id != event.id) {
+            self.queue.publish(&Outgoing::event(tenant, &event)).await.context("cannot publish webhook-disabled")?;
+        }
+        Ok(self.store.told(tenant, record.id, event.time, OffsetDateTime::now_utc()).await?)
+    }
+
+    /// Leaves a tombstone of a webhook that the database does not have, where CONFIG knows nothing of it.
+    pub async fn leave_tombstone(&self, tenant: &TenantId, id: WebhookId) -> anyhow::Result<()> {
+        let key = subject::config_key(tenant, id);
+        if self.bucket.entry(key.as_str()).await.context("cannot read CONFIG")?.is_some() {
+            return Ok(());
+        }
+        match self.bucket.purge_expect_revision(key.as_str(), Some(0)).await {
+            Ok(()) => Ok(()),
+            Err(error) if error.kind() == UpdateErrorKind::WrongLastRevision => Ok(()),
+            Err(error) => Err(error).context("cannot write CONFIG"),
+        }
+    }
+
+    /// Brings the entry of one webhook in line with the database.
+    pub async fn reconcile_one(&self, tenant: &TenantId, id: WebhookId) -> anyhow::Result<Written> {
+        let key = subject::config_key(tenant, id);
+        let mut was_changed = false;
+        for _ in 0..MAX_WRITE_ATTEMPTS {
+            // The entry first: if the truth changes after it was read, the entry's revision has moved on as well, or
+            // whoever changed the truth will come after us.
+            let entry = self.bucket.entry(key.as_str()).await.context("cannot read CONFIG")?;
+            let wanted = self.store.webhook(tenant, id).await?.map(|record| record.config());
+            let revision = entry.as_ref().map_or(0, |entry| entry.revision);
+            let published = entry.filter(|entry| entry.operation == Operation::Put).map(|entry| entry.value);
+            let written = match (published, wanted) {
+                (None, None) => return Ok(Written { revision, was_changed }),
+                (Some(_), None) => {
+                    let purged = self.bucket.purge_expect_revision(key.as_str(), Some(revision)).await;
+                    // At which revision it left its mark, only another look tells.
+                    purged.map(|()| None).map_err(|error| (is_overtaken(error.kind()), anyhow::Error::from(error)))
+                }
+                (published, Some(wanted)) => {
+                    let value = serde_json::to_vec(&wanted)?;
+                    if published.is_some_and(|published| published == value) {
+                        return Ok(Written { revision, was_changed });
+                    }
+                    let update = self.bucket.update(key.as_str(), value.into(), revision).await;
+                    update.map(Some).map_err(|error| (is_overtaken(error.kind()), anyhow::Error::from(error)))
+                }
+            };
+            match written {
+                Ok(Some(revision)) => return Ok(Written { revision, was_changed: true }),
+                Ok(None) => was_changed = true,
+                Err((true, _)) => {}
+                Err((false, error)) => return Err(error).context("cannot write CONFIG"),
+            }
+        }
+        bail!("others change the entry {key} all the time")
+    }
+}
+
+fn is_overtaken(kind: UpdateErrorKind) -> bool {
+    kind == UpdateErrorKind::WrongLastRevision
+}

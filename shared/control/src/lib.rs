@@ -1,0 +1,14 @@
+//! What the services of the control plane share: the database, keeping CONFIG true to it, the notification that a webhook was
+//! disabled, and putting a delivery back into the queue.
+
+mod config;
+pub mod database;
+mod notification;
+pub mod redelivery;
+mod resource;
+#[cfg(test)]
+mod testing;
+pub mod timestamp;
+
+pub use config::{ConfigWriter, Written};
+pub use resource::{Backlog, DisabledReasonName, WebhookResource, WebhookStateName};
