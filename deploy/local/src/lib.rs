@@ -2,7 +2,7 @@
 //!
 //! The launcher's cast, in the order in which it needs them: [`Arguments`] and [`Settings`] say what is wanted,
 //! [`DataDir`] is where everything is kept, [`nats`] provides the queue, [`Endpoint`] plays the merchant, [`Services`]
-//! are the four of ours, [`env_file`] tells other programs where it all is, and [`demo`] shows a delivery.
+//! are ours, [`env_file`] tells other programs where it all is, and [`demo`] shows a delivery.
 
 mod arguments;
 mod data_dir;

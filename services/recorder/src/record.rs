@@ -21,8 +21,9 @@ pub(crate) const SLOTS: usize = 32;
 const BATCH: usize = 2000;
 /// How long a transaction waits for more outcomes.
 const LINGER: Duration = Duration::from_millis(5);
-/// A transaction that takes longer is given up: its connection may have gone silent, and nobody would ever say so.
-const LONGEST_TRANSACTION: Duration = Duration::from_secs(10);
+/// A transaction that takes longer is given up: its connection may have gone silent, and nobody would ever say so. The next one
+/// may take twice as long, up to the second value: it may have been slow.
+const LONGEST_TRANSACTION: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(80));
 /// Delay before a transaction is tried again, from and up to.
 const RETRY_DELAY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
@@ -121,21 +122,27 @@ impl Recorder {
     /// row.
     async fn write(&self, arrived: &[Arrived], shutdown: &Shutdown) -> Result<(), String> {
         let outcomes: usize = arrived.iter().map(|part| part.outcomes.len()).sum();
-        let mut delay = RETRY_DELAY.0;
+        let (mut delay, mut longest) = (RETRY_DELAY.0, LONGEST_TRANSACTION.0);
         let disabled = loop {
-            let error = match tokio::time::timeout(LONGEST_TRANSACTION, self.keep(arrived)).await {
+            let kept = tokio::select! {
+                kept = tokio::time::timeout(longest, self.keep(arrived)) => kept,
+                () = self.hold(arrived) => return Ok(()),
+            };
+            let error = match kept {
                 Ok(Ok(disabled)) => break disabled,
                 Ok(Err(error)) if error.is_of_the_row() => return Err(error.to_string()),
                 Ok(Err(error)) => error.to_string(),
-                Err(_) => format!("no answer within {} s", LONGEST_TRANSACTION.as_secs()),
+                Err(_) => {
+                    let why = format!("no answer within {} s", longest.as_secs());
+                    longest = (longest * 2).min(LONGEST_TRANSACTION.1);
+                    why
+                }
             };
             tracing::warn!(error, outcomes, "the history waits for the database");
             if shutdown.is_draining() {
                 return Ok(());
             }
-            for part in arrived {
-                part.message.message.progress().await;
-            }
+            progress(arrived).await;
             tokio::time::sleep(delay).await;
             delay = (delay * 2).min(RETRY_DELAY.1);
         };
@@ -148,6 +155,14 @@ impl Recorder {
             part.message.message.ack().await;
         }
         Ok(())
+    }
+
+    /// Keeps messages from being given to others while a transaction takes its time; never ends.
+    async fn hold(&self, arrived: &[Arrived]) {
+        loop {
+            tokio::time::sleep(self.queue.limits.ack_wait / 3).await;
+            progress(arrived).await;
+        }
     }
 
     /// The history, and what it says of the webhooks.
@@ -173,5 +188,12 @@ impl Recorder {
         if let Err(error) = buried.await {
             tracing::warn!("cannot put outcomes on DEAD; they come again: {error:#}");
         }
+    }
+}
+
+/// Begins the messages' `ack_wait` anew.
+async fn progress(arrived: &[Arrived]) {
+    for part in arrived {
+        part.message.message.progress().await;
     }
 }

@@ -9,12 +9,14 @@
 //! schedule, unfired. So a state counts as carried only if the server stored it before the schedule was due; by the
 //! server's clock, since ours may differ. Otherwise the event waits until the subject is free, and begins a burst.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
 use shopery_model::{Debounce, DeliveryId, Job, JobMeta};
 use shopery_queue::{Outgoing, PublishError, Queue, Schedule, subject};
 use time::OffsetDateTime;
+use tokio::sync::Mutex;
 
 /// What is due so soon may be firing.
 const CLOSING: Duration = Duration::from_millis(50);
@@ -29,14 +31,45 @@ pub(crate) enum Debounced {
     SupersededBy(DeliveryId),
 }
 
-pub(crate) async fn debounce(
+/// The schedules that this router is changing. One event at a time does with each: those of a burst would otherwise overtake
+/// each other's compare-and-set until they gave up, and be routed again when their `ack_wait` is over.
+#[derive(Debug)]
+pub(crate) struct Debouncing([Mutex<()>; PLACES]);
+
+/// Schedules are told apart by a hash: two that share a place wait for each other, for some milliseconds.
+const PLACES: usize = 256;
+
+impl Default for Debouncing {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| Mutex::default()))
+    }
+}
+
+impl Debouncing {
+    pub(crate) async fn debounce(
+        &self,
+        queue: &Queue,
+        job: &Job,
+        window: Debounce,
+        headers: &[(&'static str, String)],
+    ) -> anyhow::Result<Debounced> {
+        let meta = &job.meta;
+        let place = subject::debounce(&meta.tenant, meta.webhook, meta.event_type, &meta.resource);
+        let mut hasher = DefaultHasher::new();
+        place.hash(&mut hasher);
+        let _turn = self.0[usize::try_from(hasher.finish() % PLACES as u64).unwrap_or_default()].lock().await;
+        debounce(queue, place, job, window, headers).await
+    }
+}
+
+async fn debounce(
     queue: &Queue,
+    place: String,
     job: &Job,
     debounce: Debounce,
     headers: &[(&'static str, String)],
 ) -> anyhow::Result<Debounced> {
     let meta = &job.meta;
-    let place = subject::debounce(&meta.tenant, meta.webhook, meta.event_type, &meta.resource);
     let schedule = |job: &Job, due: OffsetDateTime| {
         let mut message =
             Outgoing::new(place.clone(), job.encode()).scheduled(due, subject::due(&meta.tenant, meta.webhook));

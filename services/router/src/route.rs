@@ -18,7 +18,7 @@ use shopery_runtime::{Runtime, telemetry};
 use time::OffsetDateTime;
 use tracing::Span;
 
-use crate::debounce::{Debounced, debounce};
+use crate::debounce::{Debounced, Debouncing};
 use crate::decide::{Decision, States, decide};
 use crate::duplicates::{Duplicates, Since};
 use crate::latest_states::{LatestStates, Observed};
@@ -39,6 +39,7 @@ pub(crate) struct Router {
     /// `None`: nothing is dropped.
     duplicates: Option<Duplicates>,
     latest_states: LatestStates,
+    debouncing: Debouncing,
     meter: Meter,
     pacer: Pacer,
     metrics: Metrics,
@@ -133,7 +134,17 @@ impl Router {
                 Family::default(),
             ),
         };
-        Self { queue, webhooks, outcomes, duplicates, latest_states: LatestStates::new(), meter, pacer, metrics }
+        Self {
+            queue,
+            webhooks,
+            outcomes,
+            duplicates,
+            latest_states: LatestStates::new(),
+            debouncing: Debouncing::default(),
+            meter,
+            pacer,
+            metrics,
+        }
     }
 
     /// Begins with an event. Its jobs are handed to the connection here, in the order of the calls, unless it needs a
@@ -275,11 +286,11 @@ impl Router {
         };
         let states =
             States { own: &arrived.event, newer: &newer, previous: previous.as_ref().map(|state| &state.event.data) };
-        let decided = self.follow(message, arrived, states).await?;
+        // Before there is a job: whoever attempts it takes the last message of the subject for the newest state.
         if let Some(newest) = newer.newest() {
             self.republish_latest(&arrived.place.subject, newest, sequence).await?;
         }
-        Ok(decided)
+        self.follow(message, arrived, states).await
     }
 
     /// Publishes a state again behind a late one, so that the last message of the subject is the newest state. If yet
@@ -313,7 +324,9 @@ impl Router {
             };
             let job = Job { meta: JobMeta { changed, payload_of, ..meta }, payload };
             if let Some(window) = webhook.rules.debounce {
-                if let Debounced::SupersededBy(carrier) = debounce(&self.queue, &job, window, &headers).await? {
+                if let Debounced::SupersededBy(carrier) =
+                    self.debouncing.debounce(&self.queue, &job, window, &headers).await?
+                {
                     decided.outcomes.push(self.ended(job.meta, DeliveryState::Superseded, Some(carrier)));
                     continue;
                 }

@@ -20,7 +20,7 @@ use shopery_model::{EventType, Keyring, TenantId, Unopened, Webhook, WebhookId};
 use shopery_runtime::{Env, Runtime};
 use time::OffsetDateTime;
 use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::topology::CONFIG;
 use crate::{Queue, subject};
@@ -344,14 +344,17 @@ impl Follower {
             self.load(bucket, info.state.messages).await?
         };
         let mut checks = tokio::time::interval_at(Instant::now() + CHECK_INTERVAL, CHECK_INTERVAL);
+        checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut behind_at = None;
         loop {
             if self.cache.applied.borrow().revision >= info.state.last_sequence {
                 self.cache.current.send_if_modified(|current| std::mem::replace(current, connection) != connection);
             }
             tokio::select! {
-                entry = entries.next() => self.apply(&entry.context("the watch was closed")??),
+                // What has come by now is applied before we compare.
+                biased;
                 Ok(()) = self.connections.changed() => return Ok(()),
+                entry = entries.next() => self.apply(&entry.context("the watch was closed")??),
                 _ = checks.tick() => {
                     // However that may be: nobody waits for longer.
                     self.cache.current.send_replace(connection);

@@ -117,8 +117,12 @@ impl Store {
                     update.exec(&self.db).await?;
                     continue;
                 };
-                if self.disable(tenant, *id, update, now).await? {
-                    disabled.push((tenant.clone(), *id, reason));
+                match self.disable(tenant, *id, update, now).await {
+                    Ok(true) => disabled.push((tenant.clone(), *id, reason)),
+                    Ok(false) => {}
+                    // It cannot be disabled as it is, and the others are judged all the same.
+                    Err(StoreError::Corrupt(why)) => tracing::error!(why, "a webhook cannot be disabled"),
+                    Err(error) => return Err(error),
                 }
             }
         }

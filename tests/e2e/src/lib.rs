@@ -1,7 +1,7 @@
 //! The harness of the end-to-end suite: everything a test needs to run the real thing and to be its publisher, its
 //! merchant and its operator.
 //!
-//! The cast: a [`Stack`] is one installation of its own (NATS, a database, the four services as real processes); a
+//! The cast: a [`Stack`] is one installation of its own (NATS, a database, the services as real processes); a
 //! [`Client`] and a [`Publisher`] are the tenant's and the platform's sides of it; a [`Merchant`] receives over HTTPS.
 //! Nothing is mocked, and nothing outlives the test that started it.
 //!

@@ -1,7 +1,7 @@
 //! The benchmark: what a delivery costs, beside what a bare POST costs on the same machine in the same run.
 //!
 //! - [`options`]: what the user asks for.
-//! - [`stack`] and [`service`]: NATS, the four services and their tenants, as processes of their own.
+//! - [`stack`] and [`service`]: NATS, the services and their tenants, as processes of their own.
 //! - [`sink`]: the endpoint that webhooks point at; [`publish`]: the services that publish events; both in this process.
 //! - [`ledger`]: when each event was published and each delivery arrived; [`payload`]: what is in them.
 //! - [`measure`] and [`meter`]: CPU, memory, percentiles, by process; [`raw`]: the POSTs of row (a).

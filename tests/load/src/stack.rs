@@ -1,4 +1,4 @@
-//! Everything that is measured, running: a NATS server with a store of its own, the four services, two tenants with
+//! Everything that is measured, running: a NATS server with a store of its own, the services, two tenants with
 //! their webhooks. All of it ends, and its files go, when the [`Stack`] is dropped.
 
 use std::path::{Path, PathBuf};

@@ -14,7 +14,8 @@ fn event(number: usize) -> Event {
 }
 
 async fn obstacle(stack: &Stack, service: Service, name: &str) -> String {
-    let ready = reqwest::get(format!("{}/readyz", stack.url(service))).await.unwrap();
+    // It may have been started just now.
+    let Ok(ready) = reqwest::get(format!("{}/readyz", stack.url(service))).await else { return String::new() };
     let told: Value = ready.json().await.unwrap();
     told["obstacles"][name].as_str().unwrap_or_default().to_owned()
 }
