@@ -13,7 +13,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use shopery_control::ConfigWriter;
 use shopery_model::{Webhook, WebhookId};
 use shopery_queue::{COMPLETE, Queue, WebhookCache};
@@ -153,6 +153,8 @@ impl Reconciler {
         }
         if !began.is_complete {
             self.leave_tombstones().await?;
+            // What was filled may be gone, and another bucket be in its place.
+            ensure!(self.queue.config_created().await? == began.bucket, "CONFIG was made anew meanwhile");
             let marked = self.queue.buckets.config.put(COMPLETE, began.bucket.to_string().into()).await;
             marked.context("cannot mark CONFIG as complete")?;
             tracing::info!("CONFIG is complete");

@@ -1,7 +1,7 @@
 //! The work on recoveries: each is a row in the database, and is worked on in turns of one page.
 //!
-//! Of the recoveries that wait, the one that has waited longest has the next turn: a long one does not hold up a short one. What is sent goes to the bulk lane, a page at a time, and the
-//! next page waits until JOBS has it.
+//! Of the recoveries that wait, the one that has waited longest has the next turn: a long one does not hold up a short one.
+//! What is sent goes to the bulk lane, a page at a time, and the next page waits until JOBS has it.
 //!
 //! Invariant: a delivery is superseded only by one that JOBS has. A crash repeats at most one page, under the same ids.
 

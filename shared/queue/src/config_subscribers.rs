@@ -1,7 +1,7 @@
 //! Read-your-writes for CONFIG: whether all that follow it have applied a change.
 //!
-//! Whoever has changed CONFIG says up to where; every subscriber answers once its [`WebhookCache`] is there. NATS does not
-//! tell how many subscribers there are, so we wait for those that have answered lately.
+//! The service that changed CONFIG says up to which revision; every subscriber answers once its [`WebhookCache`] is there. NATS
+//! does not tell how many subscribers there are, so we wait only for those that answered recently.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -18,9 +18,9 @@ use crate::{event_types, topology};
 const OLDEST_SERVER: (i64, i64, i64) = (2, 14, 0);
 
 /// How long a service waits for NATS when it starts.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// Between two attempts at what NATS was not ready for.
-const PAUSE: Duration = Duration::from_millis(500);
+const START_TIMEOUT: Duration = Duration::from_secs(30);
+/// Delay between start-up retries.
+const START_RETRY_DELAY: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -132,8 +132,8 @@ impl Link {
         tokio::select! {
             changed = first.wait_for(|count| *count > 0) => drop(changed?),
             () = runtime.shutdown.draining() => bail!("stopped while connecting to NATS"),
-            () = tokio::time::sleep(PATIENCE) => {
-                bail!("no NATS server at {} within {} s", config.url, PATIENCE.as_secs())
+            () = tokio::time::sleep(START_TIMEOUT) => {
+                bail!("no NATS server at {} within {} s", config.url, START_TIMEOUT.as_secs())
             }
         }
         let (major, minor, patch) = OLDEST_SERVER;
@@ -165,18 +165,18 @@ impl Link {
 
     /// Creates the streams and buckets that are missing, and brings the others up to date: what the controller does, alone.
     pub async fn declare(&self, shutdown: &Shutdown) -> anyhow::Result<()> {
-        patiently(shutdown, || topology::declare(&self.jetstream, &self.limits)).await
+        retry_until_deadline(shutdown, || topology::declare(&self.jetstream, &self.limits)).await
     }
 
     /// Waits until the controller has put streams and buckets in place. `starting` says what is waited for.
     pub async fn open(self, starting: &Starting, shutdown: &Shutdown) -> anyhow::Result<Queue> {
-        let mut deadline = Instant::now() + PATIENCE;
+        let mut deadline = Instant::now() + START_TIMEOUT;
         let buckets = loop {
             match topology::find(&self.jetstream, &self.limits).await {
                 Ok(buckets) => break buckets,
                 Err(error) if error.is::<topology::Missing>() => {
                     // However long the controller takes.
-                    deadline = Instant::now() + PATIENCE;
+                    deadline = Instant::now() + START_TIMEOUT;
                     if starting.waits_for(error.to_string()) {
                         tracing::info!("{error}");
                     }
@@ -189,7 +189,7 @@ impl Link {
                 }
             }
             tokio::select! {
-                () = tokio::time::sleep(PAUSE) => {}
+                () = tokio::time::sleep(START_RETRY_DELAY) => {}
                 () = shutdown.draining() => bail!("stopped while waiting for NATS"),
             }
         };
@@ -226,17 +226,17 @@ impl Queue {
 }
 
 /// Does what a start needs from NATS, which may be starting too: again and again, unless it can never work.
-pub(crate) async fn patiently<T, F: Future<Output = anyhow::Result<T>>>(
+pub(crate) async fn retry_until_deadline<T, F: Future<Output = anyhow::Result<T>>>(
     shutdown: &Shutdown,
     attempt: impl Fn() -> F,
 ) -> anyhow::Result<T> {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + START_TIMEOUT;
     let attempts = async {
         loop {
             match attempt().await {
                 Err(error) if !error.is::<topology::Incompatible>() && Instant::now() < deadline => {
                     tracing::warn!("{error:#}; trying again");
-                    tokio::time::sleep(PAUSE).await;
+                    tokio::time::sleep(START_RETRY_DELAY).await;
                 }
                 ended => return ended,
             }

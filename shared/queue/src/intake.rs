@@ -14,7 +14,7 @@ use shopery_runtime::Shutdown;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Instant;
 
-use crate::connection::patiently;
+use crate::connection::retry_until_deadline;
 use crate::topology::Consumer;
 use crate::{Message, Queue, Taken};
 
@@ -45,7 +45,7 @@ mod pull_consumer {
 impl Intake {
     /// Opens the consumer, which is created or brought up to date, for at most `slots` messages at a time.
     pub async fn open(queue: &Queue, declared: Consumer, slots: usize, shutdown: &Shutdown) -> anyhow::Result<Self> {
-        let consumer = patiently(shutdown, || create(queue, declared)).await?;
+        let consumer = retry_until_deadline(shutdown, || create(queue, declared)).await?;
         let inbox: Subject = queue.client.new_inbox().into();
         let messages = queue.client.subscribe(inbox.clone()).await?;
         let mut connections = queue.connections.clone();

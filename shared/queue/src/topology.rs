@@ -405,15 +405,15 @@ fn would_delete(found: &Info, wanted: &Config, now: OffsetDateTime) -> Option<St
     })
 }
 
-/// The variable that sizes each stream.
-fn sizes(limits: &Limits) -> [(&'static str, &'static str, i64); 6] {
+/// The variables that size the streams, with their values in bytes.
+fn sizes(limits: &Limits) -> [(&'static str, i64); 6] {
     [
-        (EVENTS, "SHOPERY_EVENTS_MAX_MIB", limits.events_max_bytes),
-        (DEFERRED, "SHOPERY_DEFERRED_MAX_MIB", limits.deferred_max_bytes),
-        (JOBS, "SHOPERY_JOBS_MAX_MIB", limits.jobs_max_bytes),
-        (INBOUND, "SHOPERY_INBOUND_MAX_MIB", limits.inbound_max_bytes),
-        (OUTCOMES, "SHOPERY_OUTCOMES_MAX_MIB", limits.outcomes_max_bytes),
-        (PARKED, "SHOPERY_PARKED_MAX_MIB", limits.parked_max_bytes),
+        ("SHOPERY_EVENTS_MAX_MIB", limits.events_max_bytes),
+        ("SHOPERY_DEFERRED_MAX_MIB", limits.deferred_max_bytes),
+        ("SHOPERY_JOBS_MAX_MIB", limits.jobs_max_bytes),
+        ("SHOPERY_INBOUND_MAX_MIB", limits.inbound_max_bytes),
+        ("SHOPERY_OUTCOMES_MAX_MIB", limits.outcomes_max_bytes),
+        ("SHOPERY_PARKED_MAX_MIB", limits.parked_max_bytes),
     ]
 }
 
@@ -428,7 +428,7 @@ fn no_room(limits: &Limits, name: &str, code: Option<ErrorCode>, error: anyhow::
     }
     let mut total = 0;
     let mut variables = String::new();
-    for (_, variable, bytes) in sizes(limits) {
+    for (variable, bytes) in sizes(limits) {
         total += bytes / MIB;
         let _ = write!(variables, " {variable}={}", bytes / MIB);
     }

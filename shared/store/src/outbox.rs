@@ -1,5 +1,5 @@
-//! The transactional outbox of CONFIG: a change of a webhook leaves a row here in its own transaction, and whoever has
-//! brought CONFIG in line with it removes the row. What a crash or an outage left undone is found here, however many
+//! The transactional outbox of CONFIG: a change of a webhook leaves a row here in its own transaction, and the service
+//! that brings CONFIG in line with it removes the row. What a crash or an outage left undone is found here, however many
 //! webhooks there are; comparing all of them would cost a core at a hundred thousand.
 
 use sea_orm::ActiveValue::Set;
