@@ -164,10 +164,22 @@ impl Drainer {
         frame: &[u8],
         error: &MalformedJob,
     ) -> anyhow::Result<()> {
-        let subject = subject::parked(tenant, id);
-        let dead = Dead::whole(&subject, error.to_string(), frame);
-        Ok(self.queue.bury("undecodable-job", Some(tenant), format!("PARKED:{sequence}"), &dead).await?)
+        bury_parked(&self.queue, tenant, id, sequence, frame, error).await
     }
+}
+
+/// Puts a parked job that does not decode on DEAD.
+pub(crate) async fn bury_parked(
+    queue: &Queue,
+    tenant: &TenantId,
+    id: WebhookId,
+    sequence: u64,
+    frame: &[u8],
+    error: &MalformedJob,
+) -> anyhow::Result<()> {
+    let subject = subject::parked(tenant, id);
+    let dead = Dead::whole(&subject, error.to_string(), frame);
+    Ok(queue.bury("undecodable-job", Some(tenant), format!("PARKED:{sequence}"), &dead).await?)
 }
 
 impl Drain<'_> {

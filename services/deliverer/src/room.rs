@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use shopery_model::{DeliveryState, Fault, Job, JobMeta, Outcome, TenantId, WebhookId};
-use shopery_queue::{Parked, PublishError, Queue, store_outcomes};
+use shopery_queue::{Parked, ParkedJob, PublishError, Queue, store_outcomes};
 use tokio::time::Instant;
 
 use crate::attempt::without_attempt;
+use crate::drain::bury_parked;
 
 /// Jobs that give way at a time.
 const BATCH: usize = 256;
@@ -89,9 +90,13 @@ impl Room {
             *self.largest.lock().unwrap_or_else(PoisonError::into_inner) = None;
             return Ok(());
         };
-        // What does not decode has nothing that could be told of it.
-        let decoded = jobs.into_iter().filter_map(|job| Job::decode(&job.frame).ok());
-        let outcomes: Vec<_> = decoded.map(|job| no_room(job.meta)).collect();
+        let mut outcomes = Vec::with_capacity(jobs.len());
+        for ParkedJob { sequence, frame, .. } in jobs {
+            match Job::decode(&frame) {
+                Ok(job) => outcomes.push(no_room(job.meta)),
+                Err(error) => bury_parked(&self.queue, tenant, id, sequence, &frame, &error).await?,
+            }
+        }
         store_outcomes(&self.queue, "deliverer", &outcomes).await?;
         parked.remove_through(last).await
     }
