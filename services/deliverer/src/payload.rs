@@ -57,14 +57,17 @@ pub(crate) async fn choose(
         .newer_states(&meta.tenant, &meta.resource, own.of.version, meta.event_sequence, None, is_wanted)
         .await
         .context("cannot read what is newer")?;
+    let mut state = newer.newest_that(|newer| can_change && may_carry(newer)).cloned();
     // A late event may be older than a deletion that lies before it, which then has marked the job.
     if !newer.is_empty() || meta.may_be_stale {
         let (progress, _) = queue.progress(meta).await?;
         if let Some(deletion) = progress.deletion_after(own.of.version) {
-            return Ok(Choice::End(End::Superseded(deletion.delivery)));
+            state = carried_since(queue, job, rules, mode, deletion.version).await?;
+            if state.is_none() {
+                return Ok(Choice::End(End::Superseded(deletion.delivery)));
+            }
         }
     }
-    let mut state = newer.newest_that(|newer| can_change && may_carry(newer)).cloned();
     if let Some(sent) = sent
         && !is_current(state.as_ref().map_or(own.of.version, |state| state.version))
         && meta.resend.is_none()
@@ -87,6 +90,29 @@ pub(crate) async fn choose(
         Some(state) => Payload { data: rules.project(&state.event.data), of: state.payload_event() },
         None => own,
     }))
+}
+
+/// The state that this delivery has to tell though the endpoint has accepted a deletion that is newer than its own: if
+/// others were dropped as its duplicates and are newer than the deletion, which then came late, nobody else tells them.
+async fn carried_since(
+    queue: &Queue,
+    job: &Job,
+    rules: &Rules,
+    mode: PayloadMode,
+    deletion: StateVersion,
+) -> anyhow::Result<Option<State>> {
+    if !rules.drops_duplicates() {
+        return Ok(None);
+    }
+    let meta = &job.meta;
+    let is_carried = |newer: &Event| {
+        rules.may_carry(meta.event_type, newer.event_type)
+            && (mode == PayloadMode::Latest
+                || (newer.event_type == meta.event_type && rules.project(&newer.data) == job.payload))
+    };
+    let newer =
+        queue.newer_states(&meta.tenant, &meta.resource, deletion, meta.event_sequence, None, is_carried).await?;
+    Ok(newer.newest_that(is_carried).cloned())
 }
 
 /// A first attempt soon after the event: nobody else had time to change the resource.

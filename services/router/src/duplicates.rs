@@ -3,8 +3,11 @@
 //! news, whichever events they were.
 //!
 //! Invariant: a payload is dropped only if the endpoint, as it is now, has accepted the same, or is still going to get it.
-//! Deliverers announce which deliveries have ended without that; what was sent before the webhook's URL or secret changed,
-//! or before it was enabled, does not count.
+//! - Deliverers announce which deliveries have ended without that; what was sent before the webhook's URL or secret changed,
+//!   or before it was enabled, does not count.
+//! - An attempt may carry a newer state in place of its own event's. So a state that the webhook has no delivery of, or
+//!   none yet, is remembered too if it tells something else: what was sent before it carries nothing that comes after it.
+//!   (To drop only what is known to be accepted would drop nothing of a burst, which is what the rule is for.)
 //!
 //! The memory is this process's own and bounded: after a restart, between two replicas, or when more than
 //! [`MAX_KEYS`] resources change within the window, an identical payload may be sent once more. What is remembered is
@@ -14,7 +17,7 @@
 use std::time::Duration;
 
 use aws_lc_rs::digest::{Context, SHA256};
-use shopery_model::{DeliveryId, EventType, Job};
+use shopery_model::{DeliveryId, Event, EventType, Job, Webhook, WebhookId};
 use shopery_queue::Recent;
 use time::OffsetDateTime;
 
@@ -51,12 +54,13 @@ impl Since {
 #[derive(Debug, Clone)]
 struct AllSent(Box<[Sent]>);
 
-/// A payload that was sent, not dropped.
+/// A payload that was sent, not dropped, or that may be sent in place of one before it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Sent {
     payload: u128,
     event_type: EventType,
-    delivery: DeliveryId,
+    /// `None`: it has no delivery of its own, or none yet.
+    delivery: Option<DeliveryId>,
     /// The event's place in EVENTS, and since when it is there.
     sequence: u64,
     at: OffsetDateTime,
@@ -84,44 +88,86 @@ impl Duplicates {
     /// The delivery that carries the payload of this job; `None` if the job itself does. `at` is when EVENTS stored it.
     pub(crate) fn carrier(&self, job: &Job, at: OffsetDateTime, since: Since) -> Option<DeliveryId> {
         let meta = &job.meta;
-        let key = hash(&[meta.webhook.to_string().as_bytes(), meta.resource.as_bytes()]);
         let this = Sent {
             payload: hash(&[&job.payload]),
             event_type: meta.event_type,
-            delivery: meta.delivery,
+            delivery: Some(meta.delivery),
             sequence: meta.event_sequence,
             at,
         };
-        let carries = |before: &Sent| {
-            since.allows(before)
-                && at - before.at <= self.window
-                && !self.undelivered.update(before.delivery, |known| (known.is_some(), None))
+        let is_undelivered = |delivery| self.undelivered.update(delivery, |known| (known.is_some(), None));
+        let carries = |before: &Sent, delivery| {
+            since.allows(before) && at - before.at <= self.window && !is_undelivered(delivery)
         };
-        self.sent.update(key, |known| match known {
+        self.sent.update(key(meta.webhook, &meta.resource), |known| match known {
             Some(known) => known.place(this, carries),
             None => (None, Some(AllSent([this].into()))),
         })
+    }
+
+    /// Takes note of a state of which nothing is sent to this webhook, or nothing yet.
+    pub(crate) fn note_other(&self, webhook: &Webhook, event: &Event, sequence: u64, at: OffsetDateTime) {
+        self.sent.update(key(webhook.id, &event.resource.to_string()), |known| {
+            // Where nothing was sent, nothing is carried.
+            let other = || Sent {
+                payload: hash(&[&webhook.rules.project(&event.data)]),
+                event_type: event.event_type,
+                delivery: None,
+                sequence,
+                at,
+            };
+            ((), known.and_then(|known| known.with_other(other())))
+        });
     }
 }
 
 impl AllSent {
     /// The carrier, if it is another; and all that was sent as it is now, if that changed it.
-    fn place(&self, this: Sent, carries: impl Fn(&Sent) -> bool) -> (Option<DeliveryId>, Option<Self>) {
-        let place = self.0.partition_point(|known| known.sequence <= this.sequence);
-        let told_before = self.0[..place].iter().rev().take_while(|before| before.payload == this.payload);
-        if let Some(before) = told_before.into_iter().find(|before| before.event_type == this.event_type) {
-            if before.delivery == this.delivery {
-                return (None, None);
-            }
-            if carries(before) {
-                return (Some(before.delivery), None);
-            }
+    fn place(&self, this: Sent, carries: impl Fn(&Sent, DeliveryId) -> bool) -> (Option<DeliveryId>, Option<Self>) {
+        let place = self.0.partition_point(|known| known.sequence < this.sequence);
+        let known = self.0.get(place).filter(|known| known.sequence == this.sequence);
+        if known.is_some_and(|known| known.delivery.is_some()) {
+            // Routed again, it is sent again, though perhaps not as it was.
+            return (None, (known != Some(&this)).then(|| self.with(place, this)));
         }
-        let mut sent = self.0.to_vec();
-        sent.insert(place, this);
-        let surplus = sent.len().saturating_sub(MAX_SENT);
-        (None, Some(Self(sent.split_off(surplus).into())))
+        let told_before = self.0[..place].iter().rev().take_while(|before| before.payload == this.payload);
+        let mut carriers = told_before.filter(|before| before.event_type == this.event_type);
+        let carrier = carriers.find_map(|before| Some((before, before.delivery?)));
+        if let Some((before, delivery)) = carrier
+            && carries(before, delivery)
+        {
+            return (Some(delivery), known.is_some().then(|| self.without(place)));
+        }
+        (None, Some(self.with(place, this)))
     }
+
+    /// With a state that has no delivery, if it tells something else than what was sent before it.
+    fn with_other(&self, other: Sent) -> Option<Self> {
+        let place = self.0.partition_point(|known| known.sequence < other.sequence);
+        let is_known = self.0.get(place).is_some_and(|known| known.sequence == other.sequence);
+        let before = place.checked_sub(1).map(|before| self.0[before]);
+        let is_news = before.is_some_and(|before| before.payload != other.payload);
+        (is_news && !is_known).then(|| self.with(place, other))
+    }
+
+    /// In the place of what has its sequence, if there is any.
+    fn with(&self, place: usize, this: Sent) -> Self {
+        let mut sent = self.0.to_vec();
+        match sent.get_mut(place) {
+            Some(known) if known.sequence == this.sequence => *known = this,
+            _ => sent.insert(place, this),
+        }
+        let surplus = sent.len().saturating_sub(MAX_SENT);
+        Self(sent.split_off(surplus).into())
+    }
+
+    fn without(&self, place: usize) -> Self {
+        Self(self.0[..place].iter().chain(&self.0[place + 1..]).copied().collect())
+    }
+}
+
+fn key(webhook: WebhookId, resource: &str) -> u128 {
+    hash(&[webhook.to_string().as_bytes(), resource.as_bytes()])
 }
 
 /// 128 bits of SHA-256 over parts and their lengths.
@@ -170,6 +216,18 @@ mod tests {
         (Job { meta, payload: Bytes::from_static(payload.as_bytes()) }, at)
     }
 
+    fn webhook() -> Webhook {
+        let json = r#"{"id":"wbh_01HA4XCG60CT4G3EWF4CKYM1MF","tenant":"t","url":"https://a.example/","events":["*"],
+            "isEnabled":true,"secret":"whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw","updatedAt":"2026-11-24T10:00:00Z"}"#;
+        serde_json::from_str(json).unwrap()
+    }
+
+    fn event(data: &'static str) -> Event {
+        let json = br#"{"specversion":"1.0","id":"e","source":"orders","type":"order-refunded","subject":"order/1","data":{}}"#;
+        let event = Event::parse_stored(&Bytes::from_static(json), OffsetDateTime::UNIX_EPOCH).unwrap();
+        Event { data: Bytes::from_static(data.as_bytes()), ..event }
+    }
+
     /// Each row: payloads and where EVENTS has them, in the order in which they are routed, each with the place of the
     /// one that carries it.
     #[test]
@@ -213,6 +271,36 @@ mod tests {
         }
     }
 
+    /// Each row: payloads and where EVENTS has them, as above. `None`: nothing is sent of it, or nothing yet.
+    #[test]
+    fn what_was_sent_before_another_state_carries_nothing_after_it() {
+        let rows: [&[(u64, &'static str, Option<u64>)]; _] = [
+            &[(1, "a", Some(1)), (2, "b", None), (3, "a", Some(3)), (4, "a", Some(3))],
+            // It tells the same.
+            &[(1, "a", Some(1)), (2, "a", None), (3, "a", Some(1)), (4, "b", None), (5, "a", Some(5))],
+            &[(1, "a", Some(1)), (2, "b", None), (3, "a", None), (4, "a", Some(4)), (5, "a", Some(4))],
+            // Decided later: sent, or dropped itself.
+            &[(1, "a", Some(1)), (2, "b", None), (3, "a", Some(3)), (2, "b", Some(2)), (4, "a", Some(3))],
+            &[(2, "a", Some(2)), (3, "a", None), (1, "b", Some(1)), (3, "a", Some(2)), (4, "a", Some(2))],
+            &[(2, "b", Some(2)), (3, "a", None), (1, "b", Some(1)), (3, "a", Some(3)), (4, "a", Some(3))],
+            // Routed again.
+            &[(1, "a", Some(1)), (2, "b", None), (2, "b", None), (1, "a", Some(1)), (3, "a", Some(3)), (3, "a", None)],
+            &[(1, "a", None), (2, "a", Some(2))],
+        ];
+        for row in rows {
+            let (duplicates, webhook) = (Duplicates::within(WINDOW).unwrap(), webhook());
+            for (sequence, payload, carrier) in row {
+                let (this, at) = job(*sequence, webhook.id, payload);
+                let Some(carrier) = carrier else {
+                    duplicates.note_other(&webhook, &event(payload), *sequence, at);
+                    continue;
+                };
+                let expected = (sequence != carrier).then(|| job(*carrier, webhook.id, payload).0.meta.delivery);
+                assert_eq!(duplicates.carrier(&this, at, Since::default()), expected, "{sequence} of {row:?}");
+            }
+        }
+    }
+
     #[test]
     fn only_what_the_endpoint_has_or_gets_carries_another() {
         let (duplicates, webhook) = (Duplicates::within(WINDOW).unwrap(), WebhookId::generate());
@@ -249,7 +337,8 @@ mod tests {
         assert_eq!(of(&|meta| meta.webhook = WebhookId::generate()), None);
         assert_eq!(of(&|meta| meta.resource = "order/2".into()), None);
         assert_eq!(of(&|meta| meta.event_type = "order-updated".parse().unwrap()), None);
-        assert_eq!(of(&|_| ()), Some(first.meta.delivery));
+        let (third, at) = job(3, webhook, "a");
+        assert_eq!(duplicates.carrier(&third, at, Since::default()), Some(first.meta.delivery));
         assert!(Duplicates::within(Duration::ZERO).is_none());
     }
 
@@ -261,8 +350,7 @@ mod tests {
             assert_eq!(duplicates.carrier(&this, at, Since::default()), None);
         }
         let meta = job(1, webhook, "a").0.meta;
-        let key = hash(&[webhook.to_string().as_bytes(), meta.resource.as_bytes()]);
-        let sent = duplicates.sent.update(key, |known| (known.cloned().unwrap(), None));
+        let sent = duplicates.sent.update(key(webhook, &meta.resource), |known| (known.cloned().unwrap(), None));
         assert_eq!(sent.0.len(), MAX_SENT);
         assert_eq!(sent.0[MAX_SENT - 1].sequence, 100);
     }

@@ -7,8 +7,8 @@ use anyhow::{Context, anyhow};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use shopery_model::{
-    DeliveryId, DeliveryState, Event, Extensions, Fault, Job, JobMeta, Lane, Outcome, PayloadFormat, TenantId, Way,
-    Webhook,
+    DeliveryId, DeliveryState, Event, Extensions, Fault, Job, JobMeta, Lane, Outcome, PayloadFormat, PayloadMode,
+    TenantId, Way, Webhook,
 };
 use shopery_queue::{
     Dead, Message, Meter, NewerStates, Outcomes, Outgoing, Pacer, Parked, PublishError, Queue, REPUBLISHED, Sent,
@@ -82,6 +82,8 @@ struct Arrived {
     event: Event,
     /// Those that want it.
     webhooks: Vec<Arc<Webhook>>,
+    /// Those that do not, and yet may be sent its state in place of an older one.
+    others: Vec<Arc<Webhook>>,
     /// Which its jobs take.
     lane: Lane,
     observed: Observed,
@@ -174,6 +176,7 @@ impl Router {
                     arrived.lane = Lane::Bulk;
                 }
                 Way::PutOff => {
+                    self.note_undecided(&arrived);
                     (arrived.lane, arrived.place.is_overtaken) = (Lane::Bulk, !is_alone);
                     return Ok(Step::Defer(self.defer(message, &arrived).await, Box::new(arrived)));
                 }
@@ -200,6 +203,7 @@ impl Router {
 
     async fn go_on(&self, message: &Message, arrived: Arrived) -> anyhow::Result<Step> {
         if arrived.needs_look_up() {
+            self.note_undecided(&arrived);
             return Ok(Step::LookUp(Box::new(arrived)));
         }
         let states = States { own: &arrived.event, newer: &NewerStates::default(), previous: None };
@@ -253,8 +257,10 @@ impl Router {
             })?;
         let version = event.version(place.at, place.sequence);
         let observed = self.latest_states.observe(&place.subject, version, event.event_type.is_deletion());
-        let mut webhooks = self.webhooks.subscribed_to(&tenant, event.event_type);
+        let is_concerned = |webhook: &Webhook| webhook.wants(event.event_type) || webhook.rules.drops_duplicates();
+        let mut webhooks = self.webhooks.of_tenant(&tenant, is_concerned);
         webhooks.retain(|webhook| !event.is_about(webhook.id));
+        let (webhooks, others) = webhooks.into_iter().partition(|webhook| webhook.wants(event.event_type));
         self.metrics.routed.inc();
         let span = tracing::info_span!(
             target: telemetry::TRACE,
@@ -265,7 +271,9 @@ impl Router {
             jobs = tracing::field::Empty,
         );
         trace::adopt(&span, trace::incoming(message.headers()));
-        Ok(Some(Arrived { place, tenant, event, webhooks, lane: Lane::Fast, observed, span }))
+        let arrived = Arrived { place, tenant, event, webhooks, others, lane: Lane::Fast, observed, span };
+        self.note_other(&arrived, arrived.others.iter().filter(|webhook| is_sent_others(webhook)));
+        Ok(Some(arrived))
     }
 
     /// Gathers the states that the rules need, then goes on.
@@ -318,6 +326,7 @@ impl Router {
             let (payload, payload_of, changed) = match decide(&webhook.rules, states) {
                 Decision::Send { payload, payload_of, changed } => (payload, payload_of, changed),
                 Decision::Filtered => {
+                    self.note_other(arrived, Some(webhook).filter(|webhook| is_sent_others(webhook)));
                     decided.outcomes.push(self.ended(meta, DeliveryState::Filtered, None));
                     continue;
                 }
@@ -366,6 +375,20 @@ impl Router {
             at: webhook.endpoint_since.max(webhook.discard_before),
         };
         duplicates.carrier(job, arrived.place.at, since)
+    }
+
+    /// What comes after this event may be decided before it is.
+    fn note_undecided(&self, arrived: &Arrived) {
+        self.note_other(arrived, &arrived.webhooks);
+    }
+
+    /// These webhooks are sent nothing of the event itself, or nothing yet, but perhaps its state.
+    fn note_other<'a>(&self, arrived: &Arrived, webhooks: impl IntoIterator<Item = &'a Arc<Webhook>>) {
+        let Some(duplicates) = &self.duplicates else { return };
+        let EventPlace { sequence, at, .. } = arrived.place;
+        for webhook in webhooks.into_iter().filter(|webhook| webhook.rules.drops_duplicates()) {
+            duplicates.note_other(webhook, &arrived.event, sequence, at);
+        }
     }
 
     /// Takes note of deliveries that carry nothing any more.
@@ -470,6 +493,11 @@ impl Arrived {
             failed_at: None,
         }
     }
+}
+
+/// Whether a delivery of this webhook may carry the state of another event than its own.
+fn is_sent_others(webhook: &Webhook) -> bool {
+    webhook.rules.payload == PayloadMode::Latest
 }
 
 /// Where EVENTS holds the event of a message, which may have come by way of DEFERRED.

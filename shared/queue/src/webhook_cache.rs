@@ -16,7 +16,7 @@ use async_nats::jetstream::kv::{Entry, Operation, Store, Watch};
 use async_nats::jetstream::stream::Info;
 use futures_util::StreamExt;
 use prometheus_client::metrics::gauge::Gauge;
-use shopery_model::{EventType, Keyring, TenantId, Unopened, Webhook, WebhookId};
+use shopery_model::{Keyring, TenantId, Unopened, Webhook, WebhookId};
 use shopery_runtime::{Env, Runtime};
 use time::OffsetDateTime;
 use tokio::sync::watch;
@@ -181,11 +181,11 @@ impl WebhookCache {
         Ok(())
     }
 
-    /// The tenant's webhooks that want an event of this type.
-    pub fn subscribed_to(&self, tenant: &TenantId, event_type: EventType) -> Vec<Arc<Webhook>> {
+    /// Those of the tenant's webhooks that are so.
+    pub fn of_tenant(&self, tenant: &TenantId, is_so: impl Fn(&Webhook) -> bool) -> Vec<Arc<Webhook>> {
         let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
         let webhooks = table.get(tenant).map(Vec::as_slice).unwrap_or_default();
-        webhooks.iter().filter(|webhook| webhook.wants(event_type)).cloned().collect()
+        webhooks.iter().filter(|webhook| is_so(webhook)).cloned().collect()
     }
 
     /// One webhook. What is not in memory is asked for once: a job may overtake the news of its webhook.

@@ -153,13 +153,15 @@ impl<'a> Case<'a> {
             // A burst has the delivery of its first event, and the name of its last.
             let is_burst = rules.debounce && made.resource == own.resource && made.rank() <= own.rank();
             let is_its = is_burst || (&made.id, &made.resource) == (&own.id, &own.resource);
+            // It tells for others that were dropped as its duplicates.
+            let is_carried = rules.drops_duplicates() && rules.is_body_of(&arrival.body, &own.data);
             let faults = [
                 (!is_its, "the history has another event"),
                 (arrival.event_type != own.event_type || made.event_type != own.event_type, "it is under another name"),
                 (!rules.is_body_of(&arrival.body, &payload.data), "the body is not that state"),
                 (arrival.payload_at != payload.at(), "the state is not of that time"),
                 (payload.is_deletion() && !own.is_deletion(), "a deletion under another name"),
-                (rules.original && !is_own, "it is not the original state"),
+                (rules.original && !is_own && !is_carried, "it is not the original state"),
                 (rules.debounce && arrival.attempt == 1 && !is_own, "it names another event than that of its state"),
                 (rules.debounce && payload.event_type != own.event_type, "the state is of another type than the burst"),
                 (payload.rank() < own.rank(), "the state is older than the event's own"),

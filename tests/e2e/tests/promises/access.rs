@@ -19,7 +19,16 @@ async fn start(keys: &[&SigningKey], env: &[(&str, &str)]) -> (Stack, Provider) 
     let provider = Provider::start(&authority, keys).await;
     let plan = Stack::plan().trust(authority.pem()).env("SHOPERY_JWKS_URL", provider.url());
     let plan = env.iter().fold(plan, |plan, (name, value)| plan.env(name, *value));
-    (plan.start().await, provider)
+    let stack = plan.start().await;
+    // With a secret they are ready without the keys, and until those are there they answer 503.
+    for service in [Service::Api, Service::Ingest] {
+        let fetched = "shopery_jwks_fetches_total{result=\"ok\"}";
+        wait::until_true("the keys to be fetched", SOON, async || {
+            stack.metrics(service).await.value(fetched).is_some_and(|count| count > 0.0)
+        })
+        .await;
+    }
+    (stack, provider)
 }
 
 fn claims() -> Value {

@@ -31,6 +31,7 @@ mod crashes;
 mod custom_headers;
 mod database;
 mod documents;
+mod duplicates;
 mod egress;
 mod endpoints;
 mod event_types;

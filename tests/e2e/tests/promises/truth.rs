@@ -14,28 +14,28 @@ const SOON: Duration = Duration::from_secs(40);
 const RETRIES: &str = "3s,3s,3s,3s";
 
 /// An event of an order of this type, named so.
-fn event(order: &str, event_type: &str, name: &str, data: &str) -> Event {
+pub(super) fn event(order: &str, event_type: &str, name: &str, data: &str) -> Event {
     let mut event = Event::new(event_type, order).with_data(data);
     event.id = format!("evt_{order}_{name}");
     event
 }
 
 /// By a clock that is so far ahead; below 0 it is behind.
-fn ahead(seconds: i64, event: Event) -> Event {
+pub(super) fn ahead(seconds: i64, event: Event) -> Event {
     let time = OffsetDateTime::now_utc() + time::Duration::seconds(seconds);
     Event { time: Some(time.format(&Rfc3339).unwrap()), ..event }
 }
 
-async fn create(stack: &Stack, client: &Client, path: &str, rules: Value) -> String {
+pub(super) async fn create(stack: &Stack, client: &Client, path: &str, rules: Value) -> String {
     client.create_webhook_with(&stack.merchant.url(path), &["order-*"], rules).await
 }
 
-fn delivery_of<'a>(history: &'a [Value], event: &str) -> &'a Value {
+pub(super) fn delivery_of<'a>(history: &'a [Value], event: &str) -> &'a Value {
     history.iter().find(|delivery| delivery["eventId"] == event).unwrap_or_else(|| panic!("no {event} in {history:?}"))
 }
 
 /// Waits until the delivery of an event has ended so.
-async fn ends(client: &Client, webhook: &str, event: &str, state: &str) -> Value {
+pub(super) async fn ends(client: &Client, webhook: &str, event: &str, state: &str) -> Value {
     wait::until(&format!("{event} to be {state}"), SOON, async || {
         let history = client.all(&format!("/company/webhooks/{webhook}/deliveries")).await;
         match history.into_iter().find(|delivery| delivery["eventId"] == event) {
@@ -46,12 +46,12 @@ async fn ends(client: &Client, webhook: &str, event: &str, state: &str) -> Value
     .await
 }
 
-fn last_of<'a>(arrivals: &'a [Arc<Arrival>], event: &str) -> &'a Arc<Arrival> {
+pub(super) fn last_of<'a>(arrivals: &'a [Arc<Arrival>], event: &str) -> &'a Arc<Arrival> {
     arrivals.iter().rfind(|arrival| arrival.event_id() == event).unwrap_or_else(|| panic!("no {event} came"))
 }
 
 /// What came, as event, event of the payload, and body.
-fn told(arrivals: &[Arc<Arrival>]) -> Vec<(&str, &str, &str)> {
+pub(super) fn told(arrivals: &[Arc<Arrival>]) -> Vec<(&str, &str, &str)> {
     arrivals
         .iter()
         .map(|arrival| {
@@ -195,55 +195,6 @@ async fn a_retry_sends_nothing_that_the_filter_does_not_match() {
     let untried = delivery_of(&history, "evt_1_50");
     assert_eq!((&untried["state"], &untried["attemptCount"]), (&json!("filtered"), &json!(0)), "{untried}");
     assert_eq!(stack.merchant.arrivals_at("/a").len(), 1);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_payload_is_sent_again_to_an_endpoint_that_has_not_got_it() {
-    let stack = Stack::plan().env("SHOPERY_RETRY_SCHEDULE", "1s,1s").start().await;
-    let client = stack.client("tnt_a");
-    let webhook = create(&stack, &client, "/a", json!({ "fields": ["id", "status"] })).await;
-    let path = format!("/company/webhooks/{webhook}");
-    // All of them tell the receiver the same.
-    let same = |name: &str| event("1", "order-updated", name, &format!(r#"{{"id":1,"status":"open","n":"{name}"}}"#));
-    let publish = async |name: &str, state: &str| {
-        client.publish(&same(name)).await.expect(202);
-        ends(&client, &webhook, &format!("evt_1_{name}"), state).await
-    };
-
-    // Whoever was to tell the endpoint fails, and with it those that it carried.
-    stack.merchant.behave("/a", Behaviour::Answer(500));
-    client.try_publish_batch(&[same("carrier"), same("carried")]).await.unwrap().expect(202);
-    let carrier = ends(&client, &webhook, "evt_1_carrier", "failed").await;
-    assert_eq!(carrier["error"]["reason"], "http_status", "{carrier}");
-    let carried = ends(&client, &webhook, "evt_1_carried", "failed").await;
-    assert_eq!(carried["error"]["reason"], "carrier_failed", "{carried}");
-    stack.merchant.behave("/a", Behaviour::Answer(200));
-    let told = publish("after_a_failure", "delivered").await;
-    let duplicate = publish("again", "duplicate").await;
-    assert_eq!(duplicate["carriedBy"], told["id"], "{duplicate}");
-
-    client.patch(&path, &json!({ "url": stack.merchant.url("/b") })).await.expect(200);
-    let told = publish("at_another_url", "delivered").await;
-    assert_eq!(publish("there_again", "duplicate").await["carriedBy"], told["id"]);
-
-    client.post(&format!("{path}/rotate-secret"), &json!({})).await.expect(200);
-    let told = publish("with_another_secret", "delivered").await;
-    assert_eq!(publish("with_it_again", "duplicate").await["carriedBy"], told["id"]);
-
-    client.patch(&path, &json!({ "isEnabled": false })).await.expect(200);
-    client.patch(&path, &json!({ "isEnabled": true })).await.expect(200);
-    let told = publish("enabled", "delivered").await;
-    assert_eq!(publish("enabled_again", "duplicate").await["carriedBy"], told["id"]);
-
-    let names = |path: &str| -> Vec<String> {
-        let arrivals = stack.merchant.arrivals_at(path);
-        let mut names: Vec<_> =
-            arrivals.iter().map(|arrival| arrival.event_id().trim_start_matches("evt_1_").to_owned()).collect();
-        names.dedup();
-        names
-    };
-    assert_eq!(names("/a"), ["carrier", "after_a_failure"]);
-    assert_eq!(names("/b"), ["at_another_url", "with_another_secret", "enabled"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
