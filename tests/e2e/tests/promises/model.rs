@@ -22,7 +22,7 @@ use time::format_description::well_known::Rfc3339;
 use tokio::sync::Semaphore;
 
 /// Without `SHOPERY_TEST_CASES`: what a run of the whole suite has time for.
-const CASES: usize = 300;
+const CASES: usize = 2000;
 /// Of all cases, one in so many is played while services are killed.
 const DISTURBED: usize = 8;
 /// One case in so many publishes over NATS too.
