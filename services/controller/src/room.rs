@@ -74,7 +74,7 @@ impl Room {
                 && let Some(wanted) = first_to_keep(info)
             {
                 // Of what is routed alone.
-                let keep_from = wanted.min(queue.routed().await? + 1);
+                let keep_from = wanted.min(queue.first_unrouted().await?.unwrap_or(wanted));
                 let purged = stream.purge().sequence(keep_from).await.context("cannot purge EVENTS")?;
                 if purged.purged > 0 {
                     self.given_up.inc_by(purged.purged);

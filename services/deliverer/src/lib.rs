@@ -176,9 +176,9 @@ fn ages(runtime: &Runtime) -> [(Waiting, Age); 4] {
         Family::<[(&'static str, &'static str); 1], Age>::default(),
     );
     [
-        ("fast", Waiting::At(topology::DELIVERER_FAST)),
-        ("bulk", Waiting::At(topology::DELIVERER_BULK)),
-        ("due", Waiting::At(topology::DELIVERER_DUE)),
+        ("fast", Waiting::At(&[topology::DELIVERER_FAST])),
+        ("bulk", Waiting::At(&[topology::DELIVERER_BULK])),
+        ("due", Waiting::At(&[topology::DELIVERER_DUE])),
         ("parked", Waiting::Parked),
     ]
     .map(|(lane, waiting)| (waiting, undelivered.get_or_create(&[("lane", lane)]).clone()))
@@ -212,6 +212,7 @@ async fn work(mut intake: Intake, workers: Arc<Workers>, lane: Lane) {
             tasks.spawn(async move { workers.deliverer.finish(begun).await });
         }
     }
+    intake.close().await;
     tasks.close();
     tasks.wait().await;
 }

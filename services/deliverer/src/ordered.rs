@@ -114,7 +114,7 @@ impl Drain<'_> {
     ) -> anyhow::Result<Round> {
         let is_probe = self.circuit.state == CircuitState::Open;
         // Before PARKED is read: what is routed by then is in what is read.
-        let routed = self.drainer.queue.routed().await?;
+        let routed = self.drainer.queue.routed(&self.tenant).await?;
         self.read_ordered(parked, backlog, None).await?;
         if is_probe && let Some(turns) = NonZeroUsize::new(backlog.turns.len()) {
             // Another one each time, as for any backlog: a resource that is never taken holds up no others.

@@ -91,6 +91,7 @@ pub(crate) async fn forward(
             drop(slot);
         });
     }
+    intake.close().await;
     tasks.close();
     tasks.wait().await;
     Ok(())

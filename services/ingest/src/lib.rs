@@ -86,7 +86,7 @@ pub async fn run(config: Config, listener: TcpListener, runtime: Runtime) -> any
         "Age of the oldest event in INBOUND that is not accepted yet; 0 if there is none",
         Age::default(),
     );
-    let ages = [(Waiting::At(topology::INGEST), age)];
+    let ages = [(Waiting::At(&[topology::INGEST]), age)];
     let inbound = Intake::open(&queue, topology::INGEST, inbound::SLOTS, &runtime.shutdown).await?;
     starting.over();
     tokio::try_join!(

@@ -56,7 +56,7 @@ pub async fn run(config: Config, runtime: Runtime) -> anyhow::Result<()> {
         "Age of the oldest outcomes that are not in the history yet; 0 if there are none",
         Age::default(),
     );
-    let ages = [(Waiting::At(topology::RECORDER), age)];
+    let ages = [(Waiting::At(&[topology::RECORDER]), age)];
     let outcomes = Intake::open(&queue, topology::RECORDER, record::SLOTS, &runtime.shutdown).await?;
     starting.over();
     let disable_after = Some(config.disable_after).filter(|after| !after.is_zero());

@@ -67,6 +67,7 @@ pub(crate) async fn run(
         }
         recorder.record(arrived, &runtime.shutdown).await;
     }
+    intake.close().await;
     queue.client.flush().await.ok();
     Ok(())
 }

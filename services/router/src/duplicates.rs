@@ -9,11 +9,13 @@
 //!   none yet, is remembered too if it tells something else: what was sent before it carries nothing that comes after it.
 //!   (To drop only what is known to be accepted would drop nothing of a burst, which is what the rule is for.)
 //!
-//! The memory is this process's own and bounded: after a restart, between two replicas, or when more than
-//! [`MAX_KEYS`] resources change within the window, an identical payload may be sent once more. What is remembered is
+//! The memory is of one partition, while this process has it, and bounded: when a partition changes hands, or when more than
+//! [`MAX_KEYS`] resources of it change within the window, an identical payload may be sent once more. What is remembered is
 //! what was decided, not what was stored: an event that is routed again meets its own decision, so it is never a
 //! duplicate of itself, and what it carries for others is still sent.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use aws_lc_rs::digest::{Context, SHA256};
@@ -21,7 +23,7 @@ use shopery_model::{DeliveryId, Event, EventType, Job, Webhook, WebhookId};
 use shopery_queue::Recent;
 use time::OffsetDateTime;
 
-const MAX_KEYS: usize = 250_000;
+const MAX_KEYS: usize = 50_000;
 /// Remembered of one key: more matter only if events are routed long after those that came behind them, or if more types
 /// than these tell the same.
 const MAX_SENT: usize = 8;
@@ -31,8 +33,41 @@ const MAX_UNDELIVERED: usize = 100_000;
 #[derive(Debug)]
 pub(crate) struct Duplicates {
     sent: Recent<u128, AllSent>,
-    undelivered: Recent<DeliveryId, ()>,
+    undelivered: Arc<Undelivered>,
+    /// Up to which gap in what deliverers say nothing counts.
+    gap: AtomicU64,
     window: Duration,
+}
+
+/// Deliveries that carry nothing, as deliverers say it to all routers.
+#[derive(Debug)]
+pub(crate) struct Undelivered {
+    known: Recent<DeliveryId, ()>,
+    /// How often some of it may have been missed.
+    gaps: AtomicU64,
+}
+
+impl Default for Undelivered {
+    fn default() -> Self {
+        Self { known: Recent::new(MAX_UNDELIVERED), gaps: AtomicU64::new(0) }
+    }
+}
+
+impl Undelivered {
+    pub(crate) fn note(&self, deliveries: Vec<DeliveryId>) {
+        for delivery in deliveries {
+            self.known.update(delivery, |_| ((), Some(())));
+        }
+    }
+
+    /// It is not known any more what was delivered.
+    pub(crate) fn note_gap(&self) {
+        self.gaps.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn contains(&self, delivery: DeliveryId) -> bool {
+        self.known.update(delivery, |known| (known.is_some(), None))
+    }
 }
 
 /// From where on a delivery can carry another.
@@ -68,21 +103,15 @@ struct Sent {
 
 impl Duplicates {
     /// `None` if the window is zero.
-    pub(crate) fn within(window: Duration) -> Option<Self> {
-        let (sent, undelivered) = (Recent::new(MAX_KEYS), Recent::new(MAX_UNDELIVERED));
-        (!window.is_zero()).then_some(Self { sent, undelivered, window })
+    pub(crate) fn within(window: Duration, undelivered: &Arc<Undelivered>) -> Option<Self> {
+        let gap = undelivered.gaps.load(Ordering::Relaxed).into();
+        let (sent, undelivered) = (Recent::new(MAX_KEYS), undelivered.clone());
+        (!window.is_zero()).then_some(Self { sent, undelivered, gap, window })
     }
 
-    /// These deliveries carry nothing.
-    pub(crate) fn forget(&self, deliveries: Vec<DeliveryId>) {
-        for delivery in deliveries {
-            self.undelivered.update(delivery, |_| ((), Some(())));
-        }
-    }
-
-    /// It is not known any more what was delivered.
-    pub(crate) fn forget_all(&self) {
-        self.sent.clear();
+    /// This delivery carries nothing.
+    pub(crate) fn forget(&self, delivery: DeliveryId) {
+        self.undelivered.note(vec![delivery]);
     }
 
     /// The delivery that carries the payload of this job; `None` if the job itself does. `at` is when EVENTS stored it.
@@ -95,9 +124,12 @@ impl Duplicates {
             sequence: meta.event_sequence,
             at,
         };
-        let is_undelivered = |delivery| self.undelivered.update(delivery, |known| (known.is_some(), None));
+        let gaps = self.undelivered.gaps.load(Ordering::Relaxed);
+        if self.gap.swap(gaps, Ordering::Relaxed) != gaps {
+            self.sent.clear();
+        }
         let carries = |before: &Sent, delivery| {
-            since.allows(before) && at - before.at <= self.window && !is_undelivered(delivery)
+            since.allows(before) && at - before.at <= self.window && !self.undelivered.contains(delivery)
         };
         self.sent.update(key(meta.webhook, &meta.resource), |known| match known {
             Some(known) => known.place(this, carries),
@@ -243,7 +275,7 @@ mod tests {
             &[(1, "a", 1), (3, "b", 3), (2, "a", 1), (4, "b", 3)],
         ];
         for row in rows {
-            let (duplicates, webhook) = (Duplicates::within(WINDOW).unwrap(), WebhookId::generate());
+            let (duplicates, webhook) = (Duplicates::within(WINDOW, &Arc::default()).unwrap(), WebhookId::generate());
             for (sequence, payload, carrier) in row {
                 let (this, at) = job(*sequence, webhook, payload);
                 let expected = (sequence != carrier).then(|| job(*carrier, webhook, payload).0.meta.delivery);
@@ -254,7 +286,7 @@ mod tests {
 
     #[test]
     fn a_payload_that_comes_back_is_news_whichever_event_came_between() {
-        let (duplicates, webhook) = (Duplicates::within(WINDOW).unwrap(), WebhookId::generate());
+        let (duplicates, webhook) = (Duplicates::within(WINDOW, &Arc::default()).unwrap(), WebhookId::generate());
         let id = |sequence| Some(job(sequence, webhook, "").0.meta.delivery);
         for (sequence, event_type, payload, carrier) in [
             (1, "order-updated", "a", None),
@@ -288,7 +320,7 @@ mod tests {
             &[(1, "a", None), (2, "a", Some(2))],
         ];
         for row in rows {
-            let (duplicates, webhook) = (Duplicates::within(WINDOW).unwrap(), webhook());
+            let (duplicates, webhook) = (Duplicates::within(WINDOW, &Arc::default()).unwrap(), webhook());
             for (sequence, payload, carrier) in row {
                 let (this, at) = job(*sequence, webhook.id, payload);
                 let Some(carrier) = carrier else {
@@ -303,7 +335,7 @@ mod tests {
 
     #[test]
     fn only_what_the_endpoint_has_or_gets_carries_another() {
-        let (duplicates, webhook) = (Duplicates::within(WINDOW).unwrap(), WebhookId::generate());
+        let (duplicates, webhook) = (Duplicates::within(WINDOW, &Arc::default()).unwrap(), WebhookId::generate());
         let carrier = |sequence, since| {
             let (this, at) = job(sequence, webhook, "a");
             duplicates.carrier(&this, at, since)
@@ -311,7 +343,7 @@ mod tests {
         let id = |sequence| Some(job(sequence, webhook, "a").0.meta.delivery);
         let none = Since::default();
         assert_eq!((carrier(1, none), carrier(2, none)), (None, id(1)));
-        duplicates.forget(id(1).into_iter().collect());
+        duplicates.forget(id(1).unwrap());
         assert_eq!((carrier(3, none), carrier(4, none)), (None, id(3)));
         // Routed again, a delivery is no duplicate of itself, even if it has failed.
         assert_eq!(carrier(1, none), None);
@@ -319,13 +351,13 @@ mod tests {
         assert_eq!((carrier(5, changed), carrier(6, changed)), (None, id(5)));
         let deleted = Since { sequence: 6, ..none };
         assert_eq!((carrier(7, deleted), carrier(8, deleted)), (None, id(7)));
-        duplicates.forget_all();
+        duplicates.undelivered.note_gap();
         assert_eq!(carrier(9, none), None);
     }
 
     #[test]
     fn another_webhook_resource_or_event_type_is_another_matter() {
-        let (duplicates, webhook) = (Duplicates::within(WINDOW).unwrap(), WebhookId::generate());
+        let (duplicates, webhook) = (Duplicates::within(WINDOW, &Arc::default()).unwrap(), WebhookId::generate());
         let (first, at) = job(1, webhook, "a");
         assert_eq!(duplicates.carrier(&first, at, Since::default()), None);
         let (second, at) = job(2, webhook, "a");
@@ -339,12 +371,12 @@ mod tests {
         assert_eq!(of(&|meta| meta.event_type = "order-updated".parse().unwrap()), None);
         let (third, at) = job(3, webhook, "a");
         assert_eq!(duplicates.carrier(&third, at, Since::default()), Some(first.meta.delivery));
-        assert!(Duplicates::within(Duration::ZERO).is_none());
+        assert!(Duplicates::within(Duration::ZERO, &Arc::default()).is_none());
     }
 
     #[test]
     fn what_is_remembered_is_bounded() {
-        let (duplicates, webhook) = (Duplicates::within(WINDOW).unwrap(), WebhookId::generate());
+        let (duplicates, webhook) = (Duplicates::within(WINDOW, &Arc::default()).unwrap(), WebhookId::generate());
         for sequence in 1..=100 {
             let (this, at) = job(sequence, webhook, if sequence % 2 == 0 { "a" } else { "b" });
             assert_eq!(duplicates.carrier(&this, at, Since::default()), None);

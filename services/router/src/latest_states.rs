@@ -1,9 +1,9 @@
 //! What this router knows of the states of each resource: which is the newest, whether it changes often, and when it was
 //! last deleted.
 //!
-//! The memory is this process's own and bounded: it knows the last [`MAX_RESOURCES`] resources that it has routed an
-//! event of. It also knows since when it would know: of a resource that it does not, an event that is from before that may
-//! be late, and EVENTS is looked at. What another replica has routed is missed if it is younger. The deliverer looks again
+//! The memory is of one partition, while this process has it, and bounded: it knows the last [`MAX_RESOURCES`] resources
+//! that an event was routed of. It also knows since when it would know: of a resource that it does not, an event that is from before that may
+//! be late, and EVENTS is looked at. The deliverer looks again
 //! at every attempt but a first one soon after the event, so what is missed here is a first payload, not a promise.
 
 use std::sync::{Mutex, PoisonError};
@@ -13,7 +13,7 @@ use shopery_model::StateVersion;
 use shopery_queue::Recent;
 use time::OffsetDateTime;
 
-const MAX_RESOURCES: usize = 100_000;
+const MAX_RESOURCES: usize = 50_000;
 /// A resource that has changed within this time may change again before its delivery is attempted.
 const CHANGES_OFTEN: Duration = Duration::from_secs(5);
 

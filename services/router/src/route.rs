@@ -6,27 +6,19 @@ use std::time::Duration;
 use anyhow::{Context, anyhow};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
-use shopery_model::{
-    DeliveryId, DeliveryState, Event, Extensions, Fault, Job, JobMeta, Lane, Outcome, PayloadFormat, PayloadMode,
-    TenantId, Way, Webhook,
-};
+use shopery_model::{DeliveryId, DeliveryState, Event, Fault, Job, JobMeta, Lane, Outcome, PayloadMode, Way, Webhook};
 use shopery_queue::{
     Dead, Message, Meter, NewerStates, Outcomes, Outgoing, Pacer, Parked, PublishError, Queue, REPUBLISHED, Sent,
     State, Taken, WebhookCache, republished, subject, trace,
 };
 use shopery_runtime::{Runtime, telemetry};
 use time::OffsetDateTime;
-use tracing::Span;
 
+use crate::arrived::{Arrived, EventPlace};
 use crate::debounce::{Debounced, Debouncing};
 use crate::decide::{Decision, States, decide};
-use crate::duplicates::{Duplicates, Since};
-use crate::latest_states::{LatestStates, Observed};
-
-/// Where EVENTS holds an event that was deferred, and since when, in nanoseconds.
-const SEQUENCE: &str = "Shopery-Event-Sequence";
-const STORED_AT: &str = "Shopery-Event-Stored-At";
-const OVERTAKEN: &str = "Shopery-Event-Overtaken";
+use crate::duplicates::Since;
+use crate::memory::Memory;
 
 /// An event that waited so long in EVENTS tells that others wait behind it.
 const BEHIND: Duration = Duration::from_millis(50);
@@ -36,9 +28,6 @@ pub(crate) struct Router {
     queue: Queue,
     pub(crate) webhooks: WebhookCache,
     outcomes: Outcomes,
-    /// `None`: nothing is dropped.
-    duplicates: Option<Duplicates>,
-    latest_states: LatestStates,
     debouncing: Debouncing,
     meter: Meter,
     pacer: Pacer,
@@ -74,34 +63,6 @@ enum Step {
     Decided(Decided),
 }
 
-/// An event as it came out of EVENTS.
-#[derive(Debug)]
-struct Arrived {
-    place: EventPlace,
-    tenant: TenantId,
-    event: Event,
-    /// Those that want it.
-    webhooks: Vec<Arc<Webhook>>,
-    /// Those that do not, and yet may be sent its state in place of an older one.
-    others: Vec<Arc<Webhook>>,
-    /// Which its jobs take.
-    lane: Lane,
-    observed: Observed,
-    span: Span,
-}
-
-/// Where EVENTS holds an event.
-#[derive(Debug)]
-struct EventPlace {
-    subject: String,
-    sequence: u64,
-    at: OffsetDateTime,
-    /// It has come from there by way of DEFERRED.
-    was_deferred: bool,
-    /// What came after it may have gone ahead.
-    is_overtaken: bool,
-}
-
 /// What follows from an event.
 #[derive(Debug, Default)]
 struct Decided {
@@ -116,7 +77,6 @@ impl Router {
         queue: Queue,
         webhooks: WebhookCache,
         outcomes: Outcomes,
-        duplicates: Option<Duplicates>,
         meter: Meter,
         pacer: Pacer,
         runtime: &Runtime,
@@ -136,23 +96,13 @@ impl Router {
                 Family::default(),
             ),
         };
-        Self {
-            queue,
-            webhooks,
-            outcomes,
-            duplicates,
-            latest_states: LatestStates::new(),
-            debouncing: Debouncing::default(),
-            meter,
-            pacer,
-            metrics,
-        }
+        Self { queue, webhooks, outcomes, debouncing: Debouncing::default(), meter, pacer, metrics }
     }
 
     /// Begins with an event. Its jobs are handed to the connection here, in the order of the calls, unless it needs a
     /// look at other states; that, and the wait for acknowledgements, is left to [`Router::finish`].
-    pub(crate) async fn begin(&self, event: Taken) -> Routed {
-        let step = match self.read(&event.message) {
+    pub(crate) async fn begin(&self, event: Taken, memory: &Arc<Memory>) -> Routed {
+        let step = match self.read(&event.message, memory) {
             Ok(None) => Ok(Step::Over),
             Ok(Some(arrived)) => self.set_out(&event.message, arrived).await,
             Err(error) => Ok(Step::Bury(error)),
@@ -186,17 +136,7 @@ impl Router {
     }
 
     async fn defer(&self, message: &Message, arrived: &Arrived) -> Sent {
-        let EventPlace { subject, sequence, at, is_overtaken, .. } = &arrived.place;
-        let mut deferred =
-            Outgoing::new(subject::deferred(subject), message.payload().clone()).with_id(format!("event:{sequence}"));
-        deferred.headers.push((SEQUENCE, sequence.to_string()));
-        deferred.headers.push((STORED_AT, at.unix_timestamp_nanos().to_string()));
-        if *is_overtaken {
-            deferred.headers.push((OVERTAKEN, "1".to_owned()));
-        }
-        deferred
-            .headers
-            .extend(trace::incoming(message.headers()).map(|parent| (trace::TRACEPARENT, parent.to_owned())));
+        let deferred = arrived.place.deferred(message);
         self.metrics.deferred.inc();
         self.queue.send(deferred).await
     }
@@ -244,11 +184,11 @@ impl Router {
     }
 
     /// The event of a message; `None` if it is not to be routed.
-    fn read(&self, message: &Message) -> anyhow::Result<Option<Arrived>> {
+    fn read(&self, message: &Message, memory: &Arc<Memory>) -> anyhow::Result<Option<Arrived>> {
         if message.headers().is_some_and(|headers| headers.get(REPUBLISHED).is_some()) {
             return Ok(None);
         }
-        let place = place(message)?;
+        let place = EventPlace::of(message)?;
         let tenant = subject::parse_event(&place.subject).context("the subject names no tenant")?;
         let event =
             Event::parse_stored(message.payload(), place.at).map_err(|wrong| match wrong.into_iter().next() {
@@ -256,7 +196,7 @@ impl Router {
                 None => anyhow!("malformed event"),
             })?;
         let version = event.version(place.at, place.sequence);
-        let observed = self.latest_states.observe(&place.subject, version, event.event_type.is_deletion());
+        let observed = memory.latest_states.observe(&place.subject, version, event.event_type.is_deletion());
         let is_concerned = |webhook: &Webhook| webhook.wants(event.event_type) || webhook.rules.drops_duplicates();
         let mut webhooks = self.webhooks.of_tenant(&tenant, is_concerned);
         webhooks.retain(|webhook| !event.is_about(webhook.id));
@@ -271,7 +211,8 @@ impl Router {
             jobs = tracing::field::Empty,
         );
         trace::adopt(&span, trace::incoming(message.headers()));
-        let arrived = Arrived { place, tenant, event, webhooks, others, lane: Lane::Fast, observed, span };
+        let (lane, memory) = (Lane::Fast, memory.clone());
+        let arrived = Arrived { place, tenant, event, webhooks, others, lane, observed, memory, span };
         self.note_other(&arrived, arrived.others.iter().filter(|webhook| is_sent_others(webhook)));
         Ok(Some(arrived))
     }
@@ -364,10 +305,10 @@ impl Router {
 
     /// The delivery that has told the endpoint, as it is now, what this job would, or is about to.
     fn duplicate_of(&self, webhook: &Webhook, job: &Job, arrived: &Arrived, states: States<'_>) -> Option<DeliveryId> {
-        let duplicates = self.duplicates.as_ref().filter(|_| webhook.rules.drops_duplicates())?;
+        let duplicates = arrived.memory.duplicates.as_ref().filter(|_| webhook.rules.drops_duplicates())?;
         if states.newer.newest().is_some_and(|newest| newest.version != job.meta.payload_event().version) {
             // It carries less than the newest state, and if that is a deletion it may never be sent.
-            duplicates.forget(vec![job.meta.delivery]);
+            duplicates.forget(job.meta.delivery);
         }
         // Before a deletion it was another resource, and before a change of its URL another endpoint.
         let since = Since {
@@ -384,24 +325,10 @@ impl Router {
 
     /// These webhooks are sent nothing of the event itself, or nothing yet, but perhaps its state.
     fn note_other<'a>(&self, arrived: &Arrived, webhooks: impl IntoIterator<Item = &'a Arc<Webhook>>) {
-        let Some(duplicates) = &self.duplicates else { return };
+        let Some(duplicates) = &arrived.memory.duplicates else { return };
         let EventPlace { sequence, at, .. } = arrived.place;
         for webhook in webhooks.into_iter().filter(|webhook| webhook.rules.drops_duplicates()) {
             duplicates.note_other(webhook, &arrived.event, sequence, at);
-        }
-    }
-
-    /// Takes note of deliveries that carry nothing any more.
-    pub(crate) fn forget_undelivered(&self, deliveries: Vec<DeliveryId>) {
-        if let Some(duplicates) = &self.duplicates {
-            duplicates.forget(deliveries);
-        }
-    }
-
-    /// Announcements may have been missed.
-    pub(crate) fn forget_all_sent(&self) {
-        if let Some(duplicates) = &self.duplicates {
-            duplicates.forget_all();
         }
     }
 
@@ -462,60 +389,7 @@ fn without_attempt(
     Outcome { job: job.for_history(), state, next_attempt_at: None, attempt: None, fault, carried_by, at }
 }
 
-impl Arrived {
-    fn needs_look_up(&self) -> bool {
-        let asks = |webhook: &Arc<Webhook>| webhook.rules.changed.is_some() || webhook.rules.debounce.is_some();
-        self.observed.may_be_late || self.webhooks.iter().any(asks)
-    }
-
-    fn meta(&self, webhook: &Webhook, is_late: bool) -> JobMeta {
-        JobMeta {
-            delivery: DeliveryId::of(&self.tenant, &self.event.source, &self.event.id, self.place.at, webhook.id),
-            tenant: self.tenant.clone(),
-            webhook: webhook.id,
-            source: self.event.source.clone(),
-            event: self.event.id.clone(),
-            event_type: self.event.event_type,
-            resource: self.event.resource.to_string(),
-            triggered_at: self.event.time,
-            event_sequence: self.place.sequence,
-            changed: Vec::new(),
-            stored_ns: i64::try_from(self.place.at.unix_timestamp_nanos()).ok(),
-            payload_of: None,
-            // Carried where they are asked for alone: a job is read and written many times.
-            extensions: match webhook.rules.format {
-                PayloadFormat::CloudEvent => self.event.extensions.clone(),
-                PayloadFormat::Resource => Extensions::default(),
-            },
-            may_be_stale: self.place.is_overtaken || self.observed.changes_often || is_late,
-            attempt: 1,
-            resend: None,
-            failed_at: None,
-        }
-    }
-}
-
 /// Whether a delivery of this webhook may carry the state of another event than its own.
 fn is_sent_others(webhook: &Webhook) -> bool {
     webhook.rules.payload == PayloadMode::Latest
-}
-
-/// Where EVENTS holds the event of a message, which may have come by way of DEFERRED.
-fn place(message: &Message) -> anyhow::Result<EventPlace> {
-    let stored = message.stored()?;
-    let Some(subject) = subject::parse_deferred(message.subject()) else {
-        return Ok(EventPlace {
-            subject: message.subject().to_owned(),
-            sequence: stored.sequence,
-            at: stored.at,
-            was_deferred: false,
-            is_overtaken: false,
-        });
-    };
-    let header = |name| message.headers().and_then(|headers| headers.get(name)).map(|value| value.as_str());
-    let sequence = header(SEQUENCE).and_then(|text| text.parse().ok()).context("it names no place in EVENTS")?;
-    let at = header(STORED_AT)
-        .and_then(|text| OffsetDateTime::from_unix_timestamp_nanos(text.parse().ok()?).ok())
-        .context("it does not say since when EVENTS has it")?;
-    Ok(EventPlace { subject, sequence, at, was_deferred: true, is_overtaken: header(OVERTAKEN).is_some() })
 }

@@ -71,5 +71,5 @@ pub use secret::EndpointSecret;
 pub use signing_key::SigningKey;
 pub use state_version::StateVersion;
 pub use timestamp::parse_time;
-pub use token::{escape, unescape};
+pub use token::{escape, stable_hash, unescape};
 pub use webhook::{Webhook, endpoint_url, validate_name};

@@ -4,6 +4,16 @@
 
 use std::fmt::Write;
 
+/// The same in every process and version, whatever it was built with: FNV-1a, and what MurmurHash3 ends with, without which
+/// ids that differ in their last letter alone would be neighbours.
+pub fn stable_hash(bytes: &[u8]) -> u32 {
+    let mut hash =
+        bytes.iter().fold(0x811c_9dc5, |hash: u32, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193));
+    hash = (hash ^ (hash >> 16)).wrapping_mul(0x85eb_ca6b);
+    hash = (hash ^ (hash >> 13)).wrapping_mul(0xc2b2_ae35);
+    hash ^ (hash >> 16)
+}
+
 /// `a.b` becomes `a=2Eb`.
 pub fn escape(id: &str) -> String {
     let mut token = String::with_capacity(id.len());

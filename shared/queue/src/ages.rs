@@ -7,12 +7,13 @@ use anyhow::Context as _;
 use async_nats::jetstream::consumer;
 use async_nats::jetstream::stream::LastRawMessageErrorKind;
 use prometheus_client::metrics::gauge::Gauge;
+use shopery_model::TenantId;
 use shopery_runtime::Shutdown;
 use time::OffsetDateTime;
 use tokio::time::Instant;
 
 use crate::topology::{self, Consumer};
-use crate::{Parked, Queue};
+use crate::{Parked, Partition, Queue};
 
 /// How often ages are looked at: two small requests for each.
 const INTERVAL: Duration = Duration::from_secs(5);
@@ -23,8 +24,8 @@ pub type Age = Gauge<f64, AtomicU64>;
 /// What may wait.
 #[derive(Debug, Clone, Copy)]
 pub enum Waiting {
-    /// Messages that a consumer has not acknowledged.
-    At(Consumer),
+    /// Messages that consumers have not acknowledged.
+    At(&'static [Consumer]),
     Parked,
 }
 
@@ -52,7 +53,13 @@ impl Waiting {
     /// Zero if nothing waits.
     async fn age(self, queue: &Queue) -> anyhow::Result<Duration> {
         let since = match self {
-            Self::At(consumer) => consumer.oldest(queue).await?,
+            Self::At(consumers) => {
+                let mut oldest = None;
+                for consumer in consumers {
+                    oldest = oldest.into_iter().chain(consumer.oldest(queue).await?).min();
+                }
+                oldest
+            }
             Self::Parked => Parked::oldest_of_all(queue).await?,
         };
         let age = since.map(|since| OffsetDateTime::now_utc() - since);
@@ -67,18 +74,34 @@ impl Queue {
         Ok(consumer.info(self).await?.ack_floor.stream_sequence)
     }
 
-    /// Up to which place of EVENTS all events are routed. One look serves all who asked before it was begun: the drain of
-    /// every ordered webhook asks all the time, and NATS works such questions off one after the other.
-    pub async fn routed(&self) -> anyhow::Result<u64> {
+    /// Up to which place of EVENTS all events of a tenant are routed. One look serves all who asked before it was begun: the
+    /// drain of every ordered webhook asks all the time, and NATS works such questions off one after the other.
+    pub async fn routed(&self, tenant: &TenantId) -> anyhow::Result<u64> {
         let asked = Instant::now();
-        let mut last = self.routed.lock().await;
+        let partition = Partition::of(tenant);
+        let mut last = self.routed[partition.index()].lock().await;
         if let Some((_, routed)) = last.filter(|(began, _)| *began >= asked) {
             return Ok(routed);
         }
         let began = Instant::now();
-        let routed = self.acknowledged(topology::ROUTER).await?;
+        let of = |partition: Partition| self.acknowledged(topology::ROUTER[partition.index()]);
+        let (own, before) = tokio::try_join!(of(partition), of(Partition::NONE))?;
+        // What a version of before has stored lies before all that has a partition.
+        let routed = own.max(before);
         *last = Some((began, routed));
         Ok(routed)
+    }
+
+    /// The place in EVENTS of the first event that may not be routed; `None` if all are that were there.
+    pub async fn first_unrouted(&self) -> anyhow::Result<Option<u64>> {
+        let mut first = None;
+        for consumer in topology::ROUTER {
+            let info = consumer.info(self).await?;
+            if info.num_pending > 0 || info.num_ack_pending > 0 {
+                first = first.into_iter().chain(Some(info.ack_floor.stream_sequence + 1)).min();
+            }
+        }
+        Ok(first)
     }
 }
 

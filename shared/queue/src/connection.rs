@@ -12,7 +12,7 @@ use shopery_runtime::{Counts, Env, Runtime, Shutdown, Starting};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::{event_types, topology};
+use crate::{Partition, event_types, topology};
 
 /// The oldest server whose scheduled messages do what RETRY needs.
 const OLDEST_SERVER: (i64, i64, i64) = (2, 14, 0);
@@ -69,8 +69,8 @@ pub struct Connection {
     pub jetstream: jetstream::Context,
     pub limits: topology::Limits,
     pub buckets: topology::Buckets,
-    /// One look at a time at how far events are routed.
-    pub(crate) routed: tokio::sync::Mutex<Option<(Instant, u64)>>,
+    /// Of each partition, one look at a time at how far its events are routed.
+    pub(crate) routed: [tokio::sync::Mutex<Option<(Instant, u64)>>; Partition::COUNT],
     /// Changes with every new connection: what the server kept for the old one (outstanding pulls) is gone.
     pub(crate) connections: watch::Receiver<u64>,
     /// Messages put on DEAD, by reason.
@@ -194,7 +194,7 @@ impl Link {
             }
         };
         let Self { client, jetstream, limits, connections, dead } = self;
-        let routed = tokio::sync::Mutex::default();
+        let routed = Default::default();
         Ok(Queue(Arc::new(Connection { client, jetstream, limits, buckets, routed, connections, dead })))
     }
 

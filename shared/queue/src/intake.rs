@@ -23,6 +23,8 @@ const EXPIRES: Duration = Duration::from_secs(30);
 /// How often the server says, during a pull, that it is still there. Twice that without a word, and we ask again: after the death
 /// of a node that led a consumer, work goes on so soon after the new leader is there. A message each second is nothing.
 const HEARTBEAT: Duration = Duration::from_secs(1);
+/// What has not come back by then comes again when its `ack_wait` is over.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 pub struct Intake {
     queue: Queue,
@@ -93,6 +95,22 @@ impl Intake {
                 }
             }
         }
+    }
+
+    /// Gives back what has come and was not taken, so that another process gets it at once, not when `ack_wait` is over.
+    pub async fn close(mut self) {
+        if self.messages.drain().await.is_err() {
+            return;
+        }
+        let give_back = async {
+            while let Some(message) = self.messages.next().await {
+                if message.status.is_none() {
+                    Message { message, queue: self.queue.clone() }.give_back().await;
+                }
+            }
+        };
+        // The end comes from the connection, which may be lost.
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, give_back).await;
     }
 
     /// Reserves the free slots and asks for as many messages, if it is worth it.

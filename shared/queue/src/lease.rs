@@ -7,7 +7,8 @@
 use std::time::Duration;
 
 use anyhow::Context;
-use async_nats::jetstream::kv::{self, CreateErrorKind, Store};
+use async_nats::jetstream::kv::{CreateErrorKind, Store};
+use async_nats::jetstream::{self, kv};
 use shopery_runtime::Shutdown;
 use tokio::time::Instant;
 
@@ -21,6 +22,21 @@ const RENEW_INTERVAL: Duration = Duration::from_secs(1);
 const GIVE_UP_AFTER: Duration = Duration::from_secs(4);
 /// Delay between two attempts to take it.
 const ACQUIRE_INTERVAL: Duration = Duration::from_millis(500);
+
+/// The bucket LEASES, whose entries end unless they are written again.
+pub(crate) async fn open(jetstream: &jetstream::Context, replicas: usize) -> anyhow::Result<Store> {
+    if let Ok(store) = jetstream.get_key_value(LEASES).await {
+        return Ok(store);
+    }
+    let wanted = kv::Config {
+        bucket: LEASES.to_owned(),
+        history: 1,
+        max_age: TTL,
+        num_replicas: replicas,
+        ..kv::Config::default()
+    };
+    jetstream.create_key_value(wanted).await.context("cannot create the bucket LEASES; is JetStream enabled?")
+}
 
 /// A lease that is held.
 #[derive(Debug)]
@@ -56,21 +72,7 @@ impl Lease {
     }
 
     async fn try_acquire(link: &Link, name: &'static str) -> anyhow::Result<Option<Self>> {
-        let wanted = kv::Config {
-            bucket: LEASES.to_owned(),
-            history: 1,
-            max_age: TTL,
-            num_replicas: link.limits.replicas,
-            ..kv::Config::default()
-        };
-        let store = match link.jetstream.get_key_value(LEASES).await {
-            Ok(store) => store,
-            Err(_) => link
-                .jetstream
-                .create_key_value(wanted)
-                .await
-                .context("cannot create the bucket LEASES; is JetStream enabled?")?,
-        };
+        let store = open(&link.jetstream, link.limits.replicas).await?;
         let renewed_at = Instant::now();
         match store.create(name, link.client.new_inbox().into()).await {
             Ok(revision) => Ok(Some(Self { store, name, revision, renewed_at })),

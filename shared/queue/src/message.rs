@@ -65,6 +65,11 @@ impl Message {
         self.answer("+WPI").await;
     }
 
+    /// Somebody else is to do it, now.
+    pub(crate) async fn give_back(&self) {
+        self.answer("-NAK").await;
+    }
+
     async fn answer(&self, word: &'static str) {
         if let Some(reply) = self.message.reply.clone()
             && let Err(error) = self.queue.client.publish(reply, Bytes::from_static(word.as_bytes())).await

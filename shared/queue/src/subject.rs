@@ -2,17 +2,24 @@
 
 use shopery_model::{DeliveryId, EventType, Lane, Resource, TenantId, WebhookId, escape, unescape};
 
+use crate::Partition;
+
 /// `in.<tenant>.<event>`: where platform services publish.
 pub fn inbound(tenant: &TenantId, event_type: &str) -> String {
     format!("in.{}.{}", escape(tenant.as_str()), escape(event_type))
 }
 
-/// `events.<tenant>.<resource>.<resource-id>`: the last message on it is the current state of the resource.
+/// `events.<partition>.<tenant>.<resource>.<resource-id>`: the last message on it is the current state of the resource.
 pub fn event(tenant: &TenantId, resource: &Resource) -> String {
-    format!("events.{}.{}.{}", escape(tenant.as_str()), resource.kind, escape(&resource.id))
+    format!("{}.{}.{}", events_of(tenant), resource.kind, escape(&resource.id))
 }
 
-/// `deferred.<tenant>.<resource>.<resource-id>`: an event beyond its tenant's rate, to be routed when there is time.
+/// `events.<partition>.<tenant>`
+fn events_of(tenant: &TenantId) -> String {
+    format!("events.{}.{}", Partition::of(tenant), escape(tenant.as_str()))
+}
+
+/// `deferred.<partition>.<tenant>.<resource>.<resource-id>`: an event beyond its tenant's rate, to be routed when there is time.
 pub fn deferred(event: &str) -> String {
     format!("deferred.{}", event.strip_prefix("events.").unwrap_or(event))
 }
@@ -25,13 +32,14 @@ pub fn parse_deferred(subject: &str) -> Option<String> {
 /// The same subject for a resource by its name, `order/ord_123`.
 pub fn states(tenant: &TenantId, resource: &str) -> Option<String> {
     let (kind, id) = resource.split_once('/')?;
-    Some(format!("events.{}.{}.{}", escape(tenant.as_str()), escape(kind), escape(id)))
+    Some(format!("{}.{}.{}", events_of(tenant), escape(kind), escape(id)))
 }
 
-/// `events.<tenant>.>`, or `events.<tenant>.<resource>.>`: all of a tenant's events, or those of one kind of resource.
+/// `events.<partition>.<tenant>.>`, or `events.<partition>.<tenant>.<resource>.>`: all of a tenant's events, or those of one
+/// kind of resource.
 pub fn events(tenant: &TenantId, kind: Option<&str>) -> String {
     let kind = kind.map(|kind| format!("{kind}.")).unwrap_or_default();
-    format!("events.{}.{kind}>", escape(tenant.as_str()))
+    format!("{}.{kind}>", events_of(tenant))
 }
 
 /// `<tenant>:<source>:<event id>`, by which EVENTS knows a repeat. Tenant and source are escaped: an id may contain a
@@ -125,9 +133,13 @@ pub fn parse_inbound(subject: &str) -> Option<(TenantId, String)> {
     Some((tenant_of(tenant)?, unescape(event_type)?))
 }
 
-/// The tenant of an `events.` subject.
+/// The tenant of an `events.` subject. One of a version of before has no partition.
 pub fn parse_event(subject: &str) -> Option<TenantId> {
-    tenant_of(subject.strip_prefix("events.")?.split('.').next()?)
+    let tokens: Vec<_> = subject.strip_prefix("events.")?.split('.').collect();
+    match tokens[..] {
+        [tenant, _, _] | [_, tenant, _, _] => tenant_of(tenant),
+        _ => None,
+    }
 }
 
 /// The tenant of a `jobs.` or `due.` subject.
@@ -165,9 +177,13 @@ mod tests {
         assert_eq!(parse_work(&due(&tenant, webhook)), Some(tenant.clone()));
         let resource = Resource { kind: "order", id: "a.b".into() };
         let subject = event(&tenant, &resource);
-        assert_eq!(subject.split('.').count(), 4);
+        assert_eq!(subject.split('.').count(), 5);
         assert_eq!(states(&tenant, &resource.to_string()), Some(subject.clone()));
-        assert_eq!(parse_event(&subject), Some(tenant));
+        assert_eq!(parse_event(&subject), Some(tenant.clone()));
+        assert_eq!(parse_event(&format!("events.{}.order.1", escape(tenant.as_str()))), Some(tenant.clone()));
+        assert_eq!(parse_deferred(&deferred(&subject)), Some(subject.clone()));
+        let all = events(&tenant, Some("order"));
+        assert!(subject.starts_with(all.strip_suffix('>').unwrap()), "{all}");
     }
 
     #[test]

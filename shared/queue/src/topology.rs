@@ -12,6 +12,8 @@ use async_nats::jetstream::{Context, ErrorCode, kv};
 use shopery_runtime::Env;
 use time::OffsetDateTime;
 
+use crate::Partition;
+
 pub const INBOUND: &str = "INBOUND";
 pub const EVENTS: &str = "EVENTS";
 pub const DEFERRED: &str = "DEFERRED";
@@ -225,11 +227,25 @@ pub struct Consumer {
 
 /// INBOUND → ingest
 pub const INGEST: Consumer = Consumer { stream: INBOUND, name: "ingest", filter: "in.>", max_ack_pending: 20_000 };
+/// One for each [`Partition`](crate::Partition), in their order.
+macro_rules! of_partitions {
+    ($stream:ident, $name:literal, $subject:literal, $($number:literal)*) => {
+        [
+            $(Consumer {
+                stream: $stream,
+                name: concat!($name, "-", $number),
+                filter: concat!($subject, ".", $number, ".*.*.*"),
+                max_ack_pending: 20_000,
+            },)*
+            Consumer { stream: $stream, name: $name, filter: concat!($subject, ".*.*.*"), max_ack_pending: 20_000 },
+        ]
+    };
+}
 /// EVENTS → router
-pub const ROUTER: Consumer = Consumer { stream: EVENTS, name: "router", filter: "events.>", max_ack_pending: 20_000 };
+pub const ROUTER: [Consumer; Partition::COUNT] = of_partitions!(EVENTS, "router", "events", 0 1 2 3 4 5 6 7);
 /// DEFERRED → router
-pub const ROUTER_DEFERRED: Consumer =
-    Consumer { stream: DEFERRED, name: "router-deferred", filter: "deferred.>", max_ack_pending: 20_000 };
+pub const ROUTER_DEFERRED: [Consumer; Partition::COUNT] =
+    of_partitions!(DEFERRED, "router-deferred", "deferred", 0 1 2 3 4 5 6 7);
 /// JOBS → deliverer
 pub const DELIVERER_FAST: Consumer =
     Consumer { stream: JOBS, name: "deliverer-fast", filter: "jobs.fast.>", max_ack_pending: 50_000 };

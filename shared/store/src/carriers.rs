@@ -10,7 +10,7 @@
 use std::collections::BTreeSet;
 
 use sea_orm::{ConnectionTrait, DatabaseBackend, DatabaseTransaction, DbErr, Statement, Value};
-use shopery_model::{DeliveryState, Fault, Outcome};
+use shopery_model::{DeliveryState, Fault, Outcome, stable_hash};
 
 use crate::sql::{in_sizes, numbered};
 use crate::to_millis;
@@ -135,7 +135,7 @@ fn is_carried(state: DeliveryState) -> bool {
     matches!(state, DeliveryState::Duplicate | DeliveryState::Superseded)
 }
 
-/// FNV-1a: the same in every replica, whatever it was built with.
+/// The same in every replica.
 fn lock_of(webhook: &str) -> u32 {
-    webhook.bytes().fold(0x811c_9dc5, |hash: u32, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)) % LOCKS
+    stable_hash(webhook.as_bytes()) % LOCKS
 }

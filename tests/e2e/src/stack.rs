@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::time::Duration;
 
+use futures_util::TryStreamExt;
 use shopery_local::nats_server::{self, NatsServer};
 use shopery_local::tls::Authority;
 use tokio::process::Command;
@@ -318,8 +319,12 @@ impl Stack {
                 let stream = jetstream.get_stream(name).await?;
                 let state = &stream.cached_info().state;
                 let waits = if name == "EVENTS" {
-                    let router = stream.consumer_info("router").await?;
-                    router.num_pending + router.num_ack_pending as u64
+                    let mut routers = stream.consumers();
+                    let mut unrouted = 0;
+                    while let Some(router) = routers.try_next().await? {
+                        unrouted += router.num_pending + router.num_ack_pending as u64;
+                    }
+                    unrouted
                 } else {
                     state.messages
                 };

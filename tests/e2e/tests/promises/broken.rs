@@ -196,7 +196,9 @@ async fn a_state_that_nobody_can_read_holds_up_nothing() {
     client.in_state(&webhook, "parked", 40, SOON).await;
     let while_down = stack.merchant.arrivals_at("/down").len();
     let jetstream = async_nats::jetstream::new(stack.operator().await);
-    jetstream.publish("events.tnt_a.order.00020", "no event".into()).await.unwrap().await.unwrap();
+    let events = jetstream.get_stream("EVENTS").await.unwrap();
+    let state = events.get_last_raw_message_by_subject("events.*.tnt_a.order.00020").await.unwrap();
+    jetstream.publish(state.subject, "no event".into()).await.unwrap().await.unwrap();
 
     stack.merchant.behave("/down", Behaviour::Answer(200));
     client.in_state(&webhook, "delivered", 40, SOON).await;

@@ -50,6 +50,7 @@ mod model;
 mod openapi;
 mod operations;
 mod ordered;
+mod partitions;
 mod recovery;
 mod repeats;
 mod rotation;

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use shopery_e2e::client::{send, time};
 use shopery_e2e::documents::{Random, seed};
 use shopery_e2e::reference::{self, Change, Clock, Planned, Row, Scenario, Seen, State, States, Step};
-use shopery_e2e::{Client, Event, Merchant, Publisher, Service, Stack, wait};
+use shopery_e2e::{Client, Event, Merchant, Process, Publisher, Service, Stack, wait};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::sync::Semaphore;
@@ -56,6 +56,8 @@ async fn whatever_happens_no_promise_is_broken() {
         .start()
         .await;
     let merchant = Arc::new(Merchant::start(&stack.authority).await);
+    // Two, as in production.
+    let mut second = stack.replica(Service::Router, 2).await;
 
     let mut tally = Tally::default();
     let began = Instant::now();
@@ -68,11 +70,12 @@ async fn whatever_happens_no_promise_is_broken() {
         let began = Instant::now();
         let cases = make(&stack, &merchant, seed, disturbed).await;
         active.store(cases.len(), Ordering::Relaxed);
-        let strikes = strike(&mut stack, &active, Random::new(seed));
+        let strikes = strike(&mut stack, &mut second, &active, Random::new(seed));
         let (played, faults) = tokio::join!(play(cases, &active), strikes);
         tally.add(&look(&stack, &merchant, played, true).await);
         println!("{} cases after {faults} faults, in {:.1?} more", tally.cases, began.elapsed());
     }
+    second.kill().await;
     println!("{:?}; {} requests", tally.ends, tally.arrivals);
     let wrong = &tally.wrong;
     if !wrong.is_empty() {
@@ -297,13 +300,13 @@ fn stamped(planned: &Planned) -> Event {
     }
 }
 
-/// Kills a router, a deliverer or NATS now and then, while there are cases left that play.
-async fn strike(stack: &mut Stack, active: &AtomicUsize, mut random: Random) -> usize {
+/// Kills a router, the deliverer or NATS now and then, while there are cases left that play.
+async fn strike(stack: &mut Stack, second: &mut Process, active: &AtomicUsize, mut random: Random) -> usize {
     let mut faults = 0;
     while active.load(Ordering::Relaxed) > 0 {
         // Not for correctness: so much comes between two faults.
         tokio::time::sleep(Duration::from_millis(1000 + random.below(2500) as u64)).await;
-        match (faults, random.below(2)) {
+        match (faults, random.below(3)) {
             (2, _) => {
                 stack.kill_nats().await;
                 stack.start_nats().await;
@@ -311,6 +314,10 @@ async fn strike(stack: &mut Stack, active: &AtomicUsize, mut random: Random) -> 
             (_, 0) => {
                 stack.kill(Service::Router).await;
                 stack.run(Service::Router).await;
+            }
+            (_, 1) => {
+                second.kill().await;
+                *second = stack.replica(Service::Router, 2).await;
             }
             _ => {
                 stack.kill(Service::Deliverer).await;

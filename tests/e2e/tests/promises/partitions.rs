@@ -1,0 +1,126 @@
+//! Routers side by side: each tenant's events are one router's, so what has to be remembered of them is; and another one goes on
+//! where a router ends, however it ends.
+
+use std::time::Duration;
+
+use serde_json::json;
+use shopery_e2e::{Event, Process, Service, Signal, Stack, wait};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+const SOON: Duration = Duration::from_secs(40);
+/// Of tenants, so that each router has some.
+const TENANTS: usize = 16;
+const ORDERS: usize = 12;
+/// Far below the time after which what a dead router has begun comes again (30 s).
+const TAKEN_OVER: Duration = Duration::from_secs(15);
+
+fn tenants() -> Vec<String> {
+    (0..TENANTS).map(|number| format!("tnt_{number}")).collect()
+}
+
+/// A second router, which has its share of the tenants when this returns.
+async fn second_router(stack: &Stack) -> Process {
+    let router = stack.replica(Service::Router, 2).await;
+    wait::until_true("both to have their share", SOON, async || {
+        let count = |log: String, what: &str| log.matches(what).count();
+        let log = std::fs::read_to_string(stack.folder().join("shopery-router-2.log")).unwrap_or_default();
+        count(log, "taken over") >= 4 && count(stack.log(Service::Router), "handing over") >= 4
+    })
+    .await;
+    router
+}
+
+fn event(order: usize, name: &str, seconds_ago: i64, status: &str) -> Event {
+    let time = OffsetDateTime::now_utc() - time::Duration::seconds(seconds_ago);
+    let mut event = Event::new("order-updated", &order.to_string()).with_data(json!({ "status": status }).to_string());
+    event.id = format!("evt_{order}_{name}");
+    event.time = Some(time.format(&Rfc3339).unwrap());
+    event
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_routers_drop_what_one_would_and_send_no_old_state_last() {
+    let stack = Stack::start().await;
+    let mut second = second_router(&stack).await;
+    let mut webhooks = Vec::new();
+    for tenant in tenants() {
+        let client = stack.client(&tenant);
+        let webhook = |path: &str| stack.merchant.url(&format!("/{tenant}/{path}"));
+        let fields =
+            client.create_webhook_with(&webhook("fields"), &["order-*"], json!({ "fields": ["status"] })).await;
+        let all = client.create_webhook(&webhook("all"), &["order-*"]).await;
+        webhooks.push((tenant, client, fields, all));
+    }
+    for (_, client, _, _) in &webhooks {
+        // The same twice, then a change, and a state from between that comes late.
+        let told = [("a", 60, "open"), ("b", 50, "open"), ("d", 10, "paid"), ("c", 30, "open")];
+        let events: Vec<_> = told
+            .iter()
+            .flat_map(|(name, ago, status)| (0..ORDERS).map(move |order| event(order, name, *ago, status)))
+            .collect();
+        client.try_publish_batch(&events).await.unwrap().expect(202);
+    }
+    for (tenant, client, fields, all) in &webhooks {
+        let history = client.settled(fields, 4 * ORDERS, SOON).await;
+        // Of the late one the newest state is told, which is known already.
+        let duplicates = history.iter().filter(|delivery| delivery["state"] == "duplicate").count();
+        assert_eq!(duplicates, 2 * ORDERS, "{tenant}: {history:?}");
+        client.settled(all, 4 * ORDERS, SOON).await;
+        for path in ["fields", "all"] {
+            let arrivals = stack.merchant.arrivals_at(&format!("/{tenant}/{path}"));
+            let is_late = |arrival: &&std::sync::Arc<shopery_e2e::Arrival>| arrival.event_id().ends_with("_c");
+            for arrival in arrivals.iter().filter(is_late) {
+                assert_eq!(arrival.body, json!({ "status": "paid" }).to_string(), "{tenant} {path}");
+            }
+        }
+    }
+    second.kill().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_router_goes_on_where_one_ends() {
+    let mut stack = Stack::start().await;
+    let mut second = second_router(&stack).await;
+    let mut clients = Vec::new();
+    for tenant in tenants() {
+        let client = stack.client(&tenant);
+        let url = stack.merchant.url(&format!("/{tenant}"));
+        let webhook = client.create_webhook(&url, &["order-*"]).await;
+        clients.push((client, webhook));
+    }
+    let mut sent = 0;
+    let mut publish_to_all = async |what: &str| {
+        for (client, _) in &clients {
+            client.publish(&event(sent, what, 0, "open")).await.expect(202);
+        }
+        sent += 1;
+        for (client, webhook) in &clients {
+            client.in_state(webhook, "delivered", sent, TAKEN_OVER).await;
+        }
+    };
+    publish_to_all("both").await;
+    second.kill().await;
+    publish_to_all("killed").await;
+    let mut second = second_router(&stack).await;
+    second.signal(Signal::SIGTERM);
+    publish_to_all("stopping").await;
+    assert!(second.exit(SOON).await.success());
+    publish_to_all("stopped").await;
+    // One that starts where it was killed has its own at once.
+    stack.kill(Service::Router).await;
+    stack.run(Service::Router).await;
+    publish_to_all("again").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_version_without_partitions_has_stored_is_routed() {
+    let stack = Stack::start().await;
+    let client = stack.client("tnt_a");
+    let webhook = client.create_webhook(&stack.merchant.url("/a"), &["order-*"]).await;
+    let jetstream = async_nats::jetstream::new(stack.operator().await);
+    let event = event(1, "before", 0, "open");
+    jetstream.publish("events.tnt_a.order.1", event.json().into()).await.unwrap().await.unwrap();
+    client.settled(&webhook, 1, SOON).await;
+    assert_eq!(stack.merchant.arrivals_at("/a")[0].event_id(), event.id);
+}
