@@ -57,6 +57,7 @@ pub struct Link {
     pub limits: topology::Limits,
     connections: watch::Receiver<u64>,
     dead: Counts,
+    too_new: Counts,
 }
 
 /// A connection to NATS, with the streams in place. Clones are the same one, and cheap.
@@ -75,6 +76,8 @@ pub struct Connection {
     pub(crate) connections: watch::Receiver<u64>,
     /// Messages put on DEAD, by reason.
     pub(crate) dead: Counts,
+    /// Messages left to services of a newer version, by consumer.
+    pub(crate) too_new: Counts,
 }
 
 impl Deref for Queue {
@@ -160,7 +163,11 @@ impl Link {
             .max_ack_inflight(8 * 1024)
             .build(client.clone());
         let dead = runtime.metrics.shared("dead_messages", "Messages that nobody can use, put on DEAD, by reason");
-        Ok(Self { client, jetstream, limits: config.limits.clone(), connections, dead })
+        let too_new = runtime.metrics.shared(
+            "too_new_messages",
+            "Messages that were left to services of a newer version, repeats included, by consumer",
+        );
+        Ok(Self { client, jetstream, limits: config.limits.clone(), connections, dead, too_new })
     }
 
     /// Creates the streams and buckets that are missing, and brings the others up to date: what the controller does, alone.
@@ -193,9 +200,9 @@ impl Link {
                 () = shutdown.draining() => bail!("stopped while waiting for NATS"),
             }
         };
-        let Self { client, jetstream, limits, connections, dead } = self;
+        let Self { client, jetstream, limits, connections, dead, too_new } = self;
         let routed = Default::default();
-        Ok(Queue(Arc::new(Connection { client, jetstream, limits, buckets, routed, connections, dead })))
+        Ok(Queue(Arc::new(Connection { client, jetstream, limits, buckets, routed, connections, dead, too_new })))
     }
 
     /// Changes with every new connection.

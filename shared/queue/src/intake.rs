@@ -3,6 +3,7 @@
 //! A slot is reserved before a message is asked for, so no message waits in this process while its `ack_wait` runs
 //! down. Three counts tell all: `slots` are free, `reserved` are asked for and not yet here, the rest is at work.
 
+use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,17 +13,23 @@ use async_nats::{StatusCode, Subject, Subscriber};
 use futures_util::StreamExt;
 use shopery_runtime::Shutdown;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::connection::retry_until_deadline;
-use crate::topology::Consumer;
-use crate::{Message, Queue, Taken};
+use crate::topology::{Consumer, INBOUND};
+use crate::{Message, Queue, Taken, version};
 
 /// How long the server keeps a pull that it cannot fill.
 const EXPIRES: Duration = Duration::from_secs(30);
-/// How often the server says, during a pull, that it is still there. Twice that without a word, and we ask again: after the death
-/// of a node that led a consumer, work goes on so soon after the new leader is there. A message each second is nothing.
+/// How often the server says, during a pull, that it is still there. Twice that without a word, and we ask again. A message each
+/// second is nothing.
 const HEARTBEAT: Duration = Duration::from_secs(1);
+/// While nobody answers, say after the death of a node that led the consumer, each pull is given up so soon: work goes on within a
+/// second of the new leader's being there, and no pull of before is left with it.
+const PROBE: Duration = Duration::from_secs(1);
+/// Before we ask again where nobody can answer.
+const PAUSE: Duration = Duration::from_millis(200);
 /// What has not come back by then comes again when its `ack_wait` is over.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -38,6 +45,12 @@ pub struct Intake {
     worthwhile: usize,
     connections: watch::Receiver<u64>,
     heard: Instant,
+    /// Nobody has answered the last pull.
+    is_lost: bool,
+    /// Makes sure of the consumer, beside the pulls: with no leader of the cluster it takes many seconds to fail.
+    creation: Option<JoinHandle<anyhow::Result<pull_consumer::Handle>>>,
+    /// Messages of a newer version have come.
+    has_left_some: bool,
 }
 
 mod pull_consumer {
@@ -63,6 +76,9 @@ impl Intake {
             worthwhile: (slots / 4).max(1),
             connections,
             heard: Instant::now(),
+            is_lost: false,
+            creation: None,
+            has_left_some: false,
         })
     }
 
@@ -70,7 +86,7 @@ impl Intake {
     pub async fn next(&mut self, shutdown: &Shutdown) -> Option<Taken> {
         loop {
             self.ask().await;
-            let silent = self.heard + 2 * HEARTBEAT;
+            let silent = self.heard + if self.is_lost { PROBE } else { 2 * HEARTBEAT };
             tokio::select! {
                 biased;
                 () = shutdown.draining() => return None,
@@ -80,17 +96,30 @@ impl Intake {
                     self.heard = Instant::now();
                     match message.status {
                         None => {
+                            self.is_lost = false;
                             let slot = self.take_slot().await?;
-                            return Some(Taken { message: Message { message, queue: self.queue.clone() }, slot });
+                            let message = Message { message, queue: self.queue.clone() };
+                            if self.declared.stream != INBOUND && version::is_too_new(message.headers()) {
+                                self.leave_to_newer(&message).await;
+                                continue;
+                            }
+                            return Some(Taken { message, slot });
                         }
-                        Some(StatusCode::IDLE_HEARTBEAT) => {}
+                        Some(StatusCode::IDLE_HEARTBEAT) => self.is_lost = false,
                         Some(_) => self.ended(&message).await,
                     }
                 }
                 // Work has ended and its slot is free: ask for more.
                 Ok(freed) = self.slots.clone().acquire_owned(), if self.reserved.is_none() => drop(freed),
+                created = created(&mut self.creation) => match created {
+                    Ok(consumer) => self.consumer = consumer,
+                    Err(error) => tracing::warn!(consumer = self.declared.name, "{error:#}"),
+                },
                 () = tokio::time::sleep_until(silent), if self.reserved.is_some() => {
-                    tracing::warn!(consumer = self.declared.name, "NATS is silent; asking again");
+                    if !self.is_lost {
+                        tracing::warn!(consumer = self.declared.name, "NATS is silent; asking again");
+                    }
+                    self.is_lost = true;
                     self.forget();
                 }
             }
@@ -113,6 +142,19 @@ impl Intake {
         let _ = tokio::time::timeout(CLOSE_TIMEOUT, give_back).await;
     }
 
+    async fn leave_to_newer(&mut self, message: &Message) {
+        self.queue.too_new.get_or_create(&[("consumer", self.declared.name.to_owned())]).inc();
+        if !mem::replace(&mut self.has_left_some, true) {
+            let (consumer, subject) = (self.declared.name, message.subject());
+            tracing::warn!(
+                consumer,
+                subject,
+                "a message is of a newer version; such messages wait for those who know it"
+            );
+        }
+        message.leave_to_newer().await;
+    }
+
     /// Reserves the free slots and asks for as many messages, if it is worth it.
     async fn ask(&mut self) {
         let free = self.slots.available_permits();
@@ -122,12 +164,9 @@ impl Intake {
         let Ok(permits) = self.slots.clone().try_acquire_many_owned(u32::try_from(free).unwrap_or(u32::MAX)) else {
             return;
         };
-        let pull = pull::BatchConfig {
-            batch: permits.num_permits(),
-            expires: Some(EXPIRES),
-            idle_heartbeat: HEARTBEAT,
-            ..pull::BatchConfig::default()
-        };
+        let (expires, idle_heartbeat) = if self.is_lost { (PROBE, PROBE / 3) } else { (EXPIRES, HEARTBEAT) };
+        let batch = permits.num_permits();
+        let pull = pull::BatchConfig { batch, expires: Some(expires), idle_heartbeat, ..pull::BatchConfig::default() };
         self.heard = Instant::now();
         match self.consumer.request_batch(pull, self.inbox.clone()).await {
             Ok(()) => match &mut self.reserved {
@@ -137,7 +176,7 @@ impl Intake {
             Err(error) => {
                 drop(permits);
                 tracing::warn!(consumer = self.declared.name, %error, "cannot ask for work");
-                tokio::time::sleep(Duration::from_millis(200)).await;
+                tokio::time::sleep(PAUSE).await;
             }
         }
     }
@@ -173,19 +212,32 @@ impl Intake {
         if matches!(status.status, Some(StatusCode::TIMEOUT | StatusCode::NOT_FOUND)) {
             return;
         }
-        // No responders, a new leader, a deleted consumer: make sure of the consumer, without haste.
-        let why = status.description.as_deref().unwrap_or("no description");
-        tracing::warn!(consumer = self.declared.name, why, "NATS ended a pull");
-        tokio::time::sleep(Duration::from_millis(200)).await;
-        match create(&self.queue, self.declared).await {
-            Ok(consumer) => self.consumer = consumer,
-            Err(error) => tracing::warn!(consumer = self.declared.name, "{error:#}"),
+        // No responders, a new leader, a deleted consumer: make sure of the consumer, and go on asking, without haste.
+        if !self.is_lost {
+            let why = status.description.as_deref().unwrap_or("no description");
+            tracing::warn!(consumer = self.declared.name, why, "NATS ended a pull");
         }
+        self.is_lost = true;
+        if self.creation.is_none() {
+            let (queue, declared) = (self.queue.clone(), self.declared);
+            self.creation = Some(tokio::spawn(async move { create(&queue, declared).await }));
+        }
+        tokio::time::sleep(PAUSE).await;
     }
 
     fn forget(&mut self) {
         self.reserved = None;
     }
+}
+
+/// What came of it, once it is done; never, if it was not begun.
+async fn created(
+    creation: &mut Option<JoinHandle<anyhow::Result<pull_consumer::Handle>>>,
+) -> anyhow::Result<pull_consumer::Handle> {
+    let Some(running) = creation else { return std::future::pending().await };
+    let created = running.await;
+    *creation = None;
+    created.context("the creation of a consumer ended")?
 }
 
 async fn create(queue: &Queue, declared: Consumer) -> anyhow::Result<pull_consumer::Handle> {

@@ -12,6 +12,8 @@ mod config_subscribers;
 mod connection;
 mod event_types;
 mod feed;
+#[cfg(test)]
+mod golden_tests;
 mod intake;
 mod lease;
 mod message;
@@ -28,6 +30,7 @@ mod states;
 pub mod subject;
 pub mod topology;
 pub mod trace;
+mod version;
 mod webhook_cache;
 
 pub use ages::{Age, Waiting, watch_ages};

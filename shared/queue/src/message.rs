@@ -5,6 +5,9 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use crate::Queue;
 
+/// In nanoseconds: what nobody here knows is asked for again every five seconds.
+const LEFT_TO_NEWER: &str = r#"-NAK {"delay": 5000000000}"#;
+
 /// A message to work on, and the slot that it occupies until it is dropped.
 #[derive(Debug)]
 pub struct Taken {
@@ -68,6 +71,11 @@ impl Message {
     /// Somebody else is to do it, now.
     pub(crate) async fn give_back(&self) {
         self.answer("-NAK").await;
+    }
+
+    /// It is for those who know its version, and comes again until one of them takes it.
+    pub(crate) async fn leave_to_newer(&self) {
+        self.answer(LEFT_TO_NEWER).await;
     }
 
     async fn answer(&self, word: &'static str) {

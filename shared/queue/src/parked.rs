@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, bail};
 use async_nats::jetstream::consumer::{AckPolicy, Consumer, DeliverPolicy, pull};
 use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
 use bytes::Bytes;
@@ -12,7 +12,7 @@ use shopery_model::{Job, TenantId, WebhookId};
 use time::OffsetDateTime;
 
 use crate::schedules::delete;
-use crate::{Message, Outgoing, PublishError, Queue, Sent, subject, topology};
+use crate::{Message, Outgoing, PublishError, Queue, Sent, subject, topology, version};
 
 /// A reader that a crash has left behind is forgotten by the server.
 const INACTIVE: Duration = Duration::from_secs(60);
@@ -131,6 +131,10 @@ impl Parked {
             let message =
                 Message { message: message.map_err(|error| anyhow!(error))?.into(), queue: self.queue.clone() };
             let stored = message.stored()?;
+            if version::is_too_new(message.headers()) {
+                // All of the webhook waits with it: its jobs have an order.
+                bail!("a parked job is of a newer version, for deliverers who know it");
+            }
             anyhow::Ok(ParkedJob { sequence: stored.sequence, at: stored.at, frame: message.payload().clone() })
         });
         jobs.try_collect().await

@@ -54,12 +54,13 @@ pub struct Partitions {
 
 /// Who is there, and who has which partition.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-struct Table {
+pub(crate) struct Table {
     members: BTreeMap<String, Member>,
     owners: BTreeMap<usize, String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct Member {
     #[serde(flatten)]
     sign: Sign,

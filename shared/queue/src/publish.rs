@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::connection::MAX_OVERHEAD;
-use crate::{Queue, subject};
+use crate::{Queue, subject, version};
 
 /// A message on its way into a stream.
 #[derive(Debug, Clone)]
@@ -46,7 +46,7 @@ pub enum PublishError {
 
 impl Outgoing {
     pub fn new(subject: String, body: Bytes) -> Self {
-        Self { subject: subject.into(), id: None, headers: Vec::new(), body }
+        Self { subject: subject.into(), id: None, headers: version::header().into_iter().collect(), body }
     }
 
     /// An event on its way to EVENTS, which knows it by its source and id.

@@ -32,7 +32,7 @@ pub const COMPLETE: &str = "complete";
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often we compare with the bucket itself: whether it is another one, and whether its changes arrive here.
 const CHECK_INTERVAL: Duration = Duration::from_secs(2);
-const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
+const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
 /// Delay before following is begun anew after it failed.
 const RESTART_DELAY: Duration = Duration::from_millis(200);
 /// A process that could not compare for this long does not know whether it knows all changes, and is not ready.

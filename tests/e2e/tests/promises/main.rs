@@ -62,4 +62,5 @@ mod stuck;
 mod tenants;
 mod traces;
 mod truth;
+mod versions;
 mod webhook_life;

@@ -112,15 +112,3 @@ async fn another_router_goes_on_where_one_ends() {
     stack.run(Service::Router).await;
     publish_to_all("again").await;
 }
-
-#[tokio::test(flavor = "multi_thread")]
-async fn what_a_version_without_partitions_has_stored_is_routed() {
-    let stack = Stack::start().await;
-    let client = stack.client("tnt_a");
-    let webhook = client.create_webhook(&stack.merchant.url("/a"), &["order-*"]).await;
-    let jetstream = async_nats::jetstream::new(stack.operator().await);
-    let event = event(1, "before", 0, "open");
-    jetstream.publish("events.tnt_a.order.1", event.json().into()).await.unwrap().await.unwrap();
-    client.settled(&webhook, 1, SOON).await;
-    assert_eq!(stack.merchant.arrivals_at("/a")[0].event_id(), event.id);
-}

@@ -136,8 +136,10 @@ mod postgres {
         for number in 0..20 {
             client.publish(&event(number)).await.expect(202);
         }
-        let why = obstacle(&stack, Service::Router, "webhooks").await;
-        assert!(why.contains("CONFIG is not complete"), "{why}");
+        wait::until_true("the router to wait for CONFIG", SOON, async || {
+            obstacle(&stack, Service::Router, "webhooks").await.contains("CONFIG is not complete")
+        })
+        .await;
         stack.postgres.as_mut().unwrap().resume().await;
         for service in [Service::Recorder, Service::Api] {
             stack.spawn(service);

@@ -1,0 +1,72 @@
+//! What lies in streams and buckets, as files: what this version writes, and what one of before wrote (`….before.json`). Whoever
+//! changes a message sees here whether the versions on both sides of a rollout can read each other. A file that has landed
+//! is not changed: a new shape is a new file.
+
+use bytes::Bytes;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use shopery_model::{Circuit, Event, Job, Outcome, Webhook};
+use time::macros::datetime;
+
+use crate::Progress;
+use crate::partitions::Table;
+
+/// The line breaks at the ends of files are no part of messages.
+fn trimmed(file: &'static str) -> Bytes {
+    Bytes::from_static(file.trim_end().as_bytes())
+}
+
+fn check<T: DeserializeOwned + Serialize>(name: &str, written: &'static str, before: &[&str]) {
+    let read = |text: &str| serde_json::from_str::<T>(text).unwrap_or_else(|error| panic!("{name}: {error}: {text}"));
+    assert_eq!(serde_json::to_string(&read(written)).unwrap(), written.trim_end(), "{name}");
+    for text in before {
+        let again = serde_json::to_string(&read(text)).unwrap();
+        assert_eq!(serde_json::to_string(&read(&again)).unwrap(), again, "{name}");
+    }
+}
+
+#[test]
+fn messages_are_read_as_this_version_and_those_of_before_write_them() {
+    check::<Vec<Outcome>>(
+        "outcomes",
+        include_str!("../golden/outcomes.json"),
+        &[include_str!("../golden/outcomes.before.json")],
+    );
+    check::<Webhook>(
+        "webhook",
+        include_str!("../golden/webhook.json"),
+        &[include_str!("../golden/webhook.before.json")],
+    );
+    check::<Circuit>(
+        "circuit",
+        include_str!("../golden/circuit.json"),
+        &[include_str!("../golden/circuit.before.json")],
+    );
+    check::<Progress>("progress", include_str!("../golden/progress.json"), &["{}"]);
+    check::<Table>("partitions", include_str!("../golden/partitions.json"), &[]);
+
+    let (written, before) =
+        (trimmed(include_str!("../golden/job.json")), trimmed(include_str!("../golden/job.before.json")));
+    assert_eq!(Job::decode(&written).unwrap().encode(), written);
+    let job = Job::decode(&before).unwrap();
+    assert_eq!((job.meta.source.as_str(), job.meta.stored_ns, job.payload.len()), ("", None, 29));
+    assert_eq!(Job::decode(&job.encode()).unwrap(), job);
+
+    let (written, before) =
+        (trimmed(include_str!("../golden/event.json")), trimmed(include_str!("../golden/event.before.json")));
+    let read = |event: &Bytes| Event::parse_stored(event, datetime!(2026-11-24 10:00 UTC)).unwrap();
+    assert_eq!(read(&written).encode(), written);
+    assert_eq!(read(&read(&before).encode()), read(&before));
+}
+
+/// A newer version may say more.
+#[test]
+fn what_a_newer_version_says_in_addition_is_passed_over() {
+    for file in [include_str!("../golden/webhook.json"), include_str!("../golden/circuit.json")] {
+        let more = file.replacen('{', r#"{"unheardOf":{"a":[1]},"#, 1);
+        let is_read = serde_json::from_str::<Webhook>(&more).is_ok() || serde_json::from_str::<Circuit>(&more).is_ok();
+        assert!(is_read, "{more}");
+    }
+    let job = include_str!("../golden/job.json").replacen('{', r#"{"unheardOf":{"a":[1]},"#, 1);
+    assert!(Job::decode(&job.into()).is_ok());
+}
