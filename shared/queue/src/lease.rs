@@ -23,19 +23,17 @@ const GIVE_UP_AFTER: Duration = Duration::from_secs(4);
 /// Delay between two attempts to take it.
 const ACQUIRE_INTERVAL: Duration = Duration::from_millis(500);
 
+/// The bucket LEASES.
+pub(crate) fn bucket(replicas: usize) -> kv::Config {
+    kv::Config { bucket: LEASES.to_owned(), history: 1, max_age: TTL, num_replicas: replicas, ..kv::Config::default() }
+}
+
 /// The bucket LEASES, whose entries end unless they are written again.
 pub(crate) async fn open(jetstream: &jetstream::Context, replicas: usize) -> anyhow::Result<Store> {
     if let Ok(store) = jetstream.get_key_value(LEASES).await {
         return Ok(store);
     }
-    let wanted = kv::Config {
-        bucket: LEASES.to_owned(),
-        history: 1,
-        max_age: TTL,
-        num_replicas: replicas,
-        ..kv::Config::default()
-    };
-    jetstream.create_key_value(wanted).await.context("cannot create the bucket LEASES; is JetStream enabled?")
+    jetstream.create_key_value(bucket(replicas)).await.context("cannot create the bucket LEASES; is JetStream enabled?")
 }
 
 /// A lease that is held.

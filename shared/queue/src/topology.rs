@@ -12,7 +12,7 @@ use async_nats::jetstream::{Context, ErrorCode, kv};
 use shopery_runtime::Env;
 use time::OffsetDateTime;
 
-use crate::Partition;
+use crate::{Partition, lease};
 
 pub const INBOUND: &str = "INBOUND";
 pub const EVENTS: &str = "EVENTS";
@@ -305,7 +305,7 @@ pub(crate) async fn declare(jetstream: &Context, limits: &Limits) -> anyhow::Res
             Some(found) => update(jetstream, &found, wanted, limits).await?,
         }
     }
-    for wanted in buckets(limits) {
+    for wanted in buckets(limits).into_iter().chain([lease::bucket(limits.replicas)]) {
         let (name, replicas) = (wanted.bucket.clone(), wanted.num_replicas);
         let found = look(jetstream, &format!("KV_{name}")).await?;
         if found.is_none_or(|found| found.config.num_replicas != replicas || found.config.max_age != wanted.max_age) {

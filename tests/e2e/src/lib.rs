@@ -26,6 +26,7 @@ mod folder;
 pub mod leaks;
 pub mod merchant;
 pub mod metrics;
+pub mod nats_cluster;
 pub mod parts;
 pub mod past;
 pub mod ports;

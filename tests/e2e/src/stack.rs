@@ -12,6 +12,7 @@ use shopery_local::tls::Authority;
 use tokio::process::Command;
 
 use crate::collector::Traces;
+use crate::nats_cluster::NatsCluster;
 use crate::process::tail;
 use crate::publisher::Credentials;
 use crate::{
@@ -68,6 +69,7 @@ pub struct Plan {
     database: DatabaseKind,
     tenants: Vec<String>,
     more_roots: String,
+    is_cluster: bool,
 }
 
 /// Everything ends when it is dropped, and what the services have said is searched for [`leaks`]; when the test has failed,
@@ -82,6 +84,7 @@ pub struct Stack {
     ports: HashMap<Service, u16>,
     services: HashMap<Service, Process>,
     nats: Option<NatsServer>,
+    cluster: Option<NatsCluster>,
     nats_options: nats_server::Options,
     traces: Traces,
     folder: Folder,
@@ -102,6 +105,12 @@ impl Plan {
     /// The tenants that have a NATS publisher; without this, `tnt_a` and `tnt_b`.
     pub fn tenants<'a>(mut self, tenants: impl IntoIterator<Item = &'a str>) -> Self {
         self.tenants = tenants.into_iter().map(str::to_owned).collect();
+        self
+    }
+
+    /// NATS as a cluster of three nodes, without publishers.
+    pub fn cluster_of_three(mut self) -> Self {
+        self.is_cluster = true;
         self
     }
 
@@ -170,11 +179,19 @@ impl Plan {
             ports: Service::ALL.map(|service| (service, ports::free())).into(),
             services: HashMap::new(),
             nats: None,
+            cluster: None,
             nats_options,
             traces,
             folder,
         };
-        stack.start_nats().await;
+        if self.is_cluster {
+            let (user, password) = &stack.nats_options.service;
+            let cluster = NatsCluster::start(&stack.folder.join("cluster"), user, password).await;
+            stack.env.insert("SHOPERY_NATS_URL".to_owned(), cluster.url());
+            stack.cluster = Some(cluster);
+        } else {
+            stack.start_nats().await;
+        }
         for service in Service::ALL {
             stack.spawn(service);
         }
@@ -192,6 +209,7 @@ impl Stack {
             database: DatabaseKind::Sqlite,
             tenants: vec!["tnt_a".to_owned(), "tnt_b".to_owned()],
             more_roots: String::new(),
+            is_cluster: false,
         }
     }
 
@@ -238,7 +256,8 @@ impl Stack {
     pub async fn operator(&self) -> async_nats::Client {
         let (user, password) = self.nats_options.service.clone();
         let options = async_nats::ConnectOptions::with_user_and_password(user, password);
-        options.connect(&self.env["SHOPERY_NATS_URL"]).await.unwrap()
+        let urls: Vec<_> = self.env["SHOPERY_NATS_URL"].split(',').collect();
+        options.connect(urls).await.unwrap()
     }
 
     /// Starts a service; ready when it returns.
@@ -285,6 +304,11 @@ impl Stack {
         let mut process = Process::start(service.name(), command, &log);
         ready(service, &mut process, &format!("http://127.0.0.1:{port}")).await;
         process
+    }
+
+    /// Of a plan that has one.
+    pub fn cluster(&mut self) -> &mut NatsCluster {
+        self.cluster.as_mut().expect("a cluster")
     }
 
     pub fn process(&mut self, service: Service) -> &mut Process {

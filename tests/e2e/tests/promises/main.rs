@@ -26,6 +26,7 @@ mod back_pressure;
 mod broken;
 mod changes;
 mod cli;
+mod cluster;
 mod control_plane;
 mod crashes;
 mod custom_headers;
