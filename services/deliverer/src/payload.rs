@@ -92,8 +92,8 @@ pub(crate) async fn choose(
     }))
 }
 
-/// The state that this delivery has to tell though the endpoint has accepted a deletion that is newer than its own: if
-/// others were dropped as its duplicates and are newer than the deletion, which then came late, nobody else tells them.
+/// The newest state that this delivery carries for duplicates of it which are newer than `deletion`. The endpoint has accepted
+/// that deletion, so the delivery itself is superseded. But if the deletion came late, no other delivery carries those duplicates.
 async fn carried_since(
     queue: &Queue,
     job: &Job,

@@ -24,12 +24,11 @@ pub(crate) struct Arrived {
     pub(crate) event: Event,
     /// Those that want it.
     pub(crate) webhooks: Vec<Arc<Webhook>>,
-    /// Those that do not, and yet may be sent its state in place of an older one.
+    /// Webhooks that do not want it, but drop duplicates: a retry may send them its state.
     pub(crate) others: Vec<Arc<Webhook>>,
     /// Which its jobs take.
     pub(crate) lane: Lane,
     pub(crate) observed: Observed,
-    /// What is remembered of its tenant.
     pub(crate) memory: Arc<Memory>,
     pub(crate) span: Span,
 }

@@ -5,12 +5,13 @@
 //! Invariant: a payload is dropped only if the endpoint, as it is now, has accepted the same, or is still going to get it.
 //! - Deliverers announce which deliveries have ended without that; what was sent before the webhook's URL or secret changed,
 //!   or before it was enabled, does not count.
-//! - An attempt may carry a newer state in place of its own event's. So a state that the webhook has no delivery of, or
-//!   none yet, is remembered too if it tells something else: what was sent before it carries nothing that comes after it.
-//!   (To drop only what is known to be accepted would drop nothing of a burst, which is what the rule is for.)
+//! - A retry may send a newer state in place of its own event's. So we also remember the states that have no delivery for this
+//!   webhook, or none yet, if their payload differs: a delivery from before such a state carries no event after it.
 //!
-//! The memory is of one partition, while this process has it, and bounded: when a partition changes hands, or when more than
-//! [`MAX_KEYS`] resources of it change within the window, an identical payload may be sent once more. What is remembered is
+//! Rejected: to drop only what the endpoint is known to have accepted. Then no event of a burst would be dropped.
+//!
+//! The memory belongs to one partition, and is bounded: after a partition got another owner, or when more than
+//! [`MAX_KEYS`] of its resources change within the window, an identical payload may be sent once more. What is remembered is
 //! what was decided, not what was stored: an event that is routed again meets its own decision, so it is never a
 //! duplicate of itself, and what it carries for others is still sent.
 
@@ -34,16 +35,16 @@ const MAX_UNDELIVERED: usize = 100_000;
 pub(crate) struct Duplicates {
     sent: Recent<u128, AllSent>,
     undelivered: Arc<Undelivered>,
-    /// Up to which gap in what deliverers say nothing counts.
+    /// The value of [`Undelivered::gaps`] since which `sent` is valid.
     gap: AtomicU64,
     window: Duration,
 }
 
-/// Deliveries that carry nothing, as deliverers say it to all routers.
+/// Deliveries that carry nothing, as announced by the deliverers. All partitions of a process share it.
 #[derive(Debug)]
 pub(crate) struct Undelivered {
     known: Recent<DeliveryId, ()>,
-    /// How often some of it may have been missed.
+    /// How often we may have missed announcements.
     gaps: AtomicU64,
 }
 
@@ -60,7 +61,7 @@ impl Undelivered {
         }
     }
 
-    /// It is not known any more what was delivered.
+    /// Announcements may have been missed, so no delivery from before carries anything.
     pub(crate) fn note_gap(&self) {
         self.gaps.fetch_add(1, Ordering::Relaxed);
     }
@@ -89,12 +90,12 @@ impl Since {
 #[derive(Debug, Clone)]
 struct AllSent(Box<[Sent]>);
 
-/// A payload that was sent, not dropped, or that may be sent in place of one before it.
+/// A payload that was sent, or that a retry may send in place of an older one.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Sent {
     payload: u128,
     event_type: EventType,
-    /// `None`: it has no delivery of its own, or none yet.
+    /// `None` if the event has no delivery, or none yet.
     delivery: Option<DeliveryId>,
     /// The event's place in EVENTS, and since when it is there.
     sequence: u64,
@@ -137,10 +138,9 @@ impl Duplicates {
         })
     }
 
-    /// Takes note of a state of which nothing is sent to this webhook, or nothing yet.
+    /// Remembers a state that has no delivery for this webhook, or none yet.
     pub(crate) fn note_other(&self, webhook: &Webhook, event: &Event, sequence: u64, at: OffsetDateTime) {
         self.sent.update(key(webhook.id, &event.resource.to_string()), |known| {
-            // Where nothing was sent, nothing is carried.
             let other = || Sent {
                 payload: hash(&[&webhook.rules.project(&event.data)]),
                 event_type: event.event_type,
@@ -159,7 +159,7 @@ impl AllSent {
         let place = self.0.partition_point(|known| known.sequence < this.sequence);
         let known = self.0.get(place).filter(|known| known.sequence == this.sequence);
         if known.is_some_and(|known| known.delivery.is_some()) {
-            // Routed again, it is sent again, though perhaps not as it was.
+            // The event is routed again. Its payload may differ, because the webhook's rules have changed.
             return (None, (known != Some(&this)).then(|| self.with(place, this)));
         }
         let told_before = self.0[..place].iter().rev().take_while(|before| before.payload == this.payload);
@@ -173,7 +173,7 @@ impl AllSent {
         (None, Some(self.with(place, this)))
     }
 
-    /// With a state that has no delivery, if it tells something else than what was sent before it.
+    /// With a state that has no delivery, if its payload differs from the one before it.
     fn with_other(&self, other: Sent) -> Option<Self> {
         let place = self.0.partition_point(|known| known.sequence < other.sequence);
         let is_known = self.0.get(place).is_some_and(|known| known.sequence == other.sequence);
@@ -182,7 +182,7 @@ impl AllSent {
         (is_news && !is_known).then(|| self.with(place, other))
     }
 
-    /// In the place of what has its sequence, if there is any.
+    /// Replaces the entry of the same sequence.
     fn with(&self, place: usize, this: Sent) -> Self {
         let mut sent = self.0.to_vec();
         match sent.get_mut(place) {

@@ -1,4 +1,4 @@
-//! What is remembered of the tenants of a partition.
+//! The state that a router keeps of a partition.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,12 +6,12 @@ use std::time::Duration;
 use crate::duplicates::{Duplicates, Undelivered};
 use crate::latest_states::LatestStates;
 
-/// Begun anew whenever this process takes a partition over: what another has routed meanwhile is not known here. It then errs on
+/// New whenever this process takes a partition over, because another router has routed its events before. An empty memory errs on
 /// the side of sending.
 #[derive(Debug)]
 pub(crate) struct Memory {
     pub(crate) latest_states: LatestStates,
-    /// `None`: nothing is dropped.
+    /// `None` if no duplicates are dropped.
     pub(crate) duplicates: Option<Duplicates>,
 }
 

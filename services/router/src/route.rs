@@ -318,12 +318,12 @@ impl Router {
         duplicates.carrier(job, arrived.place.at, since)
     }
 
-    /// What comes after this event may be decided before it is.
+    /// Later events may be decided before this one.
     fn note_undecided(&self, arrived: &Arrived) {
         self.note_other(arrived, &arrived.webhooks);
     }
 
-    /// These webhooks are sent nothing of the event itself, or nothing yet, but perhaps its state.
+    /// The event has no delivery for these webhooks, or none yet, but a retry of an older delivery may send its state.
     fn note_other<'a>(&self, arrived: &Arrived, webhooks: impl IntoIterator<Item = &'a Arc<Webhook>>) {
         let Some(duplicates) = &arrived.memory.duplicates else { return };
         let EventPlace { sequence, at, .. } = arrived.place;
@@ -389,7 +389,7 @@ fn without_attempt(
     Outcome { job: job.for_history(), state, next_attempt_at: None, attempt: None, fault, carried_by, at }
 }
 
-/// Whether a delivery of this webhook may carry the state of another event than its own.
+/// Whether a delivery of this webhook may carry another event's state.
 fn is_sent_others(webhook: &Webhook) -> bool {
     webhook.rules.payload == PayloadMode::Latest
 }

@@ -86,13 +86,13 @@ impl Queue {
         let began = Instant::now();
         let of = |partition: Partition| self.acknowledged(topology::ROUTER[partition.index()]);
         let (own, before) = tokio::try_join!(of(partition), of(Partition::NONE))?;
-        // What a version of before has stored lies before all that has a partition.
+        // Events that a version without partitions has stored lie before all others.
         let routed = own.max(before);
         *last = Some((began, routed));
         Ok(routed)
     }
 
-    /// The place in EVENTS of the first event that may not be routed; `None` if all are that were there.
+    /// The sequence of the first event that may not be routed yet; `None` if all events are routed.
     pub async fn first_unrouted(&self) -> anyhow::Result<Option<u64>> {
         let mut first = None;
         for consumer in topology::ROUTER {

@@ -76,7 +76,7 @@ pub struct Connection {
     pub(crate) connections: watch::Receiver<u64>,
     /// Messages put on DEAD, by reason.
     pub(crate) dead: Counts,
-    /// Messages left to services of a newer version, by consumer.
+    /// Messages of a newer version that we left to newer services, by consumer.
     pub(crate) too_new: Counts,
 }
 

@@ -25,12 +25,12 @@ const EXPIRES: Duration = Duration::from_secs(30);
 /// How often the server says, during a pull, that it is still there. Twice that without a word, and we ask again. A message each
 /// second is nothing.
 const HEARTBEAT: Duration = Duration::from_secs(1);
-/// While nobody answers, say after the death of a node that led the consumer, each pull is given up so soon: work goes on within a
-/// second of the new leader's being there, and no pull of before is left with it.
-const PROBE: Duration = Duration::from_secs(1);
-/// Before we ask again where nobody can answer.
-const PAUSE: Duration = Duration::from_millis(200);
-/// What has not come back by then comes again when its `ack_wait` is over.
+/// Expiry of a pull while nobody answers, such as after the death of the node that led the consumer. Work continues within a
+/// second of the election, and the new leader has no older pulls of ours.
+const PROBE_EXPIRES: Duration = Duration::from_secs(1);
+/// Delay before the next pull when the consumer has no leader.
+const RETRY_DELAY: Duration = Duration::from_millis(200);
+/// Maximum time to return messages. The rest is redelivered after `ack_wait`.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 pub struct Intake {
@@ -47,10 +47,11 @@ pub struct Intake {
     heard: Instant,
     /// Nobody has answered the last pull.
     is_lost: bool,
-    /// Makes sure of the consumer, beside the pulls: with no leader of the cluster it takes many seconds to fail.
+    /// Creates the consumer again if it was deleted. It runs beside the pulls: while the cluster has no leader, the request
+    /// takes seconds to fail.
     creation: Option<JoinHandle<anyhow::Result<pull_consumer::Handle>>>,
-    /// Messages of a newer version have come.
-    has_left_some: bool,
+    /// We have logged that messages of a newer version came.
+    has_warned: bool,
 }
 
 mod pull_consumer {
@@ -78,7 +79,7 @@ impl Intake {
             heard: Instant::now(),
             is_lost: false,
             creation: None,
-            has_left_some: false,
+            has_warned: false,
         })
     }
 
@@ -86,7 +87,7 @@ impl Intake {
     pub async fn next(&mut self, shutdown: &Shutdown) -> Option<Taken> {
         loop {
             self.ask().await;
-            let silent = self.heard + if self.is_lost { PROBE } else { 2 * HEARTBEAT };
+            let silent = self.heard + if self.is_lost { PROBE_EXPIRES } else { 2 * HEARTBEAT };
             tokio::select! {
                 biased;
                 () = shutdown.draining() => return None,
@@ -100,7 +101,7 @@ impl Intake {
                             let slot = self.take_slot().await?;
                             let message = Message { message, queue: self.queue.clone() };
                             if self.declared.stream != INBOUND && version::is_too_new(message.headers()) {
-                                self.leave_to_newer(&message).await;
+                                self.reject_too_new(&message).await;
                                 continue;
                             }
                             return Some(Taken { message, slot });
@@ -126,33 +127,30 @@ impl Intake {
         }
     }
 
-    /// Gives back what has come and was not taken, so that another process gets it at once, not when `ack_wait` is over.
+    /// Returns the messages that were not taken to the consumer, so that another process gets them at once. Otherwise they would
+    /// wait for `ack_wait`.
     pub async fn close(mut self) {
         if self.messages.drain().await.is_err() {
             return;
         }
-        let give_back = async {
+        let nak_all = async {
             while let Some(message) = self.messages.next().await {
                 if message.status.is_none() {
-                    Message { message, queue: self.queue.clone() }.give_back().await;
+                    Message { message, queue: self.queue.clone() }.nak().await;
                 }
             }
         };
-        // The end comes from the connection, which may be lost.
-        let _ = tokio::time::timeout(CLOSE_TIMEOUT, give_back).await;
+        // A lost connection never ends the drain.
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, nak_all).await;
     }
 
-    async fn leave_to_newer(&mut self, message: &Message) {
+    async fn reject_too_new(&mut self, message: &Message) {
         self.queue.too_new.get_or_create(&[("consumer", self.declared.name.to_owned())]).inc();
-        if !mem::replace(&mut self.has_left_some, true) {
+        if !mem::replace(&mut self.has_warned, true) {
             let (consumer, subject) = (self.declared.name, message.subject());
-            tracing::warn!(
-                consumer,
-                subject,
-                "a message is of a newer version; such messages wait for those who know it"
-            );
+            tracing::warn!(consumer, subject, "a message has a newer version; it waits for a service that supports it");
         }
-        message.leave_to_newer().await;
+        message.nak_too_new().await;
     }
 
     /// Reserves the free slots and asks for as many messages, if it is worth it.
@@ -164,7 +162,8 @@ impl Intake {
         let Ok(permits) = self.slots.clone().try_acquire_many_owned(u32::try_from(free).unwrap_or(u32::MAX)) else {
             return;
         };
-        let (expires, idle_heartbeat) = if self.is_lost { (PROBE, PROBE / 3) } else { (EXPIRES, HEARTBEAT) };
+        let (expires, idle_heartbeat) =
+            if self.is_lost { (PROBE_EXPIRES, PROBE_EXPIRES / 3) } else { (EXPIRES, HEARTBEAT) };
         let batch = permits.num_permits();
         let pull = pull::BatchConfig { batch, expires: Some(expires), idle_heartbeat, ..pull::BatchConfig::default() };
         self.heard = Instant::now();
@@ -176,7 +175,7 @@ impl Intake {
             Err(error) => {
                 drop(permits);
                 tracing::warn!(consumer = self.declared.name, %error, "cannot ask for work");
-                tokio::time::sleep(PAUSE).await;
+                tokio::time::sleep(RETRY_DELAY).await;
             }
         }
     }
@@ -212,7 +211,7 @@ impl Intake {
         if matches!(status.status, Some(StatusCode::TIMEOUT | StatusCode::NOT_FOUND)) {
             return;
         }
-        // No responders, a new leader, a deleted consumer: make sure of the consumer, and go on asking, without haste.
+        // No responders, a new leader, a deleted consumer: create it if it is missing, and continue to pull.
         if !self.is_lost {
             let why = status.description.as_deref().unwrap_or("no description");
             tracing::warn!(consumer = self.declared.name, why, "NATS ended a pull");
@@ -222,7 +221,7 @@ impl Intake {
             let (queue, declared) = (self.queue.clone(), self.declared);
             self.creation = Some(tokio::spawn(async move { create(&queue, declared).await }));
         }
-        tokio::time::sleep(PAUSE).await;
+        tokio::time::sleep(RETRY_DELAY).await;
     }
 
     fn forget(&mut self) {
@@ -230,7 +229,7 @@ impl Intake {
     }
 }
 
-/// What came of it, once it is done; never, if it was not begun.
+/// The result of the creation; pending if none runs.
 async fn created(
     creation: &mut Option<JoinHandle<anyhow::Result<pull_consumer::Handle>>>,
 ) -> anyhow::Result<pull_consumer::Handle> {

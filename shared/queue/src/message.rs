@@ -5,8 +5,8 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use crate::Queue;
 
-/// In nanoseconds: what nobody here knows is asked for again every five seconds.
-const LEFT_TO_NEWER: &str = r#"-NAK {"delay": 5000000000}"#;
+/// The delay is in nanoseconds.
+const NAK_TOO_NEW: &str = r#"-NAK {"delay": 5000000000}"#;
 
 /// A message to work on, and the slot that it occupies until it is dropped.
 #[derive(Debug)]
@@ -68,14 +68,14 @@ impl Message {
         self.answer("+WPI").await;
     }
 
-    /// Somebody else is to do it, now.
-    pub(crate) async fn give_back(&self) {
+    /// The message is redelivered at once, to another process.
+    pub(crate) async fn nak(&self) {
         self.answer("-NAK").await;
     }
 
-    /// It is for those who know its version, and comes again until one of them takes it.
-    pub(crate) async fn leave_to_newer(&self) {
-        self.answer(LEFT_TO_NEWER).await;
+    /// The message is redelivered every five seconds, until a service that supports its version takes it.
+    pub(crate) async fn nak_too_new(&self) {
+        self.answer(NAK_TOO_NEW).await;
     }
 
     async fn answer(&self, word: &'static str) {

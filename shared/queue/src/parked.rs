@@ -132,8 +132,8 @@ impl Parked {
                 Message { message: message.map_err(|error| anyhow!(error))?.into(), queue: self.queue.clone() };
             let stored = message.stored()?;
             if version::is_too_new(message.headers()) {
-                // All of the webhook waits with it: its jobs have an order.
-                bail!("a parked job is of a newer version, for deliverers who know it");
+                // The whole backlog waits, because its jobs are in order.
+                bail!("a parked job has a newer version; a newer deliverer has to send it");
             }
             anyhow::Ok(ParkedJob { sequence: stored.sequence, at: stored.at, frame: message.payload().clone() })
         });

@@ -1,21 +1,22 @@
-//! Partitions: each tenant belongs to one, so that what has to be remembered of a tenant is remembered in one place. Who
-//! works on a partition is for [`Partitions`](crate::Partitions) to say.
+//! Partitions of the tenants. Each tenant belongs to one partition, so one router has all the state of a tenant.
+//! [`Partitions`](crate::Partitions) decides which process owns which partition.
 
 use std::fmt;
 
 use shopery_model::{TenantId, stable_hash};
 
-/// A fixed share of the tenants. The number is part of every subject of EVENTS, so it never changes: as many routers can share
-/// the work. (Twice as many would cost the idle product twice the pulls, and let more routers work than NATS can feed.)
+/// A fixed share of the tenants. The number is part of every subject of EVENTS, so the count never changes; it is the maximum
+/// number of routers that work at the same time. Rejected: more partitions, because each costs idle pulls on two consumers, and
+/// eight routers take more than one NATS cluster stores.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Partition(u8);
 
 const OF_TENANTS: u8 = 8;
 
 impl Partition {
-    /// Of all, [`Self::NONE`] included.
+    /// All partitions, [`Self::NONE`] included.
     pub const COUNT: usize = OF_TENANTS as usize + 1;
-    /// That of events which a version without partitions has stored.
+    /// The events that a version without partitions has stored.
     pub const NONE: Self = Self(OF_TENANTS);
 
     pub fn of(tenant: &TenantId) -> Self {
@@ -27,7 +28,7 @@ impl Partition {
         (0..=OF_TENANTS).map(Self)
     }
 
-    /// Among [`Self::COUNT`].
+    /// Less than [`Self::COUNT`].
     pub fn index(self) -> usize {
         usize::from(self.0)
     }
@@ -50,8 +51,8 @@ mod tests {
     use crate::topology::{ROUTER, ROUTER_DEFERRED};
 
     #[test]
-    fn tenants_stay_where_they_are_and_are_spread() {
-        // What EVENTS holds lies under these: a change of them is a change of every subject.
+    fn tenants_keep_their_partition_and_are_spread_evenly() {
+        // EVENTS holds events under these subjects.
         for (tenant, partition) in TENANTS {
             assert_eq!(Partition::of(&tenant.parse().unwrap()), Partition(partition), "{tenant}");
         }

@@ -2,7 +2,7 @@ use std::collections::BTreeSet;
 
 use super::*;
 
-/// A member that does at once what it has to.
+/// A member whose work starts and stops at once.
 #[derive(Default)]
 struct Simulated {
     name: String,
@@ -15,13 +15,17 @@ impl Simulated {
         Self { name: name.to_owned(), ..Self::default() }
     }
 
-    fn turn(&mut self, table: &mut Table, alive: &[&str]) {
+    fn renew(&mut self, table: &mut Table, alive: &[&str]) {
         let running = self.running.clone();
-        let turn =
-            table.turn(&self.name, |member| alive.contains(&member), |index| running.contains(&index), self.is_leaving);
-        table.sign(&self.name, "p", self.is_leaving);
-        self.running.extend(&turn.begin);
-        self.running.retain(|index| !turn.end.contains(index));
+        let changes = table.rebalance(
+            &self.name,
+            |member| alive.contains(&member),
+            |index| running.contains(&index),
+            self.is_leaving,
+        );
+        table.beat(&self.name, "p", self.is_leaving);
+        self.running.extend(&changes.start);
+        self.running.retain(|index| !changes.stop.contains(index));
     }
 }
 
@@ -50,31 +54,31 @@ fn shares_are_even_and_few_move() {
 fn members_come_go_and_die_and_no_partition_is_with_two() {
     let mut table = Table::default();
     let (mut a, mut b, mut c) = (Simulated::new("a"), Simulated::new("b"), Simulated::new("c"));
-    a.turn(&mut table, &[]);
+    a.renew(&mut table, &[]);
     assert_eq!(a.running.len(), Partition::COUNT);
     let all = ["a", "b", "c"];
-    // b gets nothing that a has not ended.
-    b.turn(&mut table, &all);
+    // b gets no partition before a has stopped its work.
+    b.renew(&mut table, &all);
     assert!(b.running.is_empty());
     for _ in 0..4 {
-        a.turn(&mut table, &all);
+        a.renew(&mut table, &all);
         assert!(a.running.is_disjoint(&b.running));
-        b.turn(&mut table, &all);
+        b.renew(&mut table, &all);
         assert!(a.running.is_disjoint(&b.running));
     }
     assert_eq!(counts(&[&mut a, &mut b]).iter().sum::<usize>(), Partition::COUNT);
     assert!(counts(&[&mut a, &mut b]).into_iter().all(|count| count >= Partition::COUNT / 2));
-    // b dies: a has it all.
+    // b dies: a owns all partitions.
     for _ in 0..2 {
-        a.turn(&mut table, &["a"]);
+        a.renew(&mut table, &["a"]);
     }
     assert_eq!(a.running.len(), Partition::COUNT);
-    // It was not dead: it ends what is not its own any more.
-    b.turn(&mut table, &all);
+    // b was only paused: it stops the work on partitions that it does not own any more.
+    b.renew(&mut table, &all);
     assert!(b.running.is_empty(), "{table:?}");
     for _ in 0..4 {
         for member in [&mut a, &mut b, &mut c] {
-            member.turn(&mut table, &all);
+            member.renew(&mut table, &all);
         }
     }
     assert_eq!(counts(&[&mut a, &mut b, &mut c]), [3, 3, 3]);
@@ -82,7 +86,7 @@ fn members_come_go_and_die_and_no_partition_is_with_two() {
     a.is_leaving = true;
     for _ in 0..2 {
         for member in [&mut a, &mut b, &mut c] {
-            member.turn(&mut table, &all);
+            member.renew(&mut table, &all);
         }
     }
     assert_eq!(counts(&[&mut a, &mut b, &mut c]).iter().sum::<usize>(), Partition::COUNT);
@@ -90,30 +94,30 @@ fn members_come_go_and_die_and_no_partition_is_with_two() {
 }
 
 #[test]
-fn a_process_that_starts_anew_has_what_the_one_before_had() {
+fn a_process_that_restarts_owns_the_partitions_of_the_killed_one() {
     let mut table = Table::default();
-    Simulated::new("a").turn(&mut table, &[]);
+    Simulated::new("a").renew(&mut table, &[]);
     let mut again = Simulated::new("a");
-    again.turn(&mut table, &["a"]);
+    again.renew(&mut table, &["a"]);
     assert_eq!(again.running.len(), Partition::COUNT);
 }
 
 #[test]
-fn what_runs_here_ends_when_the_table_is_lost() {
+fn work_stops_when_the_table_is_lost() {
     let (mut a, mut table) = (Simulated::new("a"), Table::default());
-    a.turn(&mut table, &[]);
+    a.renew(&mut table, &[]);
     let mut lost = Table::default();
-    a.turn(&mut lost, &[]);
+    a.renew(&mut lost, &[]);
     assert!(a.running.is_empty());
-    a.turn(&mut lost, &[]);
+    a.renew(&mut lost, &[]);
     assert_eq!(a.running.len(), Partition::COUNT);
 }
 
 #[test]
 fn a_table_is_read_as_it_was_written() {
     let mut table = Table::default();
-    table.turn("host/1/x", |_| false, |_| false, false);
-    table.sign("host/1/x", "p", false);
+    table.rebalance("host/1/x", |_| false, |_| false, false);
+    table.beat("host/1/x", "p", false);
     let read: Table = serde_json::from_slice(&serde_json::to_vec(&table).unwrap()).unwrap();
     assert_eq!(read, table);
 }

@@ -1,25 +1,24 @@
-//! Versions of the messages between our services, for the time in which old and new ones run side by side.
+//! The version of the messages between our services, for rollouts in which old and new services run side by side.
 //!
-//! What a message of one version has in addition, an older reader ignores or leaves as it is. Only where that would be wrong the
-//! version rises, and its messages say so in a header: an older reader then leaves them to those who know them, and neither works
-//! on them nor puts them on DEAD.
+//! An older reader ignores the fields that it does not know. If that would be wrong, the writer raises the version and names it
+//! in a header. An older reader then neither processes the message nor moves it to DEAD: it leaves it to newer services.
 
 use async_nats::HeaderMap;
 
-/// The version that this code writes, and the newest one that it reads. (What is before the first rise has no header, since
-/// every message would pay for it.)
+/// The version that this code writes, and the newest one that it reads. Version 1 has no header, because every message would
+/// carry it.
 pub(crate) const VERSION: u32 = 1;
 pub(crate) const HEADER: &str = "Shopery-Version";
 
-/// The header of what is written, if it needs one.
+/// The header of every message that we publish.
 pub(crate) fn header() -> Option<(&'static str, String)> {
     (VERSION > 1).then(|| (HEADER, VERSION.to_string()))
 }
 
-/// Whether a message is for newer readers than this one.
+/// Whether only a newer service can read the message.
 pub(crate) fn is_too_new(headers: Option<&HeaderMap>) -> bool {
     let Some(version) = headers.and_then(|headers| headers.get(HEADER)) else { return false };
-    // A version that is no number is none of ours.
+    // We never wrote a version that is not a number.
     version.as_str().parse::<u32>().map_or(true, |version| version > VERSION)
 }
 
@@ -28,7 +27,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_newer_is_told_apart() {
+    fn newer_versions_are_recognized() {
         for (version, is_newer) in [(None, false), (Some("1"), false), (Some("2"), true), (Some("next"), true)] {
             let mut headers = HeaderMap::new();
             version.into_iter().for_each(|version| headers.insert(HEADER, version));

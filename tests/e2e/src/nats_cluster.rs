@@ -1,4 +1,4 @@
-//! A cluster of NATS servers, each a process that can be killed and started again.
+//! A cluster of NATS servers. Each is a process that a test can kill and restart.
 
 use std::path::{Path, PathBuf};
 
@@ -22,7 +22,7 @@ struct Node {
 }
 
 impl NatsCluster {
-    /// Starts three nodes, with their stores in `folder`; their JetStream is ready some time later.
+    /// Starts three nodes with their stores in `folder`. It does not wait for JetStream.
     pub async fn start(folder: &Path, user: &str, password: &str) -> Self {
         let binary = parts::nats_server().await;
         let names = ["n1", "n2", "n3"];

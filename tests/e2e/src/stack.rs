@@ -70,6 +70,7 @@ pub struct Plan {
     tenants: Vec<String>,
     more_roots: String,
     is_cluster: bool,
+    binaries: Option<PathBuf>,
 }
 
 /// Everything ends when it is dropped, and what the services have said is searched for [`leaks`]; when the test has failed,
@@ -85,6 +86,7 @@ pub struct Stack {
     services: HashMap<Service, Process>,
     nats: Option<NatsServer>,
     cluster: Option<NatsCluster>,
+    binaries: Option<PathBuf>,
     nats_options: nats_server::Options,
     traces: Traces,
     folder: Folder,
@@ -111,6 +113,12 @@ impl Plan {
     /// NATS as a cluster of three nodes, without publishers.
     pub fn cluster_of_three(mut self) -> Self {
         self.is_cluster = true;
+        self
+    }
+
+    /// The services of another version, whose binaries are in this folder.
+    pub fn binaries(mut self, folder: PathBuf) -> Self {
+        self.binaries = Some(folder);
         self
     }
 
@@ -180,6 +188,7 @@ impl Plan {
             services: HashMap::new(),
             nats: None,
             cluster: None,
+            binaries: self.binaries,
             nats_options,
             traces,
             folder,
@@ -210,6 +219,7 @@ impl Stack {
             tenants: vec!["tnt_a".to_owned(), "tnt_b".to_owned()],
             more_roots: String::new(),
             is_cluster: false,
+            binaries: None,
         }
     }
 
@@ -274,7 +284,11 @@ impl Stack {
 
     /// A service's binary, with the stack's variables.
     pub fn command(&self, service: Service) -> Command {
-        let mut command = Command::new(parts::binary(service.name()));
+        let binary = match &self.binaries {
+            Some(folder) => folder.join(service.name()),
+            None => parts::binary(service.name()),
+        };
+        let mut command = Command::new(binary);
         command.env_clear().envs(&self.env).env("RUST_BACKTRACE", "1").current_dir(self.folder.path());
         command.env("SHOPERY_LISTEN", format!("127.0.0.1:{}", self.ports[&service]));
         command
@@ -304,6 +318,11 @@ impl Stack {
         let mut process = Process::start(service.name(), command, &log);
         ready(service, &mut process, &format!("http://127.0.0.1:{port}")).await;
         process
+    }
+
+    /// From now on services are started from the binaries of this workspace.
+    pub fn use_own_binaries(&mut self) {
+        self.binaries = None;
     }
 
     /// Of a plan that has one.

@@ -1,8 +1,6 @@
-//! NATS as a cluster of three: everything has three replicas once that is asked for, and the kill of a node that leads loses
-//! nothing and stops nothing for long.
+//! A NATS cluster of three nodes: all streams and buckets get three replicas, and the kill of a leader loses nothing.
 //!
-//! `SHOPERY_TEST_NODE_KILLS` says how many nodes are killed, one after the other; how long publishing and deliveries have paused
-//! is printed.
+//! `SHOPERY_TEST_NODE_KILLS` is the number of kills. The test prints how long publishing and deliveries paused after each.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -29,9 +27,9 @@ const STREAMS: [&str; 12] = [
     "KV_PROGRESS",
     "KV_LEASES",
 ];
-/// What the names of durable consumers begin with.
+/// Prefixes of the names of durable consumers.
 const SERVICES: [&str; 4] = ["ingest", "router", "deliverer", "recorder"];
-/// Of the events that are published while nodes are killed.
+/// Delay between two published events.
 const BETWEEN: Duration = Duration::from_millis(20);
 
 /// Waits until every stream, bucket and durable consumer has three replicas that have all of it.
@@ -48,7 +46,7 @@ async fn replicated(jetstream: &jetstream::Context) {
             if (info.config.num_replicas, current) != (3, 2) {
                 return Err(format!("{name} has {} replicas, {current} of them current", info.config.num_replicas));
             }
-            // The server sees to these once their stream has been moved.
+            // The server adds replicas of consumers after those of their stream.
             let mut consumers = stream.consumers();
             while let Some(consumer) = consumers.try_next().await.map_err(|error| format!("{name}: {error}"))? {
                 if consumer.config.durable_name.is_some() && followers(consumer.cluster.as_ref()) != 2 {
@@ -76,7 +74,7 @@ async fn is_whole(jetstream: &jetstream::Context) -> Result<(), async_nats::Erro
     for name in STREAMS {
         let stream = jetstream.get_stream(name).await?;
         let consumers: Vec<String> = stream.consumer_names().try_collect().await?;
-        // Those of watches have one replica, and are made anew.
+        // Watches have ephemeral consumers with one replica.
         let is_durable = |name: &&String| SERVICES.iter().any(|service| name.starts_with(service));
         for consumer in consumers.iter().filter(is_durable) {
             stream.consumer_info(consumer).await?;
@@ -105,7 +103,7 @@ async fn the_kill_of_a_node_that_leads_loses_nothing_and_stops_nothing_for_long(
     let webhook = client.create_webhook(&stack.merchant.url("/a"), &["order-*"]).await;
     client.publish(&Event::order("first")).await.expect(202);
     client.settled(&webhook, 1, SOON).await;
-    // As an operator does it who has begun with one node.
+    // As an operator does who adds nodes.
     stack.stop(Service::Controller).await;
     stack.run_with(Service::Controller, &[("SHOPERY_STREAM_REPLICAS", "3")]).await;
     replicated(&jetstream).await;
@@ -124,12 +122,12 @@ async fn the_kill_of_a_node_that_leads_loses_nothing_and_stops_nothing_for_long(
                 killed_at = Some(Instant::now());
                 whole = Some(tokio::spawn(whole_again(jetstream.clone())));
             }
-            // Long enough for what waits for the longest of our times.
+            // Longer than an election.
             if killed_at.is_some_and(|at| at.elapsed() > Duration::from_secs(12)) {
                 break;
             }
             let event = Event::order(&format!("{kill}-{number}"));
-            // As publishers do: again, until it is accepted.
+            // Publishers repeat an event until it is accepted.
             wait::until("an event to be accepted", SOON, async || match client.try_publish(&event).await {
                 Ok(reply) if reply.status == 202 => Ok(()),
                 Ok(reply) => Err(reply.text()),
@@ -139,7 +137,7 @@ async fn the_kill_of_a_node_that_leads_loses_nothing_and_stops_nothing_for_long(
             published_pause = published_pause.max(last_published.elapsed());
             last_published = Instant::now();
             published.insert(event.id);
-            // Not for correctness: it is the rate of a publisher.
+            // The rate of the publisher; nothing depends on it.
             tokio::time::sleep(BETWEEN).await;
         }
         client.in_state(&webhook, "delivered", published.len(), SOON).await;
@@ -153,7 +151,7 @@ async fn the_kill_of_a_node_that_leads_loses_nothing_and_stops_nothing_for_long(
             "kill {kill}, of {node}, which led {of}: NATS was whole again after {whole_after:.1?}, publishing paused for \
              {published_pause:.1?}, deliveries for {delivered_pause:.1?}"
         );
-        // What starts anew finds all it needs with one node gone.
+        // A service can start while a node is down.
         stack.kill(Service::Router).await;
         stack.run(Service::Router).await;
         stack.cluster().start_node(&node);

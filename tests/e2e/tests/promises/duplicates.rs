@@ -1,4 +1,4 @@
-//! Payloads that tell an endpoint nothing new: what is dropped as a duplicate was told by its carrier, or is sent after all.
+//! Duplicates: an event is dropped only if its carrier brings the same payload to the endpoint.
 
 use std::time::Duration;
 
@@ -58,7 +58,7 @@ async fn a_payload_is_sent_again_to_an_endpoint_that_has_not_got_it() {
     assert_eq!(names("/b"), ["at_another_url", "with_another_secret", "enabled"]);
 }
 
-/// A retry may carry it in place of its own event's, and then the endpoint has that.
+/// A retry may send that state in place of its own event's.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_state_between_that_has_no_delivery_makes_a_payload_news() {
     let stack = Stack::plan().env("SHOPERY_RETRY_SCHEDULE", "3s,3s").start().await;
@@ -84,7 +84,7 @@ async fn a_state_between_that_has_no_delivery_makes_a_payload_news() {
     }
 }
 
-/// The deletion ends what is older as superseded, and what that carried would be told by nobody.
+/// Without this, the deletion would end the carrier as superseded, and no delivery would bring the newest state.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_carried_by_one_that_a_late_deletion_supersedes_is_told() {
     let stack = Stack::plan().env("SHOPERY_RETRY_SCHEDULE", "8s,8s,8s").start().await;

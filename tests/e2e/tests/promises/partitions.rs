@@ -1,5 +1,4 @@
-//! Routers side by side: each tenant's events are one router's, so what has to be remembered of them is; and another one goes on
-//! where a router ends, however it ends.
+//! Several routers: one router at a time has the events of a tenant, and another one continues when it stops or is killed.
 
 use std::time::Duration;
 
@@ -9,17 +8,17 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 const SOON: Duration = Duration::from_secs(40);
-/// Of tenants, so that each router has some.
+/// Enough for both routers to have some.
 const TENANTS: usize = 16;
 const ORDERS: usize = 12;
-/// Far below the time after which what a dead router has begun comes again (30 s).
+/// Far below the redelivery of what a dead router has pulled, after 30 s by default.
 const TAKEN_OVER: Duration = Duration::from_secs(15);
 
 fn tenants() -> Vec<String> {
     (0..TENANTS).map(|number| format!("tnt_{number}")).collect()
 }
 
-/// A second router, which has its share of the tenants when this returns.
+/// Starts a second router, and waits until it owns its share of the partitions.
 async fn second_router(stack: &Stack) -> Process {
     let router = stack.replica(Service::Router, 2).await;
     wait::until_true("both to have their share", SOON, async || {
@@ -53,7 +52,7 @@ async fn two_routers_drop_what_one_would_and_send_no_old_state_last() {
         webhooks.push((tenant, client, fields, all));
     }
     for (_, client, _, _) in &webhooks {
-        // The same twice, then a change, and a state from between that comes late.
+        // The same state twice, then a change, then a late event from between.
         let told = [("a", 60, "open"), ("b", 50, "open"), ("d", 10, "paid"), ("c", 30, "open")];
         let events: Vec<_> = told
             .iter()
@@ -63,7 +62,7 @@ async fn two_routers_drop_what_one_would_and_send_no_old_state_last() {
     }
     for (tenant, client, fields, all) in &webhooks {
         let history = client.settled(fields, 4 * ORDERS, SOON).await;
-        // Of the late one the newest state is told, which is known already.
+        // The late event would send the newest state, which the endpoint already has.
         let duplicates = history.iter().filter(|delivery| delivery["state"] == "duplicate").count();
         assert_eq!(duplicates, 2 * ORDERS, "{tenant}: {history:?}");
         client.settled(all, 4 * ORDERS, SOON).await;
@@ -107,7 +106,7 @@ async fn another_router_goes_on_where_one_ends() {
     publish_to_all("stopping").await;
     assert!(second.exit(SOON).await.success());
     publish_to_all("stopped").await;
-    // One that starts where it was killed has its own at once.
+    // A router that restarts at its address need not wait for its own lease.
     stack.kill(Service::Router).await;
     stack.run(Service::Router).await;
     publish_to_all("again").await;

@@ -1,9 +1,15 @@
-//! Old and new versions side by side: what one has written, the other works on or leaves to those who know it.
+//! Old and new versions side by side: services process the messages of older versions, and leave those of newer ones alone.
+//!
+//! `SHOPERY_TEST_OLD_BINARIES` is a folder with the services of an older version. With it, `a_rollout_loses_nothing` replaces them
+//! one by one; without it, the test replaces services by themselves.
 
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_nats::HeaderMap;
-use shopery_e2e::{Event, Service, Stack, wait};
+use shopery_e2e::{Client, Event, Service, Stack, wait};
 
 const SOON: Duration = Duration::from_secs(40);
 
@@ -45,7 +51,7 @@ async fn what_is_of_a_newer_version_waits_for_those_who_know_it() {
         })
         .await;
     }
-    // It stands in nobody's way.
+    // Other work continues.
     client.publish(&Event::order("1")).await.expect(202);
     client.settled(&webhook, 1, SOON).await;
     let messages = async |name: &str| {
@@ -53,4 +59,61 @@ async fn what_is_of_a_newer_version_waits_for_those_who_know_it() {
         stream.cached_info().state.messages
     };
     assert_eq!((messages("JOBS").await, messages("OUTCOMES").await, messages("DEAD").await), (1, 1, 0));
+}
+
+/// Publishes events of several tenants until it is told to stop; returns the ids by tenant.
+async fn publish_all(clients: Vec<Client>, is_over: Arc<AtomicBool>) -> Vec<HashSet<String>> {
+    let mut published = vec![HashSet::new(); clients.len()];
+    for number in 0.. {
+        if is_over.load(Ordering::Relaxed) {
+            break;
+        }
+        for (client, published) in clients.iter().zip(&mut published) {
+            let event = Event::order(&number.to_string());
+            // Publishers repeat an event until it is accepted.
+            while !client.try_publish(&event).await.is_ok_and(|reply| reply.status == 202) {
+                tokio::task::yield_now().await;
+            }
+            published.insert(event.id);
+        }
+    }
+    published
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rollout_loses_nothing() {
+    let old = std::env::var_os("SHOPERY_TEST_OLD_BINARIES");
+    let plan = old.into_iter().fold(Stack::plan(), |plan, folder| plan.binaries(folder.into()));
+    let mut stack = plan.start().await;
+    let tenants: Vec<_> = (0..8).map(|number| format!("tnt_{number}")).collect();
+    let clients: Vec<_> = tenants.iter().map(|tenant| stack.client(tenant)).collect();
+    let mut webhooks = Vec::new();
+    for (tenant, client) in tenants.iter().zip(&clients) {
+        webhooks.push(client.create_webhook(&stack.merchant.url(&format!("/{tenant}")), &["order-*"]).await);
+    }
+    let is_over = Arc::new(AtomicBool::new(false));
+    let publishing = tokio::spawn(publish_all(clients.clone(), is_over.clone()));
+    let arrivals =
+        |stack: &Stack| tenants.iter().map(|tenant| stack.merchant.arrivals_at(&format!("/{tenant}")).len()).sum();
+    stack.use_own_binaries();
+    for service in Service::ALL {
+        // Both versions run, then the new one alone.
+        let mut beside = stack.replica(service, 2).await;
+        let before: usize = arrivals(&stack);
+        wait::until_true("deliveries beside the old version", SOON, async || arrivals(&stack) > before + 50).await;
+        stack.stop(service).await;
+        stack.run(service).await;
+        beside.kill().await;
+    }
+    is_over.store(true, Ordering::Relaxed);
+    let published = publishing.await.unwrap();
+    for ((tenant, client), (webhook, published)) in tenants.iter().zip(&clients).zip(webhooks.iter().zip(&published)) {
+        client.in_state(webhook, "delivered", published.len(), SOON).await;
+        let came = stack.merchant.arrivals_at(&format!("/{tenant}"));
+        let came: HashSet<_> = came.iter().map(|arrival| arrival.event_id().to_owned()).collect();
+        assert_eq!(came, *published, "{tenant}");
+    }
+    let jetstream = async_nats::jetstream::new(stack.operator().await);
+    let dead = jetstream.get_stream("DEAD").await.unwrap();
+    assert_eq!(dead.cached_info().state.messages, 0);
 }
