@@ -20,8 +20,9 @@ use crate::connection::retry_until_deadline;
 use crate::topology::{Consumer, INBOUND};
 use crate::{Message, Queue, Taken, version};
 
-/// How long the server keeps a pull that it cannot fill.
-const EXPIRES: Duration = Duration::from_secs(30);
+/// How long the server keeps a pull that it cannot fill. It also bounds how long a process that is paused, but still connected,
+/// is sent work that another process has to repeat.
+const EXPIRES: Duration = Duration::from_secs(5);
 /// How often the server says, during a pull, that it is still there. Twice that without a word, and we ask again. A message each
 /// second is nothing.
 const HEARTBEAT: Duration = Duration::from_secs(1);
