@@ -1,6 +1,6 @@
-//! What lies in streams and buckets, as files: what this version writes, and what one of before wrote (`….before.json`). Whoever
-//! changes a message sees here whether the versions on both sides of a rollout can read each other. A file that has landed
-//! is not changed: a new shape is a new file.
+//! The messages in streams and buckets as files: those that this version writes, and those of older versions
+//! (`….before.json`). A change of a message fails here if the two sides of a rollout cannot read each other. Never change a file
+//! that has landed: add one for a new shape.
 
 use bytes::Bytes;
 use serde::Serialize;
@@ -62,11 +62,8 @@ fn messages_are_read_as_this_version_and_those_of_before_write_them() {
 /// A newer version may say more.
 #[test]
 fn what_a_newer_version_says_in_addition_is_passed_over() {
-    for file in [include_str!("../golden/webhook.json"), include_str!("../golden/circuit.json")] {
-        let more = file.replacen('{', r#"{"unheardOf":{"a":[1]},"#, 1);
-        let is_read = serde_json::from_str::<Webhook>(&more).is_ok() || serde_json::from_str::<Circuit>(&more).is_ok();
-        assert!(is_read, "{more}");
-    }
-    let job = include_str!("../golden/job.json").replacen('{', r#"{"unheardOf":{"a":[1]},"#, 1);
-    assert!(Job::decode(&job.into()).is_ok());
+    let with_more = |file: &str| file.replacen('{', r#"{"unheardOf":{"a":[1]},"#, 1);
+    serde_json::from_str::<Webhook>(&with_more(include_str!("../golden/webhook.json"))).unwrap();
+    serde_json::from_str::<Circuit>(&with_more(include_str!("../golden/circuit.json"))).unwrap();
+    Job::decode(&with_more(include_str!("../golden/job.json")).into()).unwrap();
 }

@@ -57,10 +57,6 @@ impl NatsCluster {
         urls.join(",")
     }
 
-    pub fn names(&self) -> Vec<String> {
-        self.nodes.iter().map(|node| node.name.clone()).collect()
-    }
-
     /// SIGKILL.
     pub async fn kill_node(&mut self, name: &str) {
         let process = self.node(name).process.take();

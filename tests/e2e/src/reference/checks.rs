@@ -7,8 +7,6 @@ use super::{Arrival, Change, Row, Seen, State, Webhook};
 
 /// A first attempt that begins this soon after storing carries its own event's state. Milliseconds.
 const FRESH: i64 = 1000;
-/// A router that has not fallen behind has published the newest state again behind a late one by then. Milliseconds.
-const REPUBLISHED_WITHIN: i64 = 10_000;
 /// What a deliverer may take to read a state that was stored before an attempt began, and to note what an attempt has come
 /// to.
 const SLACK: i64 = 1000;
@@ -226,11 +224,6 @@ impl<'a> Case<'a> {
         let is_late = |arrival: &Arrival, own: &State| arrival.attempt > 1 || arrival.began > own.stored + FRESH;
         let late = self.came(webhook).filter(|(arrival, own, _)| is_late(arrival, own) && !own.is_deletion());
         let stale = late.filter_map(|(arrival, own, payload)| {
-            // A retry trusts a late event once the router has had ten seconds to publish the newest state again.
-            let is_late_state = self.states_from(payload).iter().any(|newer| newer.place < payload.place);
-            if is_late_state && arrival.began > payload.stored + REPUBLISHED_WITHIN {
-                return None;
-            }
             let latest = self.seen.states[&own.resource].latest_alive(arrival.began - SLACK)?;
             let is_stale = payload.rank() < latest.rank();
             is_stale.then(|| format!("{} was there before the attempt: {arrival:?}", latest.id))

@@ -34,22 +34,22 @@ const BETWEEN: Duration = Duration::from_millis(20);
 
 /// Waits until every stream, bucket and durable consumer has three replicas that have all of it.
 async fn replicated(jetstream: &jetstream::Context) {
-    let followers = |cluster: Option<&ClusterInfo>| {
+    let current_replicas = |cluster: Option<&ClusterInfo>| {
         let all = cluster.map(|cluster| cluster.replicas.as_slice()).unwrap_or_default();
-        all.iter().filter(|follower| follower.current).count()
+        all.iter().filter(|replica| replica.current).count()
     };
     wait::until("three replicas of everything", SOON, async || {
         for name in STREAMS {
             let stream = jetstream.get_stream(name).await.map_err(|error| format!("{name}: {error}"))?;
             let info = stream.cached_info();
-            let current = followers(info.cluster.as_ref());
+            let current = current_replicas(info.cluster.as_ref());
             if (info.config.num_replicas, current) != (3, 2) {
                 return Err(format!("{name} has {} replicas, {current} of them current", info.config.num_replicas));
             }
             // The server adds replicas of consumers after those of their stream.
             let mut consumers = stream.consumers();
             while let Some(consumer) = consumers.try_next().await.map_err(|error| format!("{name}: {error}"))? {
-                if consumer.config.durable_name.is_some() && followers(consumer.cluster.as_ref()) != 2 {
+                if consumer.config.durable_name.is_some() && current_replicas(consumer.cluster.as_ref()) != 2 {
                     return Err(format!("{} of {name} has not all its replicas", consumer.name));
                 }
             }
@@ -115,6 +115,7 @@ async fn the_kill_of_a_node_that_leads_loses_nothing_and_stops_nothing_for_long(
         let mut killed_at = None;
         let (mut last_published, mut published_pause) = (Instant::now(), Duration::ZERO);
         let mut whole = None;
+        let mut pace = tokio::time::interval(BETWEEN);
         let began = Instant::now();
         for number in 0.. {
             if number == 50 {
@@ -137,8 +138,7 @@ async fn the_kill_of_a_node_that_leads_loses_nothing_and_stops_nothing_for_long(
             published_pause = published_pause.max(last_published.elapsed());
             last_published = Instant::now();
             published.insert(event.id);
-            // The rate of the publisher; nothing depends on it.
-            tokio::time::sleep(BETWEEN).await;
+            pace.tick().await;
         }
         client.in_state(&webhook, "delivered", published.len(), SOON).await;
         let mut came: Vec<_> = stack.merchant.arrivals_at("/a").iter().map(|arrival| arrival.at).collect();

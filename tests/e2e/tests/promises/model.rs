@@ -30,9 +30,9 @@ const OVER_NATS: usize = 8;
 const AT_ONCE: usize = 32;
 /// What has come to no end by then hangs.
 const PATIENCE: Duration = Duration::from_secs(180);
-/// The API waits so long for routers and deliverers to apply a change. Milliseconds.
+/// Maximum time that the API waits for routers and deliverers to apply a change. Milliseconds.
 const WAITED_FOR: i64 = 2000;
-/// A service that was not waited for has applied a change by then. Milliseconds.
+/// Time after which a service that the API did not wait for has applied the change. Milliseconds.
 const APPLIED_LATER: i64 = 30_000;
 /// Shown of what is wrong.
 const SHOWN: usize = 12;
@@ -266,7 +266,7 @@ impl Case {
         .await;
         let mut answered = now();
         if answered - asked >= WAITED_FOR {
-            // The API has answered without some service, which applies the change later.
+            // The API did not wait for every service, and a late service applies the change later.
             answered += APPLIED_LATER;
         }
         made.patched.push(reference::Patched { change, asked, answered });

@@ -1,6 +1,6 @@
 //! Several routers: one router at a time has the events of a tenant, and another one continues when it stops or is killed.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 use shopery_e2e::{Event, Process, Service, Signal, Stack, wait};
@@ -18,15 +18,26 @@ fn tenants() -> Vec<String> {
     (0..TENANTS).map(|number| format!("tnt_{number}")).collect()
 }
 
-/// Starts a second router, and waits until it owns its share of the partitions.
-async fn second_router(stack: &Stack) -> Process {
-    let router = stack.replica(Service::Router, 2).await;
-    wait::until_true("both to have their share", SOON, async || {
-        let count = |log: String, what: &str| log.matches(what).count();
-        let log = std::fs::read_to_string(stack.folder().join("shopery-router-2.log")).unwrap_or_default();
-        count(log, "taken over") >= 4 && count(stack.log(Service::Router), "handing over") >= 4
+/// How often the second router has taken a partition over.
+fn taken_over(stack: &Stack) -> usize {
+    let log = std::fs::read_to_string(stack.folder().join("shopery-router-2.log")).unwrap_or_default();
+    log.matches("taken over").count()
+}
+
+/// Waits until the second router, which had taken over so many partitions `before`, owns its share of them.
+async fn shares_are_even(stack: &Stack, before: usize) {
+    wait::until_true("both to own their share", SOON, async || {
+        let held = stack.metrics(Service::Router).await.value("shopery_partitions_held");
+        taken_over(stack) >= before + 4 && held.is_some_and(|held| (4.0..=5.0).contains(&held))
     })
     .await;
+}
+
+/// Starts a second router, and waits until it owns its share of the partitions.
+async fn second_router(stack: &Stack) -> Process {
+    let before = taken_over(stack);
+    let router = stack.replica(Service::Router, 2).await;
+    shares_are_even(stack, before).await;
     router
 }
 
@@ -90,6 +101,7 @@ async fn another_router_goes_on_where_one_ends() {
     }
     let mut sent = 0;
     let mut publish_to_all = async |what: &str| {
+        let began = Instant::now();
         for (client, _) in &clients {
             client.publish(&event(sent, what, 0, "open")).await.expect(202);
         }
@@ -97,13 +109,16 @@ async fn another_router_goes_on_where_one_ends() {
         for (client, webhook) in &clients {
             client.in_state(webhook, "delivered", sent, TAKEN_OVER).await;
         }
+        println!("{what}: all tenants had their event after {:.1?}", began.elapsed());
     };
     publish_to_all("both").await;
     // It is still connected, so some events go to it until its pulls expire.
     second.signal(Signal::SIGSTOP);
     publish_to_all("paused").await;
+    let before = taken_over(&stack);
     second.signal(Signal::SIGCONT);
     publish_to_all("resumed").await;
+    shares_are_even(&stack, before).await;
     second.kill().await;
     publish_to_all("killed").await;
     let mut second = second_router(&stack).await;
