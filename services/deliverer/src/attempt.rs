@@ -11,7 +11,7 @@ use shopery_model::{
     Answer, Attempt, AttemptId, DeliveryState, Fault, Job, JobMeta, Outcome, PayloadEvent, RetrySchedule, Verdict,
     Webhook,
 };
-use shopery_queue::{Outgoing, Progress, Queue, SentState, newest, subject, trace};
+use shopery_queue::{Outgoing, Progress, PublishError, Queue, SentState, newest, subject, trace};
 use shopery_runtime::{Runtime, latency_buckets, telemetry};
 use shopery_sender::{Endpoint, Message, Sender};
 use time::OffsetDateTime;
@@ -19,6 +19,9 @@ use tracing::{Instrument, Span};
 
 use crate::ended::End;
 use crate::payload::{self, Choice, Payload};
+
+/// How often a compare-and-set may lose against others.
+const MAX_WRITES: usize = 10;
 
 #[derive(Debug)]
 pub(crate) struct Attempter {
@@ -178,8 +181,11 @@ impl Attempter {
         Ok(())
     }
 
-    /// Puts the next attempt on RETRY as a message that the server publishes on `due.` when its time has come. A
-    /// delivery has one schedule: a repeat of this attempt replaces it.
+    /// Puts the next attempt on RETRY as a message that the server publishes on `due.` when its time has come.
+    ///
+    /// A delivery has one schedule, which is that of its latest attempt: a crash may have made two jobs of it, and the one
+    /// that is behind ends here. Were it to replace the other's schedule, it could end on the way: PARKED takes what it was
+    /// given before for a repeat.
     async fn schedule_retry(
         &self,
         job: &Job,
@@ -187,16 +193,35 @@ impl Attempter {
         span: &Span,
         parent: Option<&str>,
     ) -> anyhow::Result<OffsetDateTime> {
+        let (queue, patience) = (&self.queue, self.queue.limits.ack_wait / 2);
         let now = OffsetDateTime::now_utc();
         let meta = JobMeta { attempt: job.meta.attempt + 1, failed_at: Some(now), ..job.meta.clone() };
         let due_at = now + delay;
-        let (subject, due) =
-            (subject::retry(&meta.tenant, meta.webhook, meta.delivery), subject::due(&meta.tenant, meta.webhook));
-        let mut message =
-            Outgoing::new(subject, Job { payload: job.payload.clone(), meta }.encode()).scheduled(due_at, due);
+        let place = subject::retry(&meta.tenant, meta.webhook, meta.delivery);
+        let due = subject::due(&meta.tenant, meta.webhook);
+        let next = (meta.round(), meta.attempt);
+        let mut message = Outgoing::new(place.clone(), Job { payload: job.payload.clone(), meta }.encode());
+        message = message.scheduled(due_at, due);
         trace::inject(span, parent, &mut message.headers);
-        self.queue.publish_until_stored(&message, self.queue.limits.ack_wait / 2).await?;
-        Ok(due_at)
+        let mut last = 0;
+        for _ in 0..MAX_WRITES {
+            match queue.publish_until_stored(&message.clone().only_after(last), patience).await {
+                Ok(_) => return Ok(due_at),
+                Err(PublishError::Overtaken(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
+            let Some(pending) = queue.scheduled(&place).await? else {
+                last = 0;
+                continue;
+            };
+            // One that does not decode is of a later release.
+            let is_ahead = |job: Job| (job.meta.round(), job.meta.attempt) >= next;
+            if Job::decode(pending.frame()).map_or(true, is_ahead) {
+                return Ok(pending.due_at);
+            }
+            last = pending.sequence;
+        }
+        anyhow::bail!("others change the schedule on {place} all the time")
     }
 
     fn note(&self, answer: &Answer, span: &Span) {

@@ -8,6 +8,12 @@
 //! A schedule that is firing still holds its subject: the server takes a replacement of it, and then removes that with the
 //! schedule, unfired. So a state counts as carried only if the server stored it before the schedule was due; by the
 //! server's clock, since ours may differ. Otherwise the event waits until the subject is free, and begins a burst.
+//!
+//! An event may be routed again after its burst was sent: when a crash of NATS has lost both its acknowledgement and the id by
+//! which RETRY knows a repeat. Its delivery then is scheduled a second time, and the endpoint may have accepted it; a receiver
+//! would take another event's state for the repeat that it looks like. So PROGRESS notes which bursts were begun, and one
+//! that is begun again is due at once, which nothing can be merged into. Rejected: to give a burst that is scheduled late
+//! to the delivery of its newest event. That needs no notes, but where a router lags each event would end as superseded by the next.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::{Duration, Instant};
@@ -78,13 +84,21 @@ async fn debounce(
     };
     // The schedule may fire, or another router change it, between our being refused and our looking; but not for ever.
     let deadline = Instant::now() + queue.limits.ack_wait / 3;
+    let mut window = None;
     while Instant::now() < deadline {
-        let due = OffsetDateTime::now_utc() + debounce.duration();
-        let first = schedule(job, due).only_after(0).with_id(meta.delivery.to_string());
-        if is_stored(queue, &first).await? {
-            return Ok(Debounced::Scheduled);
-        }
-        let Some(pending) = queue.scheduled(&place).await? else { continue };
+        let Some(pending) = queue.scheduled(&place).await? else {
+            let window = match window {
+                Some(window) => window,
+                // One that is repeated is not gathered again.
+                None if is_new(queue, meta).await => *window.insert(debounce.duration()),
+                None => *window.insert(Duration::ZERO),
+            };
+            let first = schedule(job, OffsetDateTime::now_utc() + window);
+            if is_stored(queue, &first.only_after(0).with_id(meta.delivery.to_string())).await? {
+                return Ok(Debounced::Scheduled);
+            }
+            continue;
+        };
         let carrier = Job::decode(pending.frame())?;
         let (carrier_id, pending_version) = (carrier.meta.delivery, carrier.meta.payload_event().version);
         if carrier_id == meta.delivery {
@@ -113,6 +127,15 @@ async fn debounce(
         }
     }
     bail!("others change the schedule on {place} all the time")
+}
+
+/// False if this burst was noted before.
+async fn is_new(queue: &Queue, job: &JobMeta) -> bool {
+    // Without the note all goes on as it does as long as NATS does not crash.
+    queue.note_burst(job).await.unwrap_or_else(|error| {
+        tracing::warn!(tenant = %job.tenant, webhook = %job.webhook, "cannot note a burst: {error:#}");
+        true
+    })
 }
 
 /// Whether it was stored when the one before it may have been firing, so that it may never fire.

@@ -3,8 +3,6 @@
 //! They are read with direct gets, which any replica of the stream answers. One that lags behind the leader may not
 //! have the newest messages yet, so an answer is the latest state that this replica knows.
 
-use std::time::Duration;
-
 use anyhow::{Context as _, bail};
 use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::stream::{LastRawMessageError, LastRawMessageErrorKind};
@@ -34,8 +32,6 @@ fn parse_republished(text: &str) -> Option<(u64, OffsetDateTime)> {
 /// Messages that are read of a subject to find its newest states, from the last one back. What lies further back than so
 /// many late events and deletions is not worth the requests.
 const MAX_STEPS_BACK: usize = 32;
-/// A router that is not down has seen to a late event by then.
-const REPUBLISHED_WITHIN: Duration = Duration::from_secs(10);
 
 /// One state of a resource.
 #[derive(Debug, Clone, PartialEq)]
@@ -59,6 +55,11 @@ impl State {
     /// No state that was stored before this one is newer than that: none counts as being of later than it was stored.
     fn newest_before(&self) -> StateVersion {
         StateVersion::of(self.stored_at, self.stored_at, self.sequence)
+    }
+
+    /// Whether a router has published it again, because it was the newest of all that came before.
+    fn is_republished(&self) -> bool {
+        self.version.sequence() != self.sequence
     }
 }
 
@@ -143,12 +144,13 @@ impl Queue {
         self.get(&Wanted::LastUpTo { multi_last: [&subject], up_to_seq: sequence - 1 }).await
     }
 
-    /// The states of a resource that are newer than a given one, as far as they matter: the last one, and those before it
-    /// among which there may be a newer one, or one that `is_wanted` if the last one is not. Only what lies in EVENTS after
-    /// the place `after` is looked at, and before the place `before` if there is one.
+    /// The states of a resource that are newer than a given one, as far as they matter: from the last one back, until there
+    /// can be none before that is newer, and is wanted. Only what lies in EVENTS after the place `after` is looked at, and
+    /// before the place `before` if there is one.
     ///
-    /// As a rule this is one request: whoever routes a late event publishes the newest state again behind it. So what lies
-    /// before the last one counts for as long only as that may still be to come.
+    /// As a rule that is one request where nothing came after, and three where something did: no state is newer than the
+    /// time of its storing. Behind late ones lies the newest one, published again, once a router has got to them; how soon that is,
+    /// nothing rests on.
     pub async fn newer_states(
         &self,
         tenant: &TenantId,
@@ -162,21 +164,18 @@ impl Queue {
             Some(sequence) => self.previous_state(tenant, resource, sequence).await?,
             None => self.latest_state(tenant, resource).await?,
         };
-        // The last one may not be the newest yet, or may not be wanted.
-        let is_recent = |last: &State| OffsetDateTime::now_utc() - last.stored_at < REPUBLISHED_WITHIN;
-        let is_unwanted = |last: &State| last.version > than && !is_wanted(&last.event);
-        let others_matter = next.as_ref().is_some_and(|last| is_recent(last) || is_unwanted(last));
         let (mut newer, mut newest) = (Vec::new(), than);
         for step in 1..=MAX_STEPS_BACK {
             let Some(state) = next.take() else { break };
             let (sequence, newest_before) = (state.sequence, state.newest_before());
+            let is_newest = state.is_republished() && (state.version <= than || is_wanted(&state.event));
             if state.version > than {
                 if is_wanted(&state.event) {
                     newest = newest.max(state.version);
                 }
                 newer.push(state);
             }
-            if !others_matter || sequence <= after || newest_before <= newest || step == MAX_STEPS_BACK {
+            if is_newest || sequence <= after || newest_before <= newest || step == MAX_STEPS_BACK {
                 break;
             }
             next = self.previous_state(tenant, resource, sequence).await?;

@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use async_nats::{HeaderMap, jetstream};
+use serde_json::json;
 use shopery_e2e::client::BATCH;
-use shopery_e2e::{Event, Stack};
+use shopery_e2e::{Behaviour, Event, Service, Stack, wait};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -43,4 +45,75 @@ async fn the_same_event_id_of_two_tenants_is_two_events() {
     let a = stack.merchant.wait_at("/a", 1, SOON).await;
     let b = stack.merchant.wait_at("/b", 1, SOON).await;
     assert_ne!(a[0].webhook_id(), b[0].webhook_id());
+}
+
+/// A crash may make two jobs of a delivery. The one that is behind must not put an end to the other: PARKED takes the attempts
+/// that it is given a second time for repeats, and nobody would be left to make the last ones.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_comes_again_does_not_set_its_delivery_back() {
+    let mut stack = Stack::plan().env("SHOPERY_RETRY_SCHEDULE", "100ms,5s").start().await;
+    let jetstream = jetstream::new(stack.operator().await);
+    let client = stack.client("tnt_a");
+    let webhook = client.create_webhook(&stack.merchant.url("/a"), &["*"]).await;
+    stack.merchant.behave("/a", Behaviour::Answer(500));
+    stack.stop(Service::Deliverer).await;
+    client.publish(&Event::order("1")).await.expect(202);
+    let job = wait::until("the job", SOON, async || {
+        let jobs = jetstream.get_stream("JOBS").await.map_err(|error| error.to_string())?;
+        jobs.get_last_raw_message_by_subject("jobs.>").await.map_err(|error| error.to_string())
+    })
+    .await;
+    stack.run(Service::Deliverer).await;
+    stack.merchant.wait_at("/a", 2, SOON).await;
+    // The third attempt is waited for.
+    client.in_state(&webhook, "pending", 1, SOON).await;
+
+    jetstream.publish(job.subject, job.payload).await.unwrap().await.unwrap();
+    wait::until_true("the first attempt to fail again", SOON, async || {
+        stack.merchant.arrivals_at("/a").get(2).is_some_and(|arrival| arrival.answered().is_some())
+    })
+    .await;
+    stack.merchant.behave("/a", Behaviour::Answer(200));
+    client.in_state(&webhook, "delivered", 1, SOON).await;
+    let attempts: Vec<_> = stack.merchant.arrivals_at("/a").iter().map(|arrival| arrival.attempt()).collect();
+    assert_eq!(attempts, [1, 2, 1, 3]);
+}
+
+/// What an endpoint has accepted under an id, it takes for a repeat under that id.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_burst_that_is_repeated_after_a_crash_takes_nothing_new_along() {
+    let mut stack = Stack::start().await;
+    let client = stack.client("tnt_a");
+    let rules = json!({ "debounce": "2s" });
+    let webhook = client.create_webhook_with(&stack.merchant.url("/a"), &["*"], rules).await;
+    client.publish(&Event::order("1")).await.expect(202);
+    let first = stack.merchant.wait_at("/a", 1, SOON).await[0].webhook_id().to_owned();
+    client.settled(&webhook, 1, SOON).await;
+    let jetstream = jetstream::new(stack.operator().await);
+    let events = jetstream.get_stream("EVENTS").await.unwrap();
+    let event = events.get_last_raw_message_by_subject("events.>").await.unwrap();
+
+    // The ids of what has fired are lost with NATS; that the router gets the event again is as if its
+    // acknowledgement were, too.
+    stack.kill_nats().await;
+    stack.start_nats().await;
+    let mut place = HeaderMap::new();
+    place.insert("Shopery-Event-Sequence", event.sequence.to_string());
+    place.insert("Shopery-Event-Stored-At", event.time.unix_timestamp_nanos().to_string());
+    let jetstream = jetstream::new(stack.operator().await);
+    let deferred = format!("deferred.{}", event.subject.strip_prefix("events.").unwrap());
+    jetstream.publish_with_headers(deferred, place, event.payload).await.unwrap().await.unwrap();
+    wait::until_true("the burst to be repeated", SOON, async || {
+        let retry = jetstream.get_stream("RETRY").await.unwrap();
+        let is_scheduled = retry.get_last_raw_message_by_subject("retry.>").await.is_ok();
+        is_scheduled || stack.merchant.arrivals_at("/a").len() > 1
+    })
+    .await;
+    client.publish(&Event { id: "evt_2".to_owned(), ..Event::order("1") }).await.expect(202);
+    let history = client.settled(&webhook, 2, SOON).await;
+    assert!(history.iter().all(|delivery| delivery["state"] == "delivered"), "{history:?}");
+    let arrivals = stack.merchant.arrivals_at("/a");
+    let second: Vec<_> =
+        arrivals.iter().filter(|arrival| arrival.header("x-shopery-payload-event-id") == "evt_2").collect();
+    assert!(!second.is_empty() && second.iter().all(|arrival| arrival.webhook_id() != first), "{arrivals:?}");
 }

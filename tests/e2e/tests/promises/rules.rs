@@ -6,7 +6,7 @@ use reqwest::Method;
 use reqwest::header::CONTENT_TYPE;
 use serde_json::{Value, json};
 use shopery_e2e::client::send;
-use shopery_e2e::{Client, Event, Service, Stack, wait};
+use shopery_e2e::{Behaviour, Client, Event, Service, Stack, wait};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -253,6 +253,27 @@ async fn an_older_event_that_arrives_late_does_not_replace_the_newer_state() {
     client.settled(&latest, 3, SOON).await;
     assert_eq!(body(&stack, "/latest", "evt_1_3").as_deref(), Some(r#"{"total":3}"#));
     assert_eq!(stack.merchant.arrivals_at("/latest").len(), 3);
+}
+
+/// However long no router gets to it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retry_does_not_take_a_late_state_for_the_newest_while_no_router_runs() {
+    let mut stack = Stack::plan().env("SHOPERY_RETRY_SCHEDULE", "12s").start().await;
+    let client = stack.client("tnt_a");
+    client.create_webhook(&stack.merchant.url("/a"), &["*"]).await;
+    stack.merchant.behave("/a", Behaviour::Answer(500));
+    client.publish(&updated_ago("ord", 1, 60, r#"{"total":1}"#)).await.expect(202);
+    wait::until_true("an attempt", SOON, async || {
+        stack.merchant.arrivals_at("/a").first().is_some_and(|arrival| arrival.answered().is_some())
+    })
+    .await;
+    stack.merchant.behave("/a", Behaviour::Answer(200));
+    stack.stop(Service::Router).await;
+    client.publish(&updated("ord", 3, r#"{"total":3}"#)).await.expect(202);
+    client.publish(&updated_ago("ord", 2, 30, r#"{"total":2}"#)).await.expect(202);
+    let arrivals = stack.merchant.wait_at("/a", 2, SOON).await;
+    assert_eq!(arrivals[1].header("x-shopery-payload-event-id"), "evt_ord_3");
+    assert_eq!(arrivals[1].body, r#"{"total":3}"#);
 }
 
 #[tokio::test(flavor = "multi_thread")]
