@@ -10,11 +10,13 @@ use crate::{DataDir, Settings, TENANT};
 const SERVICE_USER: &str = "shopery";
 
 /// Smaller than the services' defaults, which a laptop may not have room for.
-const SIZES: [(&str, &str); 4] = [
+const SIZES: [(&str, &str); 6] = [
     ("SHOPERY_EVENTS_MAX_MIB", "2048"),
+    ("SHOPERY_DEFERRED_MAX_MIB", "1024"),
     ("SHOPERY_JOBS_MAX_MIB", "1024"),
     ("SHOPERY_INBOUND_MAX_MIB", "512"),
     ("SHOPERY_OUTCOMES_MAX_MIB", "512"),
+    ("SHOPERY_PARKED_MAX_MIB", "2048"),
 ];
 
 /// What a publisher needs to know.

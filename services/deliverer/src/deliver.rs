@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use shopery_model::{CircuitState, DeliveryState, Job, MalformedJob, Outcome};
 use shopery_queue::{
-    Circuits, Dead, Lookup, Message, Outcomes, Parked, PublishError, Queue, Sent, Taken, WebhookCache, subject, trace,
+    Circuits, Disposition, Lookup, Message, Outcomes, Parked, PublishError, Queue, Sent, Taken, WebhookCache, subject,
+    trace,
 };
 
 use crate::attempt::{Attempter, Tried, without_attempt};
@@ -48,22 +49,19 @@ impl Deliverer {
         }
     }
 
-    /// Works a job off. If that cannot be finished, the message stays unacknowledged and comes again.
+    /// Works a job off. If that cannot be finished, it is repeated.
     pub(crate) async fn finish(&self, begun: Begun) {
-        let (finished, Taken { message, slot }) = match begun {
+        let (finished, taken) = match begun {
             Begun::Job(job, taken) => (self.work_off(job, &taken.message).await, taken),
             Begun::Parking(job, sent, taken) => (self.held_back(job, sent).await, taken),
-            Begun::Malformed(error, taken) => match self.bury(&taken.message, &error).await {
-                Ok(()) => return taken.message.ack().await,
-                Err(error) => (Err(error), taken),
-            },
+            Begun::Malformed(error, taken) => {
+                let why = error.to_string();
+                return taken.settle(Disposition::Dead { reason: "undecodable-job", tenant: None, why }).await;
+            }
         };
-        match finished {
-            // The slot is free once the outcome is handed over: a batch that is full holds back new work.
-            Ok(outcome) => self.outcomes.add(vec![outcome], message).await,
-            Err(error) => tracing::warn!(subject = message.subject(), "a job is repeated later: {error:#}"),
-        }
-        drop(slot);
+        let disposition =
+            finished.map_or_else(Disposition::Retry, |outcome| Disposition::Outcomes(vec![outcome], &self.outcomes));
+        taken.settle(disposition).await;
     }
 
     fn is_held_back(&self, job: &Job, message: &Message) -> bool {
@@ -130,13 +128,6 @@ impl Deliverer {
             }),
             Err(error) => Err(error.into()),
         }
-    }
-
-    async fn bury(&self, message: &Message, error: &MalformedJob) -> anyhow::Result<()> {
-        let stored = message.stored()?;
-        let id = format!("{}:{}", stored.stream, stored.sequence);
-        let dead = Dead::whole(message.subject(), error.to_string(), message.payload());
-        Ok(self.queue.bury("undecodable-job", None, id, &dead).await?)
     }
 }
 

@@ -15,7 +15,8 @@ use shopery_model::{
     AttemptId, Circuit, CircuitState, DeliveryState, Fault, Job, MalformedJob, Outcome, TenantId, Webhook, WebhookId,
 };
 use shopery_queue::{
-    Circuits, Dead, Lookup, Message, Pacer, Parked, ParkedJob, Queue, Taken, WebhookCache, store_outcomes, subject,
+    Circuits, Dead, Disposition, Lookup, Message, Pacer, Parked, ParkedJob, Queue, Taken, WebhookCache, store_outcomes,
+    subject,
 };
 use shopery_runtime::Shutdown;
 use time::OffsetDateTime;
@@ -82,14 +83,11 @@ enum Round {
 }
 
 impl Drainer {
-    /// Sees to an endpoint whose timer has fired. What cannot be finished comes again with the message.
+    /// Sees to an endpoint whose timer has fired. If that cannot be finished, it is repeated.
     pub(crate) async fn drain(&self, taken: Taken, shutdown: &Shutdown) {
-        let Taken { message, slot } = taken;
-        let subject = message.subject().to_owned();
-        if let Err(error) = self.see_to(message, shutdown).await {
-            tracing::warn!(subject, "parked jobs are seen to later: {error:#}");
+        if let Err(error) = self.see_to(taken.message.clone(), shutdown).await {
+            taken.settle(Disposition::Retry(error.context("parked jobs"))).await;
         }
-        drop(slot);
     }
 
     async fn see_to(&self, message: Message, shutdown: &Shutdown) -> anyhow::Result<()> {

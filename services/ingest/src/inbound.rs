@@ -7,13 +7,13 @@
 
 use std::sync::Arc;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use async_nats::{HeaderMap, Message};
 use futures_util::StreamExt;
 use serde_json::{Value, json};
 use shopery_http::Problem;
 use shopery_model::{BinaryAttributes, Event, EventType, Invalid, MAX_EVENT_BYTES, TenantId};
-use shopery_queue::{Dead, Intake, Queue, Taken, subject, trace};
+use shopery_queue::{Dead, Disposition, Intake, Queue, subject, trace};
 use shopery_runtime::Shutdown;
 use time::OffsetDateTime;
 use tokio::sync::Semaphore;
@@ -69,26 +69,23 @@ pub(crate) async fn forward(
     shutdown: &Shutdown,
 ) -> anyhow::Result<()> {
     let tasks = TaskTracker::new();
-    while let Some(Taken { message, slot }) = intake.next(shutdown).await {
+    while let Some(taken) = intake.next(shutdown).await {
         let (queue, acceptor) = (queue.clone(), acceptor.clone());
         tasks.spawn(async move {
-            let done = match accept(&acceptor, message.core(), Task::Forward).await {
-                Ok(_) => true,
-                Err(Refused::Unavailable(_)) => false,
+            let message = &taken.message;
+            let forwarded = match accept(&acceptor, message.core(), Task::Forward).await {
+                Ok(_) => Ok(()),
+                Err(Refused::Unavailable(problem)) => Err(anyhow!(problem.detail)),
                 Err(Refused::Invalid(tenant, problem)) => {
                     acceptor.refuse(Source::Nats, "invalid");
-                    bury("invalid-event", &queue, &message, tenant.as_ref(), &problem).await
+                    bury("invalid-event", &queue, message, tenant.as_ref(), &problem).await
                 }
                 Err(Refused::Conflict(tenant, problem)) => {
                     acceptor.refuse(Source::Nats, "conflict");
-                    bury("conflicting-event", &queue, &message, Some(&tenant), &problem).await
+                    bury("conflicting-event", &queue, message, Some(&tenant), &problem).await
                 }
             };
-            // What is not acknowledged comes again.
-            if done {
-                message.ack().await;
-            }
-            drop(slot);
+            taken.settle(forwarded.map_or_else(Disposition::Retry, |()| Disposition::Done)).await;
         });
     }
     intake.close().await;
@@ -221,8 +218,8 @@ async fn bury(
     message: &shopery_queue::Message,
     tenant: Option<&TenantId>,
     problem: &Problem,
-) -> bool {
-    let Ok(stored) = message.stored() else { return false };
+) -> anyhow::Result<()> {
+    let stored = message.stored()?;
     let id = format!("inbound:{}", stored.sequence);
     let headers = message.headers().into_iter().flat_map(content_headers);
     let encoding = message.headers().and_then(|headers| header(headers, "content-encoding")).unwrap_or_default();
@@ -232,13 +229,7 @@ async fn bury(
     };
     let payload = payload.unwrap_or_else(|_| message.payload().clone());
     let dead = Dead::start_of(message.subject(), problem, &payload).with_headers(headers);
-    match queue.bury(reason, tenant, id, &dead).await {
-        Ok(()) => true,
-        Err(error) => {
-            tracing::warn!(%error, "cannot put a bad event on DEAD; it will be tried again");
-            false
-        }
-    }
+    queue.bury(reason, tenant, id, &dead).await.context("cannot put a bad event on DEAD")
 }
 
 #[cfg(test)]

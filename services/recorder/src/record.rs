@@ -178,16 +178,9 @@ impl Recorder {
     }
 
     async fn bury(&self, reason: &str, message: &Taken, why: &str) {
-        let message = &message.message;
-        let buried = async {
-            let sequence = message.stored()?.sequence;
-            let dead = Dead::whole(message.subject(), why, message.payload());
-            self.queue.bury(reason, None, format!("outcomes:{sequence}"), &dead).await?;
-            message.ack().await;
-            anyhow::Ok(())
-        };
-        if let Err(error) = buried.await {
-            tracing::warn!("cannot put outcomes on DEAD; they come again: {error:#}");
+        match message.message.bury(reason, None, why).await {
+            Ok(()) => message.message.ack().await,
+            Err(error) => tracing::warn!("the outcomes are redelivered: {error:#}"),
         }
     }
 }

@@ -8,8 +8,8 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use shopery_model::{DeliveryId, DeliveryState, Event, Fault, Job, JobMeta, Lane, Outcome, PayloadMode, Way, Webhook};
 use shopery_queue::{
-    Dead, Message, Meter, NewerStates, Outcomes, Outgoing, Pacer, Parked, PublishError, Queue, REPUBLISHED, Sent,
-    State, Taken, WebhookCache, republished, subject, trace,
+    Disposition, Message, Meter, NewerStates, Outcomes, Outgoing, Pacer, Parked, PublishError, Queue, REPUBLISHED,
+    Sent, State, Taken, WebhookCache, republished, subject, trace,
 };
 use shopery_runtime::{Runtime, telemetry};
 use time::OffsetDateTime;
@@ -150,28 +150,31 @@ impl Router {
         self.follow(message, &arrived, states).await.map(Step::Decided)
     }
 
-    /// Waits until all that follows from the event is stored, then acknowledges it. Without that it comes again.
+    /// Waits until all that follows from the event is stored, then acknowledges it. Without that it is routed again.
     pub(crate) async fn finish(self: Arc<Self>, routed: Routed) {
-        let Routed { event: Taken { message, slot }, step } = routed;
+        let Routed { event, step } = routed;
+        let disposition = self.dispose(&event.message, step).await;
+        event.settle(disposition).await;
+    }
+
+    async fn dispose(&self, message: &Message, step: anyhow::Result<Step>) -> Disposition<'_> {
         let decided = match step {
-            Ok(Step::Over) => Ok(Decided::default()),
-            Ok(Step::Bury(error)) => self.bury(&message, &error).await.map(|()| Decided::default()),
+            Ok(Step::Over) => return Disposition::Done,
+            // It cannot have come through ingest; an operator has to see it.
+            Ok(Step::Bury(error)) => {
+                let tenant = subject::parse_event(message.subject());
+                return Disposition::Dead { reason: "undecodable-event", tenant, why: format!("{error:#}") };
+            }
             Ok(Step::Decided(decided)) => Ok(decided),
-            Ok(Step::LookUp(arrived)) => self.look_up(&message, &arrived).await,
-            Ok(Step::Defer(sent, arrived)) => self.deferred(&message, sent, &arrived).await,
+            Ok(Step::LookUp(arrived)) => self.look_up(message, &arrived).await,
+            Ok(Step::Defer(sent, arrived)) => self.deferred(message, sent, &arrived).await,
             Err(error) => Err(error),
         };
         let stored = match decided {
             Ok(decided) => self.stored(decided).await,
             Err(error) => Err(error),
         };
-        match stored {
-            Ok(outcomes) if outcomes.is_empty() => message.ack().await,
-            // The slot is free once they are handed over: a batch that is full holds back new work.
-            Ok(outcomes) => self.outcomes.add(outcomes, message).await,
-            Err(error) => tracing::warn!(subject = message.subject(), "an event is routed again later: {error:#}"),
-        }
-        drop(slot);
+        stored.map_or_else(Disposition::Retry, |outcomes| Disposition::Outcomes(outcomes, &self.outcomes))
     }
 
     async fn deferred(&self, message: &Message, sent: Sent, arrived: &Arrived) -> anyhow::Result<Decided> {
@@ -361,15 +364,6 @@ impl Router {
             }
         }
         Ok(outcomes)
-    }
-
-    /// An event that does not read cannot have come through ingest; an operator has to see it.
-    async fn bury(&self, message: &Message, error: &anyhow::Error) -> anyhow::Result<()> {
-        let stored = message.stored()?;
-        let id = format!("{}:{}", stored.stream, stored.sequence);
-        let dead = Dead::whole(message.subject(), format!("{error:#}"), message.payload());
-        let tenant = subject::parse_event(message.subject());
-        Ok(self.queue.bury("undecodable-event", tenant.as_ref(), id, &dead).await?)
     }
 
     /// After this it is time to let another router try.

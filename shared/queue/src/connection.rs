@@ -58,6 +58,7 @@ pub struct Link {
     connections: watch::Receiver<u64>,
     dead: Counts,
     too_new: Counts,
+    retried: Counts,
 }
 
 /// A connection to NATS, with the streams in place. Clones are the same one, and cheap.
@@ -78,6 +79,7 @@ pub struct Connection {
     pub(crate) dead: Counts,
     /// Messages of a newer version that we left to newer services, by consumer.
     pub(crate) too_new: Counts,
+    pub(crate) retried: Counts,
 }
 
 impl Deref for Queue {
@@ -167,7 +169,10 @@ impl Link {
             "too_new_messages",
             "Messages that were left to services of a newer version, repeats included, by consumer",
         );
-        Ok(Self { client, jetstream, limits: config.limits.clone(), connections, dead, too_new })
+        let retried = runtime
+            .metrics
+            .shared("messages_retried", "Messages that could not be finished and are redelivered, by consumer");
+        Ok(Self { client, jetstream, limits: config.limits.clone(), connections, dead, too_new, retried })
     }
 
     /// Creates the streams and buckets that are missing, and brings the others up to date: what the controller does, alone.
@@ -200,9 +205,19 @@ impl Link {
                 () = shutdown.draining() => bail!("stopped while waiting for NATS"),
             }
         };
-        let Self { client, jetstream, limits, connections, dead, too_new } = self;
+        let Self { client, jetstream, limits, connections, dead, too_new, retried } = self;
         let routed = Default::default();
-        Ok(Queue(Arc::new(Connection { client, jetstream, limits, buckets, routed, connections, dead, too_new })))
+        Ok(Queue(Arc::new(Connection {
+            client,
+            jetstream,
+            limits,
+            buckets,
+            routed,
+            connections,
+            dead,
+            too_new,
+            retried,
+        })))
     }
 
     /// Changes with every new connection.

@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use async_nats::HeaderMap;
 use bytes::Bytes;
 use time::OffsetDateTime;
@@ -5,8 +7,8 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use crate::Queue;
 
-/// The delay is in nanoseconds.
-const NAK_TOO_NEW: &str = r#"-NAK {"delay": 5000000000}"#;
+/// How long a message of a newer version waits for a service that supports it, before it is offered again.
+const TOO_NEW_DELAY: Duration = Duration::from_secs(5);
 
 /// A message to work on, and the slot that it occupies until it is dropped.
 #[derive(Debug)]
@@ -16,7 +18,7 @@ pub struct Taken {
 }
 
 /// A message of a consumer. It comes again, here or elsewhere, until it is acknowledged.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Message {
     pub(crate) message: async_nats::Message,
     pub(crate) queue: Queue,
@@ -26,6 +28,9 @@ pub struct Message {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stored<'a> {
     pub stream: &'a str,
+    pub consumer: &'a str,
+    /// How often it was delivered, this time included.
+    pub tries: u32,
     pub sequence: u64,
     pub at: OffsetDateTime,
 }
@@ -60,27 +65,32 @@ impl Message {
 
     /// The work is done. The acknowledgement is handed to the connection; should it be lost, the work is repeated.
     pub async fn ack(&self) {
-        self.answer("+ACK").await;
+        self.answer(Bytes::from_static(b"+ACK")).await;
     }
 
     /// The work goes on: `ack_wait` begins anew.
     pub async fn progress(&self) {
-        self.answer("+WPI").await;
+        self.answer(Bytes::from_static(b"+WPI")).await;
     }
 
     /// The message is redelivered at once, to another process.
     pub(crate) async fn nak(&self) {
-        self.answer("-NAK").await;
+        self.answer(Bytes::from_static(b"-NAK")).await;
     }
 
-    /// The message is redelivered every five seconds, until a service that supports its version takes it.
+    /// The same after a delay.
+    pub(crate) async fn nak_after(&self, delay: Duration) {
+        self.answer(format!(r#"-NAK {{"delay": {}}}"#, delay.as_nanos()).into()).await;
+    }
+
+    /// The message is redelivered until a service that supports its version takes it.
     pub(crate) async fn nak_too_new(&self) {
-        self.answer(NAK_TOO_NEW).await;
+        self.nak_after(TOO_NEW_DELAY).await;
     }
 
-    async fn answer(&self, word: &'static str) {
+    async fn answer(&self, word: Bytes) {
         if let Some(reply) = self.message.reply.clone()
-            && let Err(error) = self.queue.client.publish(reply, Bytes::from_static(word.as_bytes())).await
+            && let Err(error) = self.queue.client.publish(reply, word).await
         {
             tracing::warn!(%error, subject = self.subject(), "cannot acknowledge a message; it comes again");
         }
@@ -95,6 +105,8 @@ fn parse(reply: &str) -> Option<Stored<'_>> {
     let nanos: i128 = rest.get(5)?.parse().ok()?;
     Some(Stored {
         stream: rest.first()?,
+        consumer: rest.get(1)?,
+        tries: rest.get(2)?.parse().ok()?,
         sequence: rest.get(3)?.parse().ok()?,
         at: OffsetDateTime::from_unix_timestamp_nanos(nanos).ok()?,
     })
@@ -112,7 +124,11 @@ mod tests {
             format!("$JS.ACK.EVENTS.router.1.42.7.{nanos}.0"),
             format!("$JS.ACK._.hash.EVENTS.router.1.42.7.{nanos}.0.token"),
         ] {
-            assert_eq!(parse(&reply), Some(Stored { stream: "EVENTS", sequence: 42, at }), "{reply}");
+            assert_eq!(
+                parse(&reply),
+                Some(Stored { stream: "EVENTS", consumer: "router", tries: 1, sequence: 42, at }),
+                "{reply}"
+            );
         }
         for reply in ["", "_INBOX.x", "$JS.ACK.EVENTS.router.1.x.7.1.0", "$JS.ACK.EVENTS"] {
             assert_eq!(parse(reply), None, "{reply}");

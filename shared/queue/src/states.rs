@@ -63,6 +63,15 @@ impl State {
     }
 }
 
+/// That EVENTS holds an event.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HeldEvent {
+    pub tenant: TenantId,
+    pub sequence: u64,
+    /// Of its body.
+    pub bytes: u64,
+}
+
 /// The states that are newer than a given one, in no order.
 #[derive(Debug, Default)]
 pub struct NewerStates(Vec<State>);
@@ -186,6 +195,15 @@ impl Queue {
     /// The state at a place in EVENTS.
     pub async fn state_at(&self, sequence: u64) -> anyhow::Result<Option<State>> {
         self.state(&Wanted::Sequence { seq: sequence }).await
+    }
+
+    /// What is held at a place in EVENTS, whether it reads or not.
+    pub async fn held_at(&self, sequence: u64) -> anyhow::Result<Option<HeldEvent>> {
+        let answer = self.get(&Wanted::Sequence { seq: sequence }).await?;
+        Ok(answer.and_then(|answer| {
+            let tenant = subject::parse_event(header(&answer, "Nats-Subject")?)?;
+            Some(HeldEvent { tenant, sequence, bytes: answer.payload.len() as u64 })
+        }))
     }
 
     /// The state at a place in EVENTS that has been acknowledged: a replica that does not have it yet is not believed,

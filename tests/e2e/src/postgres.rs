@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::process::{Child, ChildStdin, Command};
 
-use crate::process::{Process, Signal};
+use crate::process::{Process, Signal, descendants, send};
 use crate::{Folder, ports, wait};
 
 /// Ended when it is dropped.
@@ -67,6 +67,21 @@ impl Postgres {
             command.status().await.is_ok_and(|status| status.success())
         })
         .await;
+    }
+
+    /// To the server and its processes for connections.
+    pub fn signal_all(&self, signal: Signal) {
+        let server = self.server.as_ref().unwrap().pid();
+        for pid in [server].into_iter().chain(descendants(server)) {
+            // A connection may have ended meanwhile.
+            let _ = send(pid, signal);
+        }
+    }
+
+    /// For transactions to come.
+    pub async fn be_read_only(&self, is_read_only: bool) {
+        self.value(&format!("ALTER SYSTEM SET default_transaction_read_only = {is_read_only}")).await;
+        self.value("SELECT pg_reload_conf()").await;
     }
 
     /// All that the database holds, as SQL.

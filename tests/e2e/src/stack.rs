@@ -13,7 +13,7 @@ use tokio::process::Command;
 
 use crate::collector::Traces;
 use crate::nats_cluster::NatsCluster;
-use crate::process::tail;
+use crate::process::{self, tail};
 use crate::publisher::Credentials;
 use crate::{
     Client, Folder, Merchant, Metrics, Process, Publisher, Signal, leaks, metrics, parts, ports, postgres::Postgres,
@@ -394,6 +394,10 @@ impl Stack {
     /// SIGKILL; its store stays.
     pub async fn kill_nats(&mut self) {
         self.nats.take().expect("a running server").kill().await.unwrap();
+    }
+
+    pub fn signal_nats(&self, signal: Signal) {
+        process::send(self.nats.as_ref().expect("a running server").pid(), signal).unwrap();
     }
 
     /// SIGTERM; its store stays.

@@ -1,13 +1,14 @@
 //! A stream that is full refuses or waits, and loses nothing.
 
 use std::collections::HashSet;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use async_nats::jetstream;
 use futures_util::future::join_all;
 use serde_json::json;
 use shopery_e2e::client::BATCH;
-use shopery_e2e::{Behaviour, Event, Service, Stack, wait};
+use shopery_e2e::{Behaviour, Client, Event, Service, Stack, wait};
 
 const SOON: Duration = Duration::from_secs(60);
 
@@ -76,6 +77,27 @@ async fn events_that_are_routed_make_room_for_new_ones_and_it_is_said() {
     let since = history.iter().map(|delivery| delivery["triggeredAt"].as_str().unwrap()).min().unwrap();
     let held = client.get(&format!("/company/events?created_at_min={since}")).await.expect(200).json();
     assert!(held["oldestAvailable"].as_str().unwrap() > since && held["gap"] == true, "{held}");
+}
+
+/// The oldest events are those of a tenant that publishes little.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_that_fills_the_event_stream_gives_up_its_own_events() {
+    let stack = Stack::plan().env("SHOPERY_EVENTS_MAX_MIB", "2").start().await;
+    let (quiet, busy) = (stack.client("tnt_quiet"), stack.client("tnt_busy"));
+    for number in 0..10 {
+        quiet.publish(&Event::order(&format!("{number}"))).await.expect(202);
+    }
+    for number in 0..400 {
+        wait::until("an event to be accepted", SOON, async || {
+            let answer = busy.publish(&large(number)).await;
+            if answer.status == 202 { Ok(()) } else { Err(answer.text()) }
+        })
+        .await;
+    }
+    let given_up = stack.metrics(Service::Controller).await.value("shopery_events_given_up_total").unwrap();
+    assert!(given_up >= 150.0, "{given_up}");
+    assert_eq!(quiet.all("/company/events").await.len(), 10);
+    assert!(busy.all("/company/events").await.len() < 250);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -151,17 +173,48 @@ fn batch(number: usize, size: usize) -> Vec<Event> {
     (0..size).map(|place| Event::order(&format!("batch_{number}_{place}"))).collect()
 }
 
-/// More messages than may be under way at a time: each batch must get on without the room that another one holds.
+/// More messages than may be under way at a time: each batch must get on without the room that another one holds. What a single
+/// publish takes beside them is printed, and measured by the benchmark (row h).
 #[tokio::test(flavor = "multi_thread")]
 async fn many_large_batches_at_once_do_not_wait_for_each_other() {
-    let tenants = ["tnt_a", "tnt_b", "tnt_c", "tnt_d"];
-    let stack = Stack::plan().tenants(tenants).start().await;
-    let answers = (0..16).map(|number| {
-        let client = stack.client(tenants[number % tenants.len()]);
+    let tenants: Vec<_> = (0..16).map(|number| format!("tnt_{number}")).collect();
+    let all = tenants.iter().map(String::as_str).chain(["tnt_single"]);
+    let stack = Stack::plan().tenants(all).start().await;
+    let single = stack.client("tnt_single");
+    let alone = singles(&single, "alone", |count| count < 200).await;
+    let answers = (0..64).map(|number| {
+        let client = stack.client(&tenants[number % tenants.len()]);
         async move { client.try_publish_batch(&batch(number, 1000)).await.unwrap().status }
     });
-    let answers = tokio::time::timeout(SOON, join_all(answers)).await.expect("the batches wait for each other");
-    assert_eq!(answers, [202; 16]);
+    let is_over = AtomicBool::new(false);
+    let (answers, beside) = tokio::join!(
+        async {
+            let answers = tokio::time::timeout(SOON, join_all(answers)).await.expect("the batches wait for each other");
+            is_over.store(true, Ordering::Relaxed);
+            answers
+        },
+        singles(&single, "beside", |_| !is_over.load(Ordering::Relaxed)),
+    );
+    assert_eq!(answers, [202; 64]);
+    let at = |times: &[Duration], share: f64| times[((times.len() - 1) as f64 * share) as usize];
+    for (how, times) in [("alone", alone), ("beside 64 batches", beside)] {
+        println!("{} single publishes {how}: p50 {:.1?}, p99 {:.1?}", times.len(), at(&times, 0.5), at(&times, 0.99));
+    }
+}
+
+/// How long single publishes take, one every 10 ms for as long as `goes_on`; the shortest first.
+async fn singles(client: &Client, name: &str, goes_on: impl Fn(usize) -> bool) -> Vec<Duration> {
+    let mut pace = tokio::time::interval(Duration::from_millis(10));
+    let mut times = Vec::new();
+    while goes_on(times.len()) {
+        pace.tick().await;
+        let event = Event::order(&format!("{name}_{}", times.len()));
+        let began = Instant::now();
+        client.publish(&event).await.expect(202);
+        times.push(began.elapsed());
+    }
+    times.sort_unstable();
+    times
 }
 
 /// An event that needs a look at others makes its jobs beside others, and each of those has a part of them under way.

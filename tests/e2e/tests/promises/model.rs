@@ -22,9 +22,11 @@ use time::format_description::well_known::Rfc3339;
 use tokio::sync::Semaphore;
 
 /// Without `SHOPERY_TEST_CASES`: what a run of the whole suite has time for.
-const CASES: usize = 300;
+const CASES: usize = 2000;
 /// Of all cases, one in so many is played while services are killed.
-const DISTURBED: usize = 8;
+const DISTURBED: usize = 4;
+/// Of the faults, one in so many is NATS killed: it takes the services longer to come back from that.
+const NATS_KILLED: usize = 4;
 /// One case in so many publishes over NATS too.
 const OVER_NATS: usize = 8;
 const AT_ONCE: usize = 32;
@@ -316,7 +318,7 @@ async fn strike(stack: &mut Stack, second: &mut Process, active: &AtomicUsize, m
         // Not for correctness: so much comes between two faults.
         tokio::time::sleep(Duration::from_millis(1000 + random.below(2500) as u64)).await;
         match (faults, random.below(3)) {
-            (2, _) => {
+            (faults, _) if faults % NATS_KILLED == 1 => {
                 stack.kill_nats().await;
                 stack.start_nats().await;
             }

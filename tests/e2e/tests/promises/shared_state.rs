@@ -156,11 +156,7 @@ mod postgres {
         let client = stack.client("tnt_a");
         let webhook = client.create_webhook(&stack.merchant.url("/a"), &["*"]).await;
         let postgres = stack.postgres.as_ref().unwrap();
-        let read_only = async |value: &str| {
-            postgres.value(&format!("ALTER SYSTEM SET default_transaction_read_only = {value}")).await;
-            postgres.value("SELECT pg_reload_conf()").await;
-        };
-        read_only("on").await;
+        postgres.be_read_only(true).await;
         let waits = "the history waits for the database";
         for number in 0..150 {
             client.publish(&event(number)).await.expect(202);
@@ -170,7 +166,7 @@ mod postgres {
             stack.log(Service::Recorder).matches(waits).count() > 4
         })
         .await;
-        read_only("off").await;
+        postgres.be_read_only(false).await;
         delivered(&client, &webhook, 150).await;
         let jetstream = jetstream::new(stack.operator().await);
         assert_eq!(jetstream.get_stream("DEAD").await.unwrap().cached_info().state.messages, 0);
