@@ -11,7 +11,6 @@ mod reconcile;
 mod recover;
 mod retention;
 mod room;
-mod shares;
 
 use std::net::SocketAddr;
 use std::time::Duration;

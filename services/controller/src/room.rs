@@ -1,5 +1,5 @@
-//! Room in the streams: how full each is, as metrics, and that EVENTS gives up events that are routed before it refuses new
-//! ones; whose, [`shares`] says.
+//! Room in the streams: how full each is, as metrics, and that EVENTS gives up the oldest events that are routed before it
+//! refuses new ones.
 //!
 //! EVENTS keeps events for retries, which send the latest state, for recoveries, and for `GET /company/events`. All of these
 //! go on with what is left; a publisher that is refused does not. What is not routed yet is never given up.
@@ -7,16 +7,17 @@
 use std::time::Duration;
 
 use anyhow::Context;
-use async_nats::jetstream::stream::{Info, Stream};
+use async_nats::jetstream::stream::Info;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use shopery_queue::{Queue, subject, topology};
+use shopery_queue::{Queue, topology};
 use shopery_runtime::{Runtime, Shutdown};
 
-use crate::shares;
-
-const INTERVAL: Duration = Duration::from_secs(1);
+/// Interval between checks while there is much room everywhere, and while there is not.
+const INTERVALS: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(1));
+/// In percent.
+const MUCH_ROOM: u64 = 50;
 /// Events are given up once EVENTS is fuller than the first of these, in percent, until it is as full as the second.
 const FULL: u64 = 90;
 const ENOUGH_ROOM: u64 = 80;
@@ -52,18 +53,26 @@ impl Room {
 
     /// Runs until the drain begins.
     pub(crate) async fn run(&self, queue: &Queue, shutdown: &Shutdown) {
+        let mut interval = INTERVALS.1;
         loop {
             tokio::select! {
-                () = tokio::time::sleep(INTERVAL) => {}
+                () = tokio::time::sleep(interval) => {}
                 () = shutdown.draining() => return,
             }
-            if let Err(error) = self.look(queue).await {
-                tracing::warn!("cannot look after the room in streams: {error:#}");
-            }
+            interval = match self.check(queue).await {
+                Ok(fullest) if fullest <= MUCH_ROOM => INTERVALS.0,
+                Ok(_) => INTERVALS.1,
+                Err(error) => {
+                    tracing::warn!("cannot check the room in streams: {error:#}");
+                    INTERVALS.1
+                }
+            };
         }
     }
 
-    async fn look(&self, queue: &Queue) -> anyhow::Result<()> {
+    /// Returns how full the fullest stream is, in percent.
+    async fn check(&self, queue: &Queue) -> anyhow::Result<u64> {
+        let mut fullest = 0;
         for name in topology::STREAMS {
             let stream = queue.jetstream.get_stream(name).await.with_context(|| format!("cannot look at {name}"))?;
             let info = stream.cached_info();
@@ -72,57 +81,36 @@ impl Room {
             self.bytes.get_or_create(&label).set(gauge(info.state.bytes));
             self.max_bytes.get_or_create(&label).set(info.config.max_bytes.max(0));
             self.messages.get_or_create(&label).set(gauge(info.state.messages));
+            let max = u64::try_from(info.config.max_bytes).ok().filter(|max| *max > 0);
+            fullest = fullest.max(max.map_or(0, |max| info.state.bytes.saturating_mul(100) / max));
             if name == topology::EVENTS
-                && let Some(too_full) = TooFull::of(info)
+                && let Some(wanted) = first_to_keep(info)
             {
-                let given_up = make_room(queue, &stream, &too_full).await?;
-                if given_up > 0 {
-                    self.given_up.inc_by(given_up);
-                    tracing::warn!(events = given_up, "EVENTS was full; routed events were given up");
+                // Of what is routed alone.
+                let keep_from = wanted.min(queue.first_unrouted().await?.unwrap_or(wanted));
+                if keep_from <= info.state.first_sequence {
+                    // Nothing of it is routed. Servers before 2.14.2 take a purge up to the first place for one of everything.
+                    continue;
+                }
+                let purged = stream.purge().sequence(keep_from).await.context("cannot purge EVENTS")?;
+                if purged.purged > 0 {
+                    self.given_up.inc_by(purged.purged);
+                    tracing::warn!(events = purged.purged, "EVENTS was full; the oldest routed events were given up");
                 }
             }
         }
-        Ok(())
+        Ok(fullest)
     }
 }
 
-/// Gives up routed events; returns how many.
-async fn make_room(queue: &Queue, events: &Stream, too_full: &TooFull) -> anyhow::Result<u64> {
-    let first_unrouted = queue.first_unrouted().await?.unwrap_or(u64::MAX);
-    let mut given_up = 0;
-    let drawn = shares::draw(queue, too_full.first, too_full.last).await?;
-    for (tenant, keep_from) in shares::keep_from(drawn, too_full.share_to_keep) {
-        let purge = events.purge().filter(subject::events(&tenant, None)).sequence(keep_from.min(first_unrouted));
-        given_up += purge.await.context("cannot purge EVENTS")?.purged;
+/// From which place on EVENTS is kept, if it is too full. Events are taken to be of one size.
+fn first_to_keep(events: &Info) -> Option<u64> {
+    let (state, max) = (&events.state, u64::try_from(events.config.max_bytes).ok().filter(|max| *max > 0)?);
+    let (full, enough) = (max / 100 * FULL, max / 100 * ENOUGH_ROOM);
+    if state.bytes <= full || state.messages == 0 {
+        return None;
     }
-    if given_up == 0 {
-        // What is routed of those who have most is gone already, or is on subjects of before partitions.
-        let purge = events.purge().sequence(too_full.middle().min(first_unrouted));
-        given_up = purge.await.context("cannot purge EVENTS")?.purged;
-    }
-    Ok(given_up)
-}
-
-/// EVENTS, if events are to be given up.
-#[derive(Debug, PartialEq)]
-struct TooFull {
-    first: u64,
-    last: u64,
-    share_to_keep: f64,
-}
-
-impl TooFull {
-    fn of(events: &Info) -> Option<Self> {
-        let (state, max) = (&events.state, u64::try_from(events.config.max_bytes).ok().filter(|max| *max > 0)?);
-        let (full, enough) = (max / 100 * FULL, max / 100 * ENOUGH_ROOM);
-        let is_too_full = state.bytes > full && state.messages > 0;
-        let share_to_keep = enough as f64 / state.bytes as f64;
-        is_too_full.then_some(Self { first: state.first_sequence, last: state.last_sequence, share_to_keep })
-    }
-
-    /// From where on all events are the share to keep, if all are of one size.
-    fn middle(&self) -> u64 {
-        let places = (self.last + 1 - self.first) as f64;
-        self.first + (places * (1.0 - self.share_to_keep)).ceil() as u64
-    }
+    let places = state.last_sequence + 1 - state.first_sequence;
+    let share = (state.bytes - enough) as f64 / state.bytes as f64;
+    Some(state.first_sequence + (places as f64 * share).ceil() as u64)
 }

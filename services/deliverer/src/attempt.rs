@@ -15,13 +15,14 @@ use shopery_queue::{Outgoing, Progress, PublishError, Queue, SentState, newest, 
 use shopery_runtime::{Runtime, latency_buckets, telemetry};
 use shopery_sender::{Endpoint, Message, Sender};
 use time::OffsetDateTime;
+use tokio::time::Instant;
 use tracing::{Instrument, Span};
 
 use crate::ended::End;
 use crate::payload::{self, Choice, Payload};
 
-/// How often a compare-and-set may lose against others.
-const MAX_WRITES: usize = 10;
+/// Delay before a schedule that others were changing is written again; it doubles each time.
+const WRITE_DELAY: Duration = Duration::from_millis(5);
 
 #[derive(Debug)]
 pub(crate) struct Attempter {
@@ -203,15 +204,18 @@ impl Attempter {
         let mut message = Outgoing::new(place.clone(), Job { payload: job.payload.clone(), meta }.encode());
         message = message.scheduled(due_at, due);
         trace::inject(span, parent, &mut message.headers);
-        let mut last = 0;
-        for _ in 0..MAX_WRITES {
+        let (deadline, mut pause, mut last) = (Instant::now() + patience, WRITE_DELAY, 0);
+        while Instant::now() < deadline {
             match queue.publish_until_stored(&message.clone().only_after(last), patience).await {
                 Ok(_) => return Ok(due_at),
                 Err(PublishError::Overtaken(_)) => {}
                 Err(error) => return Err(error.into()),
             }
             let Some(pending) = queue.scheduled(&place).await? else {
+                // It has fired, or is being written.
                 last = 0;
+                tokio::time::sleep(pause).await;
+                pause *= 2;
                 continue;
             };
             // One that does not decode is of a later release.

@@ -18,6 +18,8 @@ pub(crate) struct Backlog {
     pub(crate) turns: VecDeque<String>,
     pub(crate) jobs: usize,
     bytes: usize,
+    /// Rounds in a row in which all that could go waited for earlier events to be routed.
+    pub(crate) barriers: u32,
 }
 
 #[derive(Debug, Default)]

@@ -83,10 +83,10 @@ enum Round {
 }
 
 impl Drainer {
-    /// Sees to an endpoint whose timer has fired. If that cannot be finished, it is repeated.
+    /// Processes the timer of an endpoint that has fired. If that cannot be finished, the timer is redelivered.
     pub(crate) async fn drain(&self, taken: Taken, shutdown: &Shutdown) {
         if let Err(error) = self.see_to(taken.message.clone(), shutdown).await {
-            taken.settle(Disposition::Retry(error.context("parked jobs"))).await;
+            taken.settle(Disposition::Retry(error.context("cannot send what is parked"))).await;
         }
     }
 

@@ -32,8 +32,9 @@ use crate::ended::End;
 const PAGE: usize = 500;
 /// How long a drain without work waits for more: opening and closing one costs a dozen requests.
 const LINGER: Duration = Duration::from_millis(500);
-/// Delay before it is asked again whether earlier events are routed.
-const BARRIER_DELAY: Duration = Duration::from_millis(5);
+/// Delay before it is asked again whether earlier events are routed; it doubles each time, up to the second one. Routers lag
+/// when NATS is overloaded, and drains that ask all the time would keep it so.
+const BARRIER_DELAY: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(200));
 /// A drain that has nothing to do for longer goes, and comes again when something is due.
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
 
@@ -59,6 +60,11 @@ enum Round {
     /// The endpoint fails.
     Failed,
     Gone,
+}
+
+fn barrier_delay(barriers: u32) -> Duration {
+    let (first, longest) = BARRIER_DELAY;
+    first.saturating_mul(1 << barriers.min(16)).min(longest)
 }
 
 impl Drain<'_> {
@@ -88,7 +94,7 @@ impl Drain<'_> {
                         return self.leave_until_due(wait, backlog.jobs).await;
                     }
                     // What comes for other resources meanwhile does not wait for this one.
-                    self.read_ordered(&parked, &mut backlog, Some(wait.max(BARRIER_DELAY))).await?;
+                    self.read_ordered(&parked, &mut backlog, Some(wait.max(BARRIER_DELAY.0))).await?;
                 }
             }
         }
@@ -124,7 +130,7 @@ impl Drain<'_> {
             return Ok(Round::Nothing(None));
         }
         let Some(count) = self.turn().await else { return Ok(Round::Nothing(Some(self.next))) };
-        let mut wait_until = None;
+        let (mut wait_until, mut is_any_unrouted) = (None, false);
         let mut left = backlog.turns.len();
         // Those that cannot go now have had their turn: the others are looked at in the same round.
         while left > 0 {
@@ -139,7 +145,10 @@ impl Drain<'_> {
             let now = (Instant::now(), OffsetDateTime::now_utc());
             for (_, turn) in &tried {
                 let at = match turn {
-                    Turn::Unrouted => now.0 + BARRIER_DELAY,
+                    Turn::Unrouted => {
+                        is_any_unrouted = true;
+                        now.0 + barrier_delay(backlog.barriers)
+                    }
                     Turn::NotDue(due) => now.0 + Duration::try_from(*due - now.1).unwrap_or_default(),
                     _ => continue,
                 };
@@ -149,8 +158,10 @@ impl Drain<'_> {
                 tried.into_iter().for_each(|(head, _)| backlog.put_back(head, false));
                 continue;
             }
+            backlog.barriers = 0;
             return self.settle(parked, backlog, tried, failed, is_probe).await;
         }
+        backlog.barriers = if is_any_unrouted { backlog.barriers + 1 } else { 0 };
         Ok(Round::Nothing(wait_until))
     }
 

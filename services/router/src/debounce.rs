@@ -9,11 +9,11 @@
 //! schedule, unfired. So a state counts as carried only if the server stored it before the schedule was due; by the
 //! server's clock, since ours may differ. Otherwise the event waits until the subject is free, and begins a burst.
 //!
-//! An event may be routed again after its burst was sent: when a crash of NATS has lost both its acknowledgement and the id by
-//! which RETRY knows a repeat. Its delivery then is scheduled a second time, and the endpoint may have accepted it; a receiver
-//! would take another event's state for the repeat that it looks like. So PROGRESS notes which bursts were begun, and one
-//! that is begun again is due at once, which nothing can be merged into. Rejected: to give a burst that is scheduled late
-//! to the delivery of its newest event. That needs no notes, but where a router lags each event would end as superseded by the next.
+//! An event may be routed again after its burst was sent: a crash of NATS can lose both its acknowledgement and the id by
+//! which RETRY knows a repeat. Then its delivery is scheduled a second time, although the endpoint may have accepted it. If that
+//! delivery carried another event's state, a receiver would drop the state as a repeat. So the bucket BURSTS notes which bursts
+//! were begun, and a burst that begins again is due at once: nothing can be merged into it. Rejected: to replace what is scheduled
+//! late by the delivery of each newer event. That needs no notes, but with a router that lags every event would be superseded by the next.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::{Duration, Instant};
@@ -26,8 +26,9 @@ use tokio::sync::Mutex;
 
 /// What is due so soon may be firing.
 const CLOSING: Duration = Duration::from_millis(50);
-/// Delay before it is looked again whether it has fired.
-const DELAY: Duration = Duration::from_millis(25);
+/// Delay before it is looked again whether it has fired; it doubles each time, up to the second one: NATS that is late has enough
+/// to do.
+const DELAY: (Duration, Duration) = (Duration::from_millis(25), Duration::from_millis(400));
 
 #[derive(Debug, PartialEq)]
 pub(crate) enum Debounced {
@@ -85,16 +86,20 @@ async fn debounce(
     // The schedule may fire, or another router change it, between our being refused and our looking; but not for ever.
     let deadline = Instant::now() + queue.limits.ack_wait / 3;
     let mut window = None;
+    let mut begin = async || -> anyhow::Result<bool> {
+        let window = match window {
+            Some(window) => window,
+            // One that begins again is not coalesced again.
+            None if is_new(queue, meta).await => *window.insert(debounce.duration()),
+            None => *window.insert(Duration::ZERO),
+        };
+        let first = schedule(job, OffsetDateTime::now_utc() + window);
+        is_stored(queue, &first.only_after(0).with_id(meta.delivery.to_string())).await
+    };
+    let (mut delay, mut has_asked) = (DELAY.0, false);
     while Instant::now() < deadline {
         let Some(pending) = queue.scheduled(&place).await? else {
-            let window = match window {
-                Some(window) => window,
-                // One that is repeated is not gathered again.
-                None if is_new(queue, meta).await => *window.insert(debounce.duration()),
-                None => *window.insert(Duration::ZERO),
-            };
-            let first = schedule(job, OffsetDateTime::now_utc() + window);
-            if is_stored(queue, &first.only_after(0).with_id(meta.delivery.to_string())).await? {
+            if begin().await? {
                 return Ok(Debounced::Scheduled);
             }
             continue;
@@ -104,11 +109,19 @@ async fn debounce(
         if carrier_id == meta.delivery {
             return Ok(Debounced::Scheduled);
         }
+        // A burst of its own may have been sent before this one began: RETRY knows, unless NATS has crashed.
+        if carrier.meta.event_sequence > meta.event_sequence
+            && !std::mem::replace(&mut has_asked, true)
+            && begin().await?
+        {
+            return Ok(Debounced::Scheduled);
+        }
         if pending_version >= meta.payload_event().version && !is_in_doubt(&pending) {
             return Ok(Debounced::SupersededBy(carrier_id));
         }
         if pending.due_at - CLOSING <= OffsetDateTime::now_utc() {
-            tokio::time::sleep(DELAY).await;
+            tokio::time::sleep(delay).await;
+            delay = (delay * 2).min(DELAY.1);
             continue;
         }
         let newer = Job {
@@ -132,8 +145,8 @@ async fn debounce(
 /// False if this burst was noted before.
 async fn is_new(queue: &Queue, job: &JobMeta) -> bool {
     // Without the note all goes on as it does as long as NATS does not crash.
-    queue.note_burst(job).await.unwrap_or_else(|error| {
-        tracing::warn!(tenant = %job.tenant, webhook = %job.webhook, "cannot note a burst: {error:#}");
+    queue.note_burst(job.delivery).await.unwrap_or_else(|error| {
+        tracing::debug!(tenant = %job.tenant, webhook = %job.webhook, "cannot note a burst: {error}");
         true
     })
 }

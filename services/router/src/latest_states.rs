@@ -24,12 +24,20 @@ pub(crate) struct LatestStates {
     began: Mutex<Option<Began>>,
 }
 
-/// When the two generations that are remembered began: the time of storing of their first events.
+/// Since when the two generations that are remembered know everything that was stored.
 #[derive(Debug, Clone, Copy)]
 struct Began {
     elder: OffsetDateTime,
     younger: OffsetDateTime,
     generation: u64,
+    /// The latest time of storing that was seen. An event may be redelivered long after those that were stored behind it.
+    newest: OffsetDateTime,
+}
+
+impl Began {
+    fn at(at: OffsetDateTime) -> Self {
+        Self { elder: at, younger: at, generation: 0, newest: at }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -46,6 +54,8 @@ struct Known {
 pub(crate) struct Observed {
     /// A newer state lies before it in EVENTS, or may lie there.
     pub(crate) may_be_late: bool,
+    /// The newest state that lies before it, if that is known to be newer.
+    pub(crate) newer: Option<StateVersion>,
     /// Others have changed the resource just before, or may have, or already after.
     pub(crate) changes_often: bool,
     /// Where the last deletion before it lies.
@@ -53,8 +63,9 @@ pub(crate) struct Observed {
 }
 
 impl LatestStates {
-    pub(crate) fn new() -> Self {
-        Self { known: Recent::new(MAX_RESOURCES), began: Mutex::new(None) }
+    /// `last_before`: when the last event was stored that another router may have routed, if there is any.
+    pub(crate) fn since(last_before: Option<OffsetDateTime>) -> Self {
+        Self { known: Recent::new(MAX_RESOURCES), began: Mutex::new(last_before.map(Began::at)) }
     }
 
     pub(crate) fn observe(&self, subject: &str, this: StateVersion, is_deletion: bool) -> Observed {
@@ -67,6 +78,7 @@ impl LatestStates {
             let Some(known) = known else {
                 let observed = Observed {
                     may_be_late: is_from_before,
+                    newer: None,
                     changes_often: stored_at - began <= CHANGES_OFTEN,
                     deletion: None,
                 };
@@ -74,9 +86,11 @@ impl LatestStates {
                     Known { newest: this, last_sequence: sequence, last_stored_at: stored_at, deletion: own_deletion };
                 return (observed, Some(known));
             };
+            // One that is routed again has the newer one behind it.
+            let newer = Some(known.newest).filter(|newest| *newest > this && newest.sequence() < sequence);
             let observed = Observed {
-                // One that is routed again has the newer one behind it.
-                may_be_late: is_from_before || (known.newest > this && known.newest.sequence() < sequence),
+                may_be_late: is_from_before || newer.is_some(),
+                newer,
                 changes_often: known.last_sequence > sequence
                     || (known.last_sequence < sequence && stored_at - known.last_stored_at <= CHANGES_OFTEN),
                 deletion: known.deletion.filter(|deletion| *deletion < sequence),
@@ -95,9 +109,10 @@ impl LatestStates {
     /// Since when all that was routed here is known.
     fn began(&self, stored_at: OffsetDateTime, generation: u64) -> OffsetDateTime {
         let mut began = self.began.lock().unwrap_or_else(PoisonError::into_inner);
-        let began = began.get_or_insert(Began { elder: stored_at, younger: stored_at, generation });
+        let began = began.get_or_insert(Began::at(stored_at));
+        began.newest = began.newest.max(stored_at);
         if began.generation != generation {
-            *began = Began { elder: began.younger, younger: stored_at, generation };
+            *began = Began { elder: began.younger, younger: began.newest, generation, newest: began.newest };
         }
         began.elder
     }
@@ -126,7 +141,7 @@ mod tests {
             &[(10, 1, false), (12, 2, false), (10, 1, false), (12, 2, false), (11, 3, true), (11, 3, true)],
         ];
         for row in rows {
-            let states = LatestStates::new();
+            let states = LatestStates::since(None);
             states.observe("first", version(0, 0, 0), false);
             for (seconds, sequence, is_late) in row {
                 let version = version(*seconds, 100 + i64::try_from(*sequence).unwrap(), *sequence);
@@ -138,7 +153,7 @@ mod tests {
 
     #[test]
     fn a_state_may_be_late_if_it_is_from_before_what_is_known() {
-        let states = LatestStates::new();
+        let states = LatestStates::since(None);
         states.observe("first", version(100, 100, 1), false);
         for (name, time, stored, may_be_late) in [
             ("of the time of its storing", 101, 101, false),
@@ -160,9 +175,18 @@ mod tests {
         assert!(!states.observe("from since then", version(200, 300, 4), false).may_be_late);
     }
 
+    /// Another router has routed some of the events from before, and what it left is redelivered.
+    #[test]
+    fn a_state_may_be_late_if_it_is_from_before_the_partition_was_taken_over() {
+        let states = LatestStates::since(Some(at(105)));
+        states.observe("left", version(100, 100, 1), false);
+        assert!(states.observe("a", version(103, 106, 7), false).may_be_late);
+        assert!(!states.observe("b", version(105, 107, 8), false).may_be_late);
+    }
+
     #[test]
     fn a_resource_changes_often_if_others_came_just_before_or_already_after() {
-        let states = LatestStates::new();
+        let states = LatestStates::since(None);
         states.observe("first", version(-10, -10, 0), false);
         for (stored, sequence, often) in
             [(0, 1, false), (1, 2, true), (2, 3, true), (10, 4, false), (3, 3, true), (10, 4, false), (14, 5, true)]
@@ -171,7 +195,7 @@ mod tests {
             assert_eq!(states.observe("a", version, false).changes_often, often, "{sequence} at {stored}");
         }
         // Nobody knows what came just before the first.
-        let states = LatestStates::new();
+        let states = LatestStates::since(None);
         for (name, stored, often) in [("a", 0, true), ("b", 5, true), ("c", 6, false)] {
             assert_eq!(states.observe(name, version(stored, stored, 1), false).changes_often, often, "{name}");
         }
@@ -179,7 +203,7 @@ mod tests {
 
     #[test]
     fn the_last_deletion_before_an_event_is_known() {
-        let states = LatestStates::new();
+        let states = LatestStates::since(None);
         for (sequence, is_deletion, deletion) in
             [(1, false, None), (2, true, None), (3, false, Some(2)), (4, true, Some(2)), (5, false, Some(4))]
         {

@@ -79,8 +79,12 @@ pub async fn run(config: Config, runtime: Runtime) -> anyhow::Result<()> {
     let work = {
         let (queue, undelivered) = (queue.clone(), Arc::clone(&undelivered));
         move |partition, shutdown| {
-            let memory = Memory::new(config.duplicate_window, &undelivered);
-            serve(partition, queue.clone(), router.clone(), memory, shutdown)
+            let (queue, router, undelivered) = (queue.clone(), router.clone(), Arc::clone(&undelivered));
+            async move {
+                let last_before = queue.last_stored_at(&shutdown).await?;
+                let memory = Memory::since(last_before, config.duplicate_window, &undelivered);
+                serve(partition, queue, router, memory, shutdown).await
+            }
         }
     };
     starting.over();

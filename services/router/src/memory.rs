@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use time::OffsetDateTime;
+
 use crate::duplicates::{Duplicates, Undelivered};
 use crate::latest_states::LatestStates;
 
@@ -16,7 +18,15 @@ pub(crate) struct Memory {
 }
 
 impl Memory {
-    pub(crate) fn new(duplicate_window: Duration, undelivered: &Arc<Undelivered>) -> Self {
-        Self { latest_states: LatestStates::new(), duplicates: Duplicates::within(duplicate_window, undelivered) }
+    /// `last_before`: when the last event was stored that another router may have routed, if there is any.
+    pub(crate) fn since(
+        last_before: Option<OffsetDateTime>,
+        duplicate_window: Duration,
+        undelivered: &Arc<Undelivered>,
+    ) -> Self {
+        Self {
+            latest_states: LatestStates::since(last_before),
+            duplicates: Duplicates::within(duplicate_window, undelivered),
+        }
     }
 }

@@ -227,7 +227,17 @@ impl Router {
         let newer = if arrived.observed.may_be_late {
             let version = arrived.event.version(at, sequence);
             let is_alive = |newer: &Event| !newer.event_type.is_deletion();
-            self.queue.newer_states(&arrived.tenant, &resource, version, 0, Some(sequence), is_alive).await?
+            let newer = self.queue.newer_states(&arrived.tenant, &resource, version, 0, Some(sequence), is_alive);
+            let mut newer = newer.await?;
+            // It may lie behind more late events than are read.
+            if let Some(known) = arrived.observed.newer
+                && let Some(state) = self.queue.state_at(known.sequence()).await?
+                && state.version == known
+                && state.tenant == arrived.tenant
+            {
+                newer.add(state);
+            }
+            newer
         } else {
             NewerStates::default()
         };

@@ -12,6 +12,7 @@ use shopery_runtime::{Counts, Env, Runtime, Shutdown, Starting};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::events_check::{Doubt, watch_events};
 use crate::{Partition, event_types, topology};
 
 /// The oldest server whose scheduled messages do what RETRY needs.
@@ -59,6 +60,7 @@ pub struct Link {
     dead: Counts,
     too_new: Counts,
     retried: Counts,
+    doubt: Doubt,
 }
 
 /// A connection to NATS, with the streams in place. Clones are the same one, and cheap.
@@ -80,6 +82,7 @@ pub struct Connection {
     /// Messages of a newer version that we left to newer services, by consumer.
     pub(crate) too_new: Counts,
     pub(crate) retried: Counts,
+    pub(crate) doubt: Doubt,
 }
 
 impl Deref for Queue {
@@ -164,6 +167,8 @@ impl Link {
             .timeout(Duration::from_secs(5))
             .max_ack_inflight(8 * 1024)
             .build(client.clone());
+        let doubt = Doubt::default();
+        watch_events(&client, &doubt, runtime);
         let dead = runtime.metrics.shared("dead_messages", "Messages that nobody can use, put on DEAD, by reason");
         let too_new = runtime.metrics.shared(
             "too_new_messages",
@@ -172,7 +177,7 @@ impl Link {
         let retried = runtime
             .metrics
             .shared("messages_retried", "Messages that could not be finished and are redelivered, by consumer");
-        Ok(Self { client, jetstream, limits: config.limits.clone(), connections, dead, too_new, retried })
+        Ok(Self { client, jetstream, limits: config.limits.clone(), connections, dead, too_new, retried, doubt })
     }
 
     /// Creates the streams and buckets that are missing, and brings the others up to date: what the controller does, alone.
@@ -205,7 +210,7 @@ impl Link {
                 () = shutdown.draining() => bail!("stopped while waiting for NATS"),
             }
         };
-        let Self { client, jetstream, limits, connections, dead, too_new, retried } = self;
+        let Self { client, jetstream, limits, connections, dead, too_new, retried, doubt } = self;
         let routed = Default::default();
         Ok(Queue(Arc::new(Connection {
             client,
@@ -217,6 +222,7 @@ impl Link {
             dead,
             too_new,
             retried,
+            doubt,
         })))
     }
 

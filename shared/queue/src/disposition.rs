@@ -44,7 +44,7 @@ impl Taken {
 }
 
 impl Message {
-    /// Puts a message of ours that nobody can use on DEAD, all of it; a repeat adds nothing.
+    /// Dead-letters a message of ours that nobody can use, all of it; a repeat adds nothing.
     pub async fn bury(&self, reason: &str, tenant: Option<&TenantId>, why: impl Serialize) -> anyhow::Result<()> {
         let stored = self.stored()?;
         let id = format!("{}:{}", stored.stream, stored.sequence);
@@ -57,10 +57,14 @@ impl Message {
 
     async fn retry(&self, error: &anyhow::Error) {
         let (consumer, tries) = self.stored().map_or(("", 1), |stored| (stored.consumer, stored.tries));
-        let delay = delay(tries, self.queue.limits.ack_wait);
+        let ack_wait = self.queue.limits.ack_wait;
+        let delay = delay(tries, ack_wait);
         tracing::warn!(subject = self.subject(), consumer, tries, ?delay, "a message is redelivered: {error:#}");
         self.queue.retried.get_or_create(&[("consumer", consumer.to_owned())]).inc();
-        self.nak_after(delay).await;
+        // After that another process may have it, and the server does not tell whose NAK it is.
+        if self.received.elapsed() < ack_wait {
+            self.nak_after(delay).await;
+        }
     }
 }
 

@@ -43,7 +43,6 @@ fn messages_are_read_as_this_version_and_those_of_before_write_them() {
         &[include_str!("../golden/circuit.before.json")],
     );
     check::<Progress>("progress", include_str!("../golden/progress.json"), &["{}"]);
-    check::<Progress>("progress", include_str!("../golden/progress.bursts.json"), &[]);
     check::<Table>("partitions", include_str!("../golden/partitions.json"), &[]);
 
     let (written, before) =

@@ -100,7 +100,7 @@ impl Intake {
                         None => {
                             self.is_lost = false;
                             let slot = self.take_slot().await?;
-                            let message = Message { message, queue: self.queue.clone() };
+                            let message = Message { message, queue: self.queue.clone(), received: Instant::now() };
                             if self.declared.stream != INBOUND && version::is_too_new(message.headers()) {
                                 self.reject_too_new(&message).await;
                                 continue;
@@ -137,7 +137,7 @@ impl Intake {
         let nak_all = async {
             while let Some(message) = self.messages.next().await {
                 if message.status.is_none() {
-                    Message { message, queue: self.queue.clone() }.nak().await;
+                    Message { message, queue: self.queue.clone(), received: Instant::now() }.nak().await;
                 }
             }
         };

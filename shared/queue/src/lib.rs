@@ -7,11 +7,13 @@
 //! Invariant: an input is acknowledged only after its output was. A crash repeats work and loses none.
 
 mod ages;
+mod bursts;
 mod circuits;
 mod config_subscribers;
 mod connection;
 mod disposition;
 mod event_types;
+mod events_check;
 mod feed;
 #[cfg(test)]
 mod golden_tests;
@@ -53,5 +55,5 @@ pub use progress::{OrderedRetry, Progress, SentState, newest};
 pub use publish::{Dead, Outgoing, PublishError, Sent};
 pub use schedules::Schedule;
 pub use shopery_runtime::Recent;
-pub use states::{HeldEvent, NewerStates, REPUBLISHED, State, republished};
+pub use states::{NewerStates, REPUBLISHED, State, republished};
 pub use webhook_cache::{Applied, COMPLETE, Lookup, WebhookCache, read_keyring};

@@ -4,6 +4,7 @@ use async_nats::HeaderMap;
 use bytes::Bytes;
 use time::OffsetDateTime;
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
 
 use crate::Queue;
 
@@ -22,6 +23,7 @@ pub struct Taken {
 pub struct Message {
     pub(crate) message: async_nats::Message,
     pub(crate) queue: Queue,
+    pub(crate) received: Instant,
 }
 
 /// What a stream says of a message in it.

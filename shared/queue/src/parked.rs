@@ -10,6 +10,7 @@ use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt};
 use shopery_model::{Job, TenantId, WebhookId};
 use time::OffsetDateTime;
+use tokio::time::Instant;
 
 use crate::schedules::delete;
 use crate::{Message, Outgoing, PublishError, Queue, Sent, subject, topology, version};
@@ -128,8 +129,11 @@ impl Parked {
 
     async fn collect(&self, batch: pull::Batch) -> anyhow::Result<Vec<ParkedJob>> {
         let jobs = batch.map(|message| {
-            let message =
-                Message { message: message.map_err(|error| anyhow!(error))?.into(), queue: self.queue.clone() };
+            let message = Message {
+                message: message.map_err(|error| anyhow!(error))?.into(),
+                queue: self.queue.clone(),
+                received: Instant::now(),
+            };
             let stored = message.stored()?;
             if version::is_too_new(message.headers()) {
                 // The whole backlog waits, because its jobs are in order.

@@ -1,9 +1,8 @@
 //! What a webhook was sent of a resource, where that has to be known for longer than a job lives: the bucket PROGRESS.
 //!
-//! Three need it. A deletion that was delivered is final, so whoever retries an older delivery of the resource asks whether
-//! there was one: only deletions write an entry for that. A webhook that is `ordered` has an entry for each resource:
-//! how far it got, and which attempt is next. And one with a `debounce` has one for each resource: which bursts were
-//! begun. Webhooks and events that ask for none of these pay nothing.
+//! Two need it. A deletion that was delivered is final, so whoever retries an older delivery of the resource asks whether
+//! there was one: only deletions write an entry for that. And a webhook that is `ordered` has an entry for each resource:
+//! how far it got, and which attempt is next. Webhooks and events that ask for neither pay nothing.
 //!
 //! An entry is kept for longer than anything of the resource can wait; then it is forgotten.
 
@@ -15,9 +14,6 @@ use time::OffsetDateTime;
 
 use crate::{Queue, subject};
 
-/// Bursts of a resource that are remembered. A router repeats what it did in the seconds before a crash, and bursts of one event type are
-/// a second apart at least.
-const MAX_BURSTS: usize = 16;
 /// How often a compare-and-set may lose against others.
 const MAX_WRITE_ATTEMPTS: usize = 10;
 
@@ -33,9 +29,6 @@ pub struct Progress {
     /// The delivery that is next, if an attempt of it has failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry: Option<OrderedRetry>,
-    /// The deliveries of the debounced bursts that were begun last, the newest one last.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub bursts: Vec<DeliveryId>,
 }
 
 /// A state that the endpoint has accepted, and by which delivery.
@@ -89,28 +82,9 @@ impl Queue {
         })
     }
 
-    /// Notes that a burst begins with this job; false if that was noted before.
-    pub async fn note_burst(&self, job: &JobMeta) -> anyhow::Result<bool> {
-        let mut is_new = false;
-        let note = |progress: &mut Progress| {
-            is_new = !progress.bursts.contains(&job.delivery);
-            if is_new {
-                let kept = progress.bursts.len().saturating_sub(MAX_BURSTS - 1);
-                progress.bursts.drain(..kept);
-                progress.bursts.push(job.delivery);
-            }
-        };
-        self.update_progress(job, note).await?;
-        Ok(is_new)
-    }
-
     /// Changes the entry of this job's webhook and resource by compare-and-set, so that two deliverers lose nothing of
     /// each other's.
-    pub async fn update_progress(
-        &self,
-        job: &JobMeta,
-        mut change: impl FnMut(&mut Progress),
-    ) -> anyhow::Result<Progress> {
+    pub async fn update_progress(&self, job: &JobMeta, change: impl Fn(&mut Progress)) -> anyhow::Result<Progress> {
         let key = subject::progress_key(&job.tenant, job.webhook, &job.resource);
         for _ in 0..MAX_WRITE_ATTEMPTS {
             let (before, revision) = self.progress(job).await?;

@@ -152,7 +152,16 @@ impl<'a, Reason: Serialize> Dead<'a, Reason> {
 impl Queue {
     /// Publishes and waits for the stream's acknowledgement. Many may be under way at once; each waits for its own.
     pub async fn publish(&self, message: &Outgoing) -> Result<PublishAck, PublishError> {
-        acked(self.jetstream.send_publish(message.subject.clone(), prepare(message)).await).await
+        self.noted(acked(self.jetstream.send_publish(message.subject.clone(), prepare(message)).await).await)
+    }
+
+    fn noted(&self, stored: Result<PublishAck, PublishError>) -> Result<PublishAck, PublishError> {
+        match &stored {
+            Ok(_) => self.doubt.set(false),
+            Err(PublishError::Unavailable(_)) => self.doubt.set(true),
+            Err(_) => {}
+        }
+        stored
     }
 
     /// Hands a message to the connection, in the order of the calls; [`Sent::stored`] waits for the acknowledgement.
@@ -214,7 +223,7 @@ pub struct Sent {
 impl Sent {
     /// Waits until the stream has the message; publishes it again if need be, for as long as `patience`.
     pub async fn stored(self, patience: Duration) -> Result<PublishAck, PublishError> {
-        match arrived(self.ack).await {
+        match self.queue.noted(arrived(self.ack).await) {
             Err(PublishError::Full(_) | PublishError::Unavailable(_)) => {
                 self.queue.publish_until_stored(&self.message, patience).await
             }
@@ -224,7 +233,7 @@ impl Sent {
 
     /// What the stream says of it.
     pub async fn acked(self) -> Result<PublishAck, PublishError> {
-        arrived(self.ack).await
+        self.queue.noted(arrived(self.ack).await)
     }
 }
 

@@ -10,9 +10,11 @@ use async_nats::{Message, StatusCode};
 use bytes::Bytes;
 use serde::Serialize;
 use shopery_model::{Event, PayloadEvent, StateVersion, TenantId};
+use shopery_runtime::Shutdown;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use crate::connection::retry_until_deadline;
 use crate::{Queue, subject, topology};
 
 /// Marks a state that the router has published again behind a late one; it is no event of its own. It says where EVENTS
@@ -63,15 +65,6 @@ impl State {
     }
 }
 
-/// That EVENTS holds an event.
-#[derive(Debug, Clone, PartialEq)]
-pub struct HeldEvent {
-    pub tenant: TenantId,
-    pub sequence: u64,
-    /// Of its body.
-    pub bytes: u64,
-}
-
 /// The states that are newer than a given one, in no order.
 #[derive(Debug, Default)]
 pub struct NewerStates(Vec<State>);
@@ -87,6 +80,15 @@ impl NewerStates {
 
     pub fn newest_that(&self, is: impl Fn(&Event) -> bool) -> Option<&State> {
         self.0.iter().filter(|state| is(&state.event)).max_by_key(|state| state.version)
+    }
+}
+
+impl NewerStates {
+    /// Adds a state that was found otherwise.
+    pub fn add(&mut self, state: State) {
+        if self.0.iter().all(|known| known.version != state.version) {
+            self.0.push(state);
+        }
     }
 }
 
@@ -128,7 +130,8 @@ impl Queue {
         resource: &str,
         sequence: u64,
     ) -> anyhow::Result<Option<State>> {
-        Ok(self.previous(tenant, resource, sequence).await?.and_then(|answer| readable(&answer)))
+        let subject = subject::states(tenant, resource).context("the resource has no subject")?;
+        Ok(self.previous(&subject, sequence).await?.and_then(|answer| readable(&answer)))
     }
 
     /// Where EVENTS holds what came for a resource before the place `sequence`, whether it reads or not.
@@ -138,19 +141,19 @@ impl Queue {
         resource: &str,
         sequence: u64,
     ) -> anyhow::Result<Option<u64>> {
-        self.previous(tenant, resource, sequence).await?.map(|answer| place(&answer)).transpose()
+        let subject = subject::states(tenant, resource).context("the resource has no subject")?;
+        self.previous(&subject, sequence).await?.map(|answer| place(&answer)).transpose()
     }
 
     /// The server walks back through the blocks of EVENTS for it, all of them if there is none: milliseconds where EVENTS
     /// has a few hundred megabytes. So it is asked for the first message before, which it finds at once.
-    async fn previous(&self, tenant: &TenantId, resource: &str, sequence: u64) -> anyhow::Result<Option<Message>> {
-        let subject = subject::states(tenant, resource).context("the resource has no subject")?;
-        let first = self.get(&Wanted::NextFrom { seq: 1, next_by_subj: &subject }).await?;
+    async fn previous(&self, subject: &str, sequence: u64) -> anyhow::Result<Option<Message>> {
+        let first = self.get(&Wanted::NextFrom { seq: 1, next_by_subj: subject }).await?;
         if first.as_ref().map(place).transpose()?.is_none_or(|first| first >= sequence) {
             return Ok(None);
         }
         // The answer is a batch of at most one message; what ends the batch finds nobody waiting any more.
-        self.get(&Wanted::LastUpTo { multi_last: [&subject], up_to_seq: sequence - 1 }).await
+        self.get(&Wanted::LastUpTo { multi_last: [subject], up_to_seq: sequence - 1 }).await
     }
 
     /// The states of a resource that are newer than a given one, as far as they matter: from the last one back, until there
@@ -158,8 +161,8 @@ impl Queue {
     /// before the place `before` if there is one.
     ///
     /// As a rule that is one request where nothing came after, and three where something did: no state is newer than the
-    /// time of its storing. Behind late ones lies the newest one, published again, once a router has got to them; how soon that is,
-    /// nothing rests on.
+    /// time of its storing. Behind late ones lies the newest one, published again, once a router has processed them; correctness does not depend on
+    /// when that happens.
     pub async fn newer_states(
         &self,
         tenant: &TenantId,
@@ -169,41 +172,50 @@ impl Queue {
         before: Option<u64>,
         is_wanted: impl Fn(&Event) -> bool,
     ) -> anyhow::Result<NewerStates> {
+        let subject = subject::states(tenant, resource).context("the resource has no subject")?;
         let mut next = match before {
-            Some(sequence) => self.previous_state(tenant, resource, sequence).await?,
-            None => self.latest_state(tenant, resource).await?,
+            Some(sequence) => self.previous(&subject, sequence).await?,
+            None => self.get(&Wanted::Last { last_by_subj: &subject }).await?,
         };
         let (mut newer, mut newest) = (Vec::new(), than);
         for step in 1..=MAX_STEPS_BACK {
-            let Some(state) = next.take() else { break };
-            let (sequence, newest_before) = (state.sequence, state.newest_before());
-            let is_newest = state.is_republished() && (state.version <= than || is_wanted(&state.event));
-            if state.version > than {
-                if is_wanted(&state.event) {
-                    newest = newest.max(state.version);
+            let Some(answer) = next.take() else { break };
+            let sequence = place(&answer)?;
+            if let Some(state) = readable(&answer) {
+                let is_wanted = is_wanted(&state.event);
+                let is_newest = state.is_republished() && (state.version <= than || is_wanted);
+                let newest_before = state.newest_before();
+                if state.version > than {
+                    if is_wanted {
+                        newest = newest.max(state.version);
+                    }
+                    newer.push(state);
                 }
-                newer.push(state);
+                if is_newest || newest_before <= newest {
+                    break;
+                }
             }
-            if is_newest || sequence <= after || newest_before <= newest || step == MAX_STEPS_BACK {
+            if sequence <= after || step == MAX_STEPS_BACK {
                 break;
             }
-            next = self.previous_state(tenant, resource, sequence).await?;
+            next = self.previous(&subject, sequence).await?;
         }
         Ok(NewerStates(newer))
+    }
+
+    /// When the last event was stored, by the clock of NATS; `None` if there never was one.
+    pub async fn last_stored_at(&self, shutdown: &Shutdown) -> anyhow::Result<Option<OffsetDateTime>> {
+        let look = || async {
+            let events = self.jetstream.get_stream(topology::EVENTS).await.context("cannot look at EVENTS")?;
+            let state = &events.cached_info().state;
+            Ok((state.last_sequence > 0).then_some(state.last_timestamp))
+        };
+        retry_until_deadline(shutdown, look).await
     }
 
     /// The state at a place in EVENTS.
     pub async fn state_at(&self, sequence: u64) -> anyhow::Result<Option<State>> {
         self.state(&Wanted::Sequence { seq: sequence }).await
-    }
-
-    /// What is held at a place in EVENTS, whether it reads or not.
-    pub async fn held_at(&self, sequence: u64) -> anyhow::Result<Option<HeldEvent>> {
-        let answer = self.get(&Wanted::Sequence { seq: sequence }).await?;
-        Ok(answer.and_then(|answer| {
-            let tenant = subject::parse_event(header(&answer, "Nats-Subject")?)?;
-            Some(HeldEvent { tenant, sequence, bytes: answer.payload.len() as u64 })
-        }))
     }
 
     /// The state at a place in EVENTS that has been acknowledged: a replica that does not have it yet is not believed,

@@ -30,6 +30,8 @@ pub const CONFIG: &str = "CONFIG";
 pub const CIRCUITS: &str = "CIRCUITS";
 /// The key-value bucket of what webhooks were sent of a resource.
 pub const PROGRESS: &str = "PROGRESS";
+/// The key-value bucket of the debounced bursts that were begun.
+pub(crate) const BURSTS: &str = "BURSTS";
 /// The key-value bucket of the leases; see [`Lease`](crate::Lease).
 pub(crate) const LEASES: &str = "LEASES";
 
@@ -38,6 +40,9 @@ const EVENTS_WINDOW: Duration = Duration::from_secs(10 * 60);
 
 /// The same for every other stream: long enough for what a service repeats after a crash.
 const WINDOW: Duration = Duration::from_secs(2 * 60);
+
+/// A burst is repeated within a few `ack_wait`s after a crash of NATS, or after the time that NATS is away.
+pub(crate) const BURSTS_MAX_AGE: Duration = Duration::from_secs(60 * 60);
 
 /// Explicit, because the server's default (1000) is no limit of ours.
 const MAX_CONSUMERS: i32 = 64;
@@ -275,15 +280,21 @@ impl Consumer {
     }
 }
 
-/// The buckets of [`Buckets`], in its order.
-fn buckets(limits: &Limits) -> [kv::Config; 3] {
+/// The buckets of [`Buckets`], and BURSTS. No service waits for that one: a controller of before does not create it.
+fn buckets(limits: &Limits) -> [kv::Config; 4] {
     // Nothing of a resource waits for longer than it may be parked, or than EVENTS has its states.
     let longest_wait = limits.events_max_age.max(limits.parked_max_age + PARKED_SLACK) + DAY;
-    [(CONFIG, Duration::ZERO), (CIRCUITS, Duration::ZERO), (PROGRESS, longest_wait)].map(|(name, max_age)| kv::Config {
+    [
+        (CONFIG, Duration::ZERO, 512),
+        (CIRCUITS, Duration::ZERO, 512),
+        (PROGRESS, longest_wait, 512),
+        (BURSTS, BURSTS_MAX_AGE, 256),
+    ]
+    .map(|(name, max_age, mib)| kv::Config {
         bucket: name.to_owned(),
         history: 1,
         max_age,
-        max_bytes: 512 * MIB,
+        max_bytes: mib * MIB,
         num_replicas: limits.replicas,
         ..kv::Config::default()
     })

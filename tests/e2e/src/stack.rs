@@ -70,6 +70,7 @@ pub struct Plan {
     tenants: Vec<String>,
     more_roots: String,
     is_cluster: bool,
+    nats_store: Option<PathBuf>,
     binaries: Option<PathBuf>,
 }
 
@@ -116,6 +117,12 @@ impl Plan {
         self
     }
 
+    /// Where NATS keeps its streams.
+    pub fn nats_store(mut self, folder: PathBuf) -> Self {
+        self.nats_store = Some(folder);
+        self
+    }
+
     /// The services of another version, whose binaries are in this folder.
     pub fn binaries(mut self, folder: PathBuf) -> Self {
         self.binaries = Some(folder);
@@ -144,7 +151,7 @@ impl Plan {
         };
         let nats_options = nats_server::Options {
             binary: parts::nats_server().await,
-            store: folder.join("nats"),
+            store: self.nats_store.unwrap_or_else(|| folder.join("nats")),
             port: Some(ports::free()),
             service: ("services".to_owned(), PASSWORD.to_owned()),
             publishers: self.tenants.iter().enumerate().map(publisher).collect(),
@@ -219,6 +226,7 @@ impl Stack {
             tenants: vec!["tnt_a".to_owned(), "tnt_b".to_owned()],
             more_roots: String::new(),
             is_cluster: false,
+            nats_store: None,
             binaries: None,
         }
     }

@@ -79,27 +79,6 @@ async fn events_that_are_routed_make_room_for_new_ones_and_it_is_said() {
     assert!(held["oldestAvailable"].as_str().unwrap() > since && held["gap"] == true, "{held}");
 }
 
-/// The oldest events are those of a tenant that publishes little.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_tenant_that_fills_the_event_stream_gives_up_its_own_events() {
-    let stack = Stack::plan().env("SHOPERY_EVENTS_MAX_MIB", "2").start().await;
-    let (quiet, busy) = (stack.client("tnt_quiet"), stack.client("tnt_busy"));
-    for number in 0..10 {
-        quiet.publish(&Event::order(&format!("{number}"))).await.expect(202);
-    }
-    for number in 0..400 {
-        wait::until("an event to be accepted", SOON, async || {
-            let answer = busy.publish(&large(number)).await;
-            if answer.status == 202 { Ok(()) } else { Err(answer.text()) }
-        })
-        .await;
-    }
-    let given_up = stack.metrics(Service::Controller).await.value("shopery_events_given_up_total").unwrap();
-    assert!(given_up >= 150.0, "{given_up}");
-    assert_eq!(quiet.all("/company/events").await.len(), 10);
-    assert!(busy.all("/company/events").await.len() < 250);
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_webhook_that_fills_what_is_parked_takes_no_place_from_others() {
     let stack = Stack::plan()

@@ -38,6 +38,7 @@ mod endpoints;
 mod event_types;
 mod faults;
 mod flapping;
+mod full_disk;
 mod history;
 mod idempotency;
 mod identity;
