@@ -21,7 +21,7 @@ use tracing::{Instrument, Span};
 use crate::ended::End;
 use crate::payload::{self, Choice, Payload};
 
-/// Delay before a schedule that others were changing is written again; it doubles each time.
+/// Delay before we write a schedule again that another deliverer was changing; it doubles each time.
 const WRITE_DELAY: Duration = Duration::from_millis(5);
 
 #[derive(Debug)]
@@ -194,7 +194,7 @@ impl Attempter {
         span: &Span,
         parent: Option<&str>,
     ) -> anyhow::Result<OffsetDateTime> {
-        let (queue, patience) = (&self.queue, self.queue.limits.ack_wait / 2);
+        let (queue, timeout) = (&self.queue, self.queue.limits.ack_wait / 2);
         let now = OffsetDateTime::now_utc();
         let meta = JobMeta { attempt: job.meta.attempt + 1, failed_at: Some(now), ..job.meta.clone() };
         let due_at = now + delay;
@@ -204,9 +204,9 @@ impl Attempter {
         let mut message = Outgoing::new(place.clone(), Job { payload: job.payload.clone(), meta }.encode());
         message = message.scheduled(due_at, due);
         trace::inject(span, parent, &mut message.headers);
-        let (deadline, mut pause, mut last) = (Instant::now() + patience, WRITE_DELAY, 0);
+        let (deadline, mut pause, mut last) = (Instant::now() + timeout, WRITE_DELAY, 0);
         while Instant::now() < deadline {
-            match queue.publish_until_stored(&message.clone().only_after(last), patience).await {
+            match queue.publish_until_stored(&message.clone().only_after(last), timeout).await {
                 Ok(_) => return Ok(due_at),
                 Err(PublishError::Overtaken(_)) => {}
                 Err(error) => return Err(error.into()),

@@ -178,7 +178,7 @@ impl Recorder {
     }
 
     async fn bury(&self, reason: &str, message: &Taken, why: &str) {
-        match message.message.bury(reason, None, why).await {
+        match message.message.dead_letter(reason, None, why).await {
             Ok(()) => message.message.ack().await,
             Err(error) => tracing::warn!("the outcomes are redelivered: {error:#}"),
         }

@@ -34,7 +34,8 @@ impl Taken {
             }
             Disposition::Done | Disposition::Outcomes(..) => message.ack().await,
             Disposition::Retry(error) => message.retry(&error).await,
-            Disposition::Dead { reason, tenant, why } => match message.bury(reason, tenant.as_ref(), &why).await {
+            Disposition::Dead { reason, tenant, why } => match message.dead_letter(reason, tenant.as_ref(), &why).await
+            {
                 Ok(()) => message.ack().await,
                 Err(error) => message.retry(&error).await,
             },
@@ -45,7 +46,12 @@ impl Taken {
 
 impl Message {
     /// Dead-letters a message of ours that nobody can use, all of it; a repeat adds nothing.
-    pub async fn bury(&self, reason: &str, tenant: Option<&TenantId>, why: impl Serialize) -> anyhow::Result<()> {
+    pub async fn dead_letter(
+        &self,
+        reason: &str,
+        tenant: Option<&TenantId>,
+        why: impl Serialize,
+    ) -> anyhow::Result<()> {
         let stored = self.stored()?;
         let id = format!("{}:{}", stored.stream, stored.sequence);
         let dead = Dead::whole(self.subject(), why, self.payload());

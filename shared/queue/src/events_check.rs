@@ -16,8 +16,8 @@ use tokio::time::Instant;
 const INTERVAL: Duration = Duration::from_secs(5);
 /// The same while it does not answer, so that its return is noticed soon.
 const SHORT_INTERVAL: Duration = Duration::from_millis(500);
-/// An election in a cluster takes less.
-const PATIENCE: Duration = Duration::from_secs(12);
+/// Maximum time without an answer that is not reported: an election in a cluster takes less.
+const REPORT_TIMEOUT: Duration = Duration::from_secs(12);
 /// No event has it, and no consumer.
 const SUBJECT: &str = "events.check";
 const NO_STREAM: &str = "none";
@@ -49,7 +49,7 @@ pub(crate) fn watch_events(client: &Client, doubt: &Doubt, runtime: &Runtime) {
                         tracing::info!("EVENTS answers again");
                     }
                 }
-                Err(error) if answered.elapsed() > PATIENCE && obstacle.borrow().is_none() => {
+                Err(error) if answered.elapsed() > REPORT_TIMEOUT && obstacle.borrow().is_none() => {
                     let why = format!("EVENTS stores nothing: {error:#}. If the disk of NATS was full, restart NATS");
                     tracing::error!("{why}");
                     obstacle.send_replace(Some(why));

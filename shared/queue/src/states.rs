@@ -81,9 +81,7 @@ impl NewerStates {
     pub fn newest_that(&self, is: impl Fn(&Event) -> bool) -> Option<&State> {
         self.0.iter().filter(|state| is(&state.event)).max_by_key(|state| state.version)
     }
-}
 
-impl NewerStates {
     /// Adds a state that was found otherwise.
     pub fn add(&mut self, state: State) {
         if self.0.iter().all(|known| known.version != state.version) {

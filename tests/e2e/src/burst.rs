@@ -13,7 +13,7 @@ use crate::{Client, Event, Publisher, wait};
 /// Of each publisher, between two events.
 const PACE: Duration = Duration::from_millis(30);
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Over HTTP, one event in so many is first published by a client that disconnects before it has the answer.
+/// Over HTTP, one of this number of events is first published by a client that disconnects before it has the answer.
 const GIVES_UP: usize = 16;
 const IMPATIENCE: Duration = Duration::from_millis(2);
 

@@ -25,7 +25,7 @@ use tokio::sync::Semaphore;
 const CASES: usize = 2000;
 /// Of all cases, one in so many is played while services are killed.
 const DISTURBED: usize = 4;
-/// Of the faults, one in so many is NATS killed: it takes the services longer to come back from that.
+/// One of this number of faults is a kill of NATS: the services need longer to recover from that.
 const NATS_KILLED: usize = 4;
 /// One case in so many publishes over NATS too.
 const OVER_NATS: usize = 8;

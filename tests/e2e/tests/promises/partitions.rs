@@ -24,7 +24,7 @@ fn taken_over(stack: &Stack) -> usize {
     log.matches("taken over").count()
 }
 
-/// Waits until the second router, which had taken over so many partitions `before`, owns its share of them.
+/// Waits until the second router owns its share of the partitions. `before`: the number that it had taken over earlier.
 async fn shares_are_even(stack: &Stack, before: usize) {
     wait::until_true("both to own their share", SOON, async || {
         let held = stack.metrics(Service::Router).await.value("shopery_partitions_held");
