@@ -170,7 +170,7 @@ async fn digest(
     let mut query = Query::read(query.as_deref());
     let from = query.time("created_at_min");
     let from = query.require("created_at_min", from);
-    let to = query.time("created_at_max").unwrap_or_else(OffsetDateTime::now_utc);
+    let to = query.time("created_at_max").unwrap_or_else(shopery_queue::now);
     let step = query.take("step", step).unwrap_or(DEFAULT_STEP);
     query.finish()?;
     let Some(from) = from else { return Err(Problem::internal()) };

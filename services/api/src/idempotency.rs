@@ -18,7 +18,6 @@ use bytes::Bytes;
 use shopery_http::{Permission, Problem, read_body};
 use shopery_model::{Invalid, Sealed, TenantId};
 use shopery_store::{Answered, Claim, Keyed};
-use time::OffsetDateTime;
 use tracing::Instrument;
 
 use crate::{App, database_problem};
@@ -72,7 +71,7 @@ async fn run(app: &App, tenant: &TenantId, key: &str, request: Request, next: Ne
     let body = read_body(body, MAX_BYTES).await?;
     let fingerprint = fingerprint(head.uri.path(), &body);
     let keyed = Keyed { tenant, key, fingerprint: &fingerprint };
-    let now = OffsetDateTime::now_utc();
+    let now = shopery_queue::now();
     match app.store.claim(keyed, now, now - KEPT, now - ABANDONED).await.map_err(database_problem)? {
         Claim::First => {}
         Claim::UnderWay => return Err(Problem::conflict("a request with this Idempotency-Key is being worked on")),

@@ -150,7 +150,7 @@ async fn of_tenant(
     RawQuery(query): RawQuery,
 ) -> Result<Json<Metrics>, Problem> {
     let tenant = app.access.tenant(&headers, Permission::WebhooksRead)?;
-    let windows = read_windows(query.as_deref(), OffsetDateTime::now_utc())?;
+    let windows = read_windows(query.as_deref(), shopery_queue::now())?;
     metrics(&app, &tenant, None, windows).await.map(Json)
 }
 
@@ -175,7 +175,7 @@ async fn of_webhook(
 ) -> Result<Json<Metrics>, Problem> {
     let tenant = app.access.tenant(&headers, Permission::WebhooksRead)?;
     let webhook = with_history(&app, &tenant, &id).await?;
-    let windows = read_windows(query.as_deref(), OffsetDateTime::now_utc())?;
+    let windows = read_windows(query.as_deref(), shopery_queue::now())?;
     let mut metrics = metrics(&app, &tenant, Some(webhook), windows).await?;
     let circuit = app.queue.circuit(&tenant, webhook).await.map_err(|error| queue_problem(&error))?;
     metrics.now.circuit = Some(circuit.map_or("closed", |circuit| match circuit.state {

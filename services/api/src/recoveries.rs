@@ -125,7 +125,7 @@ fn read(mut fields: Fields, tenant: TenantId, webhook: WebhookId) -> Result<Reco
         let parsed = text.parse::<PayloadMode>();
         fields.check(parsed.map_err(|_| Invalid::new("mode", "must be latest or original")))
     });
-    let now = OffsetDateTime::now_utc();
+    let now = shopery_queue::now();
     // What is yet to come is no part of it.
     let until = until.map_or(now, |until| until.min(now));
     let since = since.and_then(|since| {
@@ -215,7 +215,7 @@ async fn one(State(app): State<App>, headers: HeaderMap, Path(id): Path<String>)
 async fn cancel(State(app): State<App>, headers: HeaderMap, Path(id): Path<String>) -> Result<Json<Resource>, Problem> {
     let tenant = app.access.tenant(&headers, Permission::WebhooksWrite)?;
     let id = id.parse().map_err(|_| no_such_recovery())?;
-    app.store.cancel_recovery(&tenant, id, OffsetDateTime::now_utc()).await.map_err(database_problem)?;
+    app.store.cancel_recovery(&tenant, id, shopery_queue::now()).await.map_err(database_problem)?;
     let recovery = known(&app, &tenant, id).await?;
     match recovery.state {
         RecoveryState::Cancelled => Ok(Json(Resource::from(recovery))),

@@ -39,7 +39,7 @@ fn resource(app: &App, record: WebhookRecord, waiting: Option<Backlog>) -> Webho
 
 /// Times have the precision that the database keeps.
 pub(crate) fn now() -> OffsetDateTime {
-    let now = OffsetDateTime::now_utc();
+    let now = shopery_queue::now();
     now.replace_millisecond(now.millisecond()).unwrap_or(now)
 }
 

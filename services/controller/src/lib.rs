@@ -11,6 +11,7 @@ mod reconcile;
 mod recover;
 mod retention;
 mod room;
+mod shares;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -103,12 +104,15 @@ impl Leader {
         let shutdown = &runtime.shutdown;
         // Streams first: with the database down, events are taken and routed all the same.
         self.link.declare(shutdown).await?;
-        let queue = self.link.clone().open(starting, shutdown).await?;
-        tokio::try_join!(self.keep_declared(shutdown), self.work(&queue, starting, runtime), async {
-            self.room.run(&queue, shutdown).await;
-            Ok(())
-        })
-        .map(drop)
+        // What was lost again since is waited for, and nobody else declares it.
+        let work = async {
+            let queue = self.link.clone().open(starting, shutdown).await?;
+            tokio::try_join!(self.work(&queue, starting, runtime), async {
+                self.room.run(&queue, shutdown).await;
+                Ok(())
+            })
+        };
+        tokio::try_join!(self.keep_declared(shutdown), work).map(drop)
     }
 
     /// Streams or buckets may be lost while we run: somebody deletes one, or NATS comes back without its store.

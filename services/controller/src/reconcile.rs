@@ -19,7 +19,6 @@ use shopery_model::{Webhook, WebhookId};
 use shopery_queue::{COMPLETE, Queue, WebhookCache};
 use shopery_runtime::{Shutdown, Starting};
 use shopery_store::{Store, StoreError};
-use time::OffsetDateTime;
 use tokio::time::Instant;
 
 /// How often the outbox is read.
@@ -85,7 +84,7 @@ impl Reconciler {
 
     async fn work_off_outbox(&self) -> anyhow::Result<()> {
         loop {
-            let pending = self.store.pending_changes(OffsetDateTime::now_utc() - OUTBOX_DELAY).await?;
+            let pending = self.store.pending_changes(shopery_queue::now() - OUTBOX_DELAY).await?;
             if pending.is_empty() {
                 return Ok(());
             }
@@ -163,7 +162,7 @@ impl Reconciler {
     }
 
     async fn leave_tombstones(&self) -> anyhow::Result<()> {
-        let (since, mut before) = (OffsetDateTime::now_utc() - TOMBSTONES_KEPT, None);
+        let (since, mut before) = (shopery_queue::now() - TOMBSTONES_KEPT, None);
         loop {
             let deleted = self.store.deleted_webhooks(since, before).await?;
             let Some(last) = deleted.last() else { return Ok(()) };

@@ -21,7 +21,6 @@ use shopery_runtime::Shutdown;
 use shopery_store::{
     DeliveryRecord, ItemState, RecoveryItem, RecoveryPage, RecoveryState, RecoveryTurn, Store, WebhookRecord,
 };
-use time::OffsetDateTime;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -69,7 +68,7 @@ impl Recoverer {
         while !shutdown.is_draining() {
             while turns.try_join_next().is_some() {}
             let Ok(place) = places.clone().acquire_owned().await else { break };
-            let claimed = self.store.claim_recovery(OffsetDateTime::now_utc()).await;
+            let claimed = self.store.claim_recovery(shopery_queue::now()).await;
             if let Ok(Some(turn)) = claimed {
                 let recoverer = self.clone();
                 turns.spawn(async move {
@@ -81,7 +80,7 @@ impl Recoverer {
             drop(place);
             if swept.elapsed() > SWEEP {
                 swept = Instant::now();
-                if let Err(error) = self.store.sweep_recoveries(OffsetDateTime::now_utc()).await {
+                if let Err(error) = self.store.sweep_recoveries(shopery_queue::now()).await {
                     tracing::warn!(%error, "what recoveries have left behind is swept later");
                 }
             }
@@ -97,7 +96,7 @@ impl Recoverer {
     async fn take(&self, turn: RecoveryTurn) {
         let id = turn.recovery.id;
         let taken = tokio::time::timeout(LONGEST_TURN, self.step(&turn)).await;
-        let now = OffsetDateTime::now_utc();
+        let now = shopery_queue::now();
         let next = match taken.context("it took too long").flatten() {
             Ok(Step::Over) => return,
             Ok(Step::More) => now,
@@ -132,7 +131,7 @@ impl Recoverer {
         let mut planned = plan(turn, &page, &items)?;
         if !planned.is_empty() {
             let new: Vec<_> = planned.iter().map(|(item, _)| item.clone()).collect();
-            if !self.store.plan_items(turn, &new, OffsetDateTime::now_utc()).await?
+            if !self.store.plan_items(turn, &new, shopery_queue::now()).await?
                 || self.send(turn, &webhook, &mut planned).await? == Step::Over
             {
                 return Ok(Step::Over);
@@ -140,7 +139,7 @@ impl Recoverer {
             items.extend(planned.into_iter().map(|(item, _)| (item.item.clone(), item)));
         }
         let (outcomes, unavailable) = carried(turn, &webhook, &page, &items)?;
-        let passed = self.store.pass_recovery(turn, &end, &outcomes, unavailable, OffsetDateTime::now_utc()).await?;
+        let passed = self.store.pass_recovery(turn, &end, &outcomes, unavailable, shopery_queue::now()).await?;
         Ok(if passed { Step::More } else { Step::Over })
     }
 
@@ -191,7 +190,7 @@ impl Recoverer {
         refused: Option<PublishError>,
     ) -> anyhow::Result<Step> {
         let settled: Vec<_> = planned.iter().map(|(item, _)| item.clone()).collect();
-        if !self.store.settle_items(turn, &settled, outcomes, OffsetDateTime::now_utc()).await? {
+        if !self.store.settle_items(turn, &settled, outcomes, shopery_queue::now()).await? {
             return Ok(Step::Over);
         }
         self.resent.inc_by(outcomes.len() as u64);
@@ -203,7 +202,7 @@ impl Recoverer {
     }
 
     async fn finish(&self, turn: &RecoveryTurn, state: RecoveryState, error: Option<&str>) -> anyhow::Result<Step> {
-        self.store.finish_recovery(turn, state, error, OffsetDateTime::now_utc()).await?;
+        self.store.finish_recovery(turn, state, error, shopery_queue::now()).await?;
         tracing::info!(recovery = %turn.recovery.id, state = state.name(), error, "a recovery has ended");
         Ok(Step::Over)
     }

@@ -48,7 +48,7 @@ impl Retention {
     }
 
     async fn sweep(self, queue: &Queue, store: &Store, shutdown: &Shutdown) -> anyhow::Result<()> {
-        let now = OffsetDateTime::now_utc();
+        let now = shopery_queue::now();
         // Before the calendar begins there is nothing to forget.
         let before = |age| now.checked_sub(age).unwrap_or(OffsetDateTime::UNIX_EPOCH);
         let (history, changes) = (before(self.history), before(self.changes));

@@ -1,5 +1,5 @@
-//! Room in the streams: how full each is, as metrics, and that EVENTS gives up the oldest events that are routed before it
-//! refuses new ones.
+//! Room in the streams: how full each is, as metrics, and that EVENTS gives up events that are routed before it refuses new
+//! ones: first those of the tenant that has most ([`shares`](crate::shares)), then the oldest of all.
 //!
 //! EVENTS keeps events for retries, which send the latest state, for recoveries, and for `GET /company/events`. All of these
 //! go on with what is left; a publisher that is refused does not. What is not routed yet is never given up.
@@ -7,19 +7,27 @@
 use std::time::Duration;
 
 use anyhow::Context;
-use async_nats::jetstream::stream::Info;
+use async_nats::jetstream::stream::Stream;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use shopery_queue::{Queue, topology};
 use shopery_runtime::{Runtime, Shutdown};
+use tokio::time::Instant;
+
+use crate::shares::Shares;
 
 /// Interval between checks while there is much room everywhere, and while there is not.
 const INTERVALS: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(1));
+/// Interval between looks for messages that were acknowledged and are still there.
+const LEFTOVERS_INTERVAL: Duration = Duration::from_secs(30);
 /// In percent.
 const MUCH_ROOM: u64 = 50;
-/// Events are given up once EVENTS is fuller than the first of these, in percent, until it is as full as the second.
+/// Once EVENTS is fuller than this, in percent, the tenant that has most gives up events.
+const NEARLY_FULL: u64 = 85;
+/// Once it is fuller than this, all tenants do.
 const FULL: u64 = 90;
+/// Until it is as full as this.
 const ENOUGH_ROOM: u64 = 80;
 
 type ByStream = Family<[(&'static str, &'static str); 1], Gauge>;
@@ -53,13 +61,14 @@ impl Room {
 
     /// Runs until the drain begins.
     pub(crate) async fn run(&self, queue: &Queue, shutdown: &Shutdown) {
-        let mut interval = INTERVALS.1;
+        let (mut interval, mut shares) = (INTERVALS.1, Shares::default());
+        let mut looked_at = Instant::now();
         loop {
             tokio::select! {
                 () = tokio::time::sleep(interval) => {}
                 () = shutdown.draining() => return,
             }
-            interval = match self.check(queue).await {
+            interval = match self.check(queue, &mut shares).await {
                 Ok(fullest) if fullest <= MUCH_ROOM => INTERVALS.0,
                 Ok(_) => INTERVALS.1,
                 Err(error) => {
@@ -67,11 +76,32 @@ impl Room {
                     INTERVALS.1
                 }
             };
+            if looked_at.elapsed() > LEFTOVERS_INTERVAL {
+                looked_at = Instant::now();
+                if let Err(error) = self.remove_leftovers(queue).await {
+                    tracing::warn!("cannot look for messages that are left over: {error:#}");
+                }
+            }
         }
     }
 
+    async fn remove_leftovers(&self, queue: &Queue) -> anyhow::Result<()> {
+        for consumer in topology::Consumer::of_work_queues() {
+            // Most of the time there is none, and nothing is asked.
+            if self.messages.get_or_create(&[("stream", consumer.stream)]).get() == 0 {
+                continue;
+            }
+            let removed = queue.remove_leftovers(consumer).await?;
+            if removed > 0 {
+                let consumer = consumer.name;
+                tracing::warn!(consumer, removed, "messages that were acknowledged were still there; they are removed");
+            }
+        }
+        Ok(())
+    }
+
     /// Returns how full the fullest stream is, in percent.
-    async fn check(&self, queue: &Queue) -> anyhow::Result<u64> {
+    async fn check(&self, queue: &Queue, shares: &mut Shares) -> anyhow::Result<u64> {
         let mut fullest = 0;
         for name in topology::STREAMS {
             let stream = queue.jetstream.get_stream(name).await.with_context(|| format!("cannot look at {name}"))?;
@@ -83,34 +113,35 @@ impl Room {
             self.messages.get_or_create(&label).set(gauge(info.state.messages));
             let max = u64::try_from(info.config.max_bytes).ok().filter(|max| *max > 0);
             fullest = fullest.max(max.map_or(0, |max| info.state.bytes.saturating_mul(100) / max));
-            if name == topology::EVENTS
-                && let Some(wanted) = first_to_keep(info)
-            {
-                // Of what is routed alone.
-                let keep_from = wanted.min(queue.first_unrouted().await?.unwrap_or(wanted));
-                if keep_from <= info.state.first_sequence {
-                    // Nothing of it is routed. Servers before 2.14.2 take a purge up to the first place for one of everything.
-                    continue;
-                }
-                let purged = stream.purge().sequence(keep_from).await.context("cannot purge EVENTS")?;
-                if purged.purged > 0 {
-                    self.given_up.inc_by(purged.purged);
-                    tracing::warn!(events = purged.purged, "EVENTS was full; the oldest routed events were given up");
-                }
+            if name == topology::EVENTS {
+                self.given_up.inc_by(make_room(queue, &stream, shares).await?);
             }
         }
         Ok(fullest)
     }
 }
 
-/// From which place on EVENTS is kept, if it is too full. Events are taken to be of one size.
-fn first_to_keep(events: &Info) -> Option<u64> {
-    let (state, max) = (&events.state, u64::try_from(events.config.max_bytes).ok().filter(|max| *max > 0)?);
-    let (full, enough) = (max / 100 * FULL, max / 100 * ENOUGH_ROOM);
-    if state.bytes <= full || state.messages == 0 {
-        return None;
+/// Gives up events, of those that are routed alone, if EVENTS is too full. Returns how many.
+async fn make_room(queue: &Queue, events: &Stream, shares: &mut Shares) -> anyhow::Result<u64> {
+    let (info, state) = (events.cached_info(), &events.cached_info().state);
+    let max = u64::try_from(info.config.max_bytes).ok().filter(|max| *max > 0);
+    let Some(max) = max.filter(|max| state.bytes > max / 100 * NEARLY_FULL && state.messages > 0) else { return Ok(0) };
+    let first_unrouted = queue.first_unrouted().await?.unwrap_or(u64::MAX);
+    let excess = state.bytes - max / 100 * ENOUGH_ROOM;
+    if state.bytes <= max / 100 * FULL {
+        return Ok(shares.give_up(queue, state, excess, first_unrouted).await? as u64);
     }
+    // Events are taken to be of one size.
     let places = state.last_sequence + 1 - state.first_sequence;
-    let share = (state.bytes - enough) as f64 / state.bytes as f64;
-    Some(state.first_sequence + (places as f64 * share).ceil() as u64)
+    let share = excess as f64 / state.bytes as f64;
+    let keep_from = first_unrouted.min(state.first_sequence + (places as f64 * share).ceil() as u64);
+    if keep_from <= state.first_sequence {
+        // Nothing of it is routed. Servers before 2.14.2 take a purge up to the first place for one of everything.
+        return Ok(0);
+    }
+    let purged = events.purge().sequence(keep_from).await.context("cannot purge EVENTS")?.purged;
+    if purged > 0 {
+        tracing::warn!(events = purged, "EVENTS was full; the oldest routed events were given up");
+    }
+    Ok(purged)
 }

@@ -106,7 +106,7 @@ impl Attempter {
             error.r#type = tracing::field::Empty,
         );
         trace::adopt(&span, parent);
-        let started_at = OffsetDateTime::now_utc();
+        let started_at = shopery_queue::now();
         let payload = match payload::choose(&self.queue, job, webhook, sent, started_at).await? {
             Choice::Send(payload) => payload,
             Choice::End(end) => return Ok(Tried::Ended(end)),
@@ -195,7 +195,7 @@ impl Attempter {
         parent: Option<&str>,
     ) -> anyhow::Result<OffsetDateTime> {
         let (queue, timeout) = (&self.queue, self.queue.limits.ack_wait / 2);
-        let now = OffsetDateTime::now_utc();
+        let now = shopery_queue::now();
         let meta = JobMeta { attempt: job.meta.attempt + 1, failed_at: Some(now), ..job.meta.clone() };
         let due_at = now + delay;
         let place = subject::retry(&meta.tenant, meta.webhook, meta.delivery);
@@ -264,7 +264,7 @@ pub(crate) fn outcome(
         }),
         fault: answer.fault,
         carried_by: None,
-        at: OffsetDateTime::now_utc(),
+        at: shopery_queue::now(),
     }
 }
 
@@ -277,6 +277,6 @@ pub(crate) fn without_attempt(job: JobMeta, state: DeliveryState, fault: Option<
         attempt: None,
         fault: fault.map(|(fault, detail)| (fault, detail.to_owned())),
         carried_by: None,
-        at: OffsetDateTime::now_utc(),
+        at: shopery_queue::now(),
     }
 }

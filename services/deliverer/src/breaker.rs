@@ -5,7 +5,6 @@ use std::time::Duration;
 use shopery_model::{Circuit, CircuitState, TenantId, WebhookId, probe_delay};
 use shopery_queue::{Circuits, Parked, Queue};
 use shopery_runtime::Env;
-use time::OffsetDateTime;
 
 /// Deliveries that must fail in a row, and the pauses between probes.
 #[derive(Debug, Clone)]
@@ -51,7 +50,7 @@ impl Breaker {
             CircuitState::Open => self.probe_delay(id, 0),
             CircuitState::Draining => Duration::ZERO,
         };
-        let now = OffsetDateTime::now_utc();
+        let now = shopery_queue::now();
         let circuit = Circuit { probe_at: Some(now + delay), ..Circuit::new(state, now) };
         if known.is_some() || self.circuits.write(tenant, id, circuit, revision).await?.is_none() {
             return Ok(());
@@ -73,6 +72,6 @@ impl Breaker {
 
     /// An endpoint has one timer: setting it again replaces it.
     pub(crate) async fn set_timer(&self, tenant: &TenantId, id: WebhookId, delay: Duration) -> anyhow::Result<()> {
-        Ok(Parked::set_timer(&self.queue, tenant, id, OffsetDateTime::now_utc() + delay).await?)
+        Ok(Parked::set_timer(&self.queue, tenant, id, shopery_queue::now() + delay).await?)
     }
 }

@@ -19,7 +19,6 @@ use shopery_queue::{
     subject,
 };
 use shopery_runtime::Shutdown;
-use time::OffsetDateTime;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
@@ -96,7 +95,7 @@ impl Drainer {
         };
         let (circuit, revision) = self.circuits.read(&tenant, id).await?;
         if Parked::is_wake(&message)
-            && circuit.as_ref().is_some_and(|circuit| circuit.waits_for_probe(OffsetDateTime::now_utc()))
+            && circuit.as_ref().is_some_and(|circuit| circuit.waits_for_probe(shopery_queue::now()))
         {
             // New work is no reason to probe sooner; the timer will come.
             message.ack().await;
@@ -117,7 +116,7 @@ impl Drainer {
         if webhook.discard_before.is_some() {
             self.end_waiting(&tenant, id, &Lookup::Found(webhook.clone()), &message).await?;
         }
-        let now = OffsetDateTime::now_utc();
+        let now = shopery_queue::now();
         if circuit.is_none() && Parked::count(&self.queue, &tenant, id).await? == 0 {
             message.ack().await;
             return Ok(());
@@ -232,9 +231,7 @@ impl Drain<'_> {
     pub(crate) async fn fail(mut self) -> anyhow::Result<()> {
         self.circuit = match self.circuit.state {
             CircuitState::Open => Circuit { probes: self.circuit.probes + 1, ..self.circuit },
-            CircuitState::Draining => {
-                Circuit { probes: 1, ..Circuit::new(CircuitState::Open, OffsetDateTime::now_utc()) }
-            }
+            CircuitState::Draining => Circuit { probes: 1, ..Circuit::new(CircuitState::Open, shopery_queue::now()) },
         };
         self.wait_for_probe().await
     }
@@ -375,7 +372,7 @@ impl Drain<'_> {
 
     /// The jobs that are still to be sent. The others end; what does not decode goes to DEAD.
     async fn without_ended(&self, parked: &Parked, jobs: Vec<ParkedJob>) -> anyhow::Result<Vec<(u64, Job)>> {
-        let (now, max_age) = (OffsetDateTime::now_utc(), self.drainer.queue.limits.parked_max_age);
+        let (now, max_age) = (shopery_queue::now(), self.drainer.queue.limits.parked_max_age);
         let known = Lookup::Found(self.webhook.clone());
         let (mut waiting, mut outcomes, mut ended) = (Vec::with_capacity(jobs.len()), Vec::new(), Vec::new());
         for ParkedJob { sequence, at, frame } in jobs {
@@ -408,7 +405,7 @@ impl Drain<'_> {
 
     /// Renews the claim on the circuit, and on the message. Fails if another deliverer has taken over.
     async fn renew_lease(&mut self) -> anyhow::Result<()> {
-        self.circuit.seen_at = OffsetDateTime::now_utc();
+        self.circuit.seen_at = shopery_queue::now();
         let written =
             self.drainer.circuits.write(&self.tenant, self.webhook.id, self.circuit.clone(), self.revision).await?;
         let Some(revision) = written else { bail!("another deliverer has taken the circuit") };
@@ -420,7 +417,7 @@ impl Drain<'_> {
     async fn wait_for_probe(mut self) -> anyhow::Result<()> {
         let delay = self.drainer.breaker.probe_delay(self.webhook.id, self.circuit.probes);
         self.circuit.drainer = None;
-        self.circuit.probe_at = Some(OffsetDateTime::now_utc() + delay);
+        self.circuit.probe_at = Some(shopery_queue::now() + delay);
         self.renew_lease().await?;
         self.drainer.breaker.set_timer(&self.tenant, self.webhook.id, delay).await?;
         self.message.ack().await;

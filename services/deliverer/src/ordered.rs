@@ -142,7 +142,7 @@ impl Drain<'_> {
             let heads = self.heads(backlog, turns).await?;
             let tried = self.try_heads(heads, routed, is_probe).await?;
             let is_any_over = tried.iter().any(|(_, turn)| !matches!(turn, Turn::Unrouted | Turn::NotDue(_)));
-            let now = (Instant::now(), OffsetDateTime::now_utc());
+            let now = (Instant::now(), shopery_queue::now());
             for (_, turn) in &tried {
                 let at = match turn {
                     Turn::Unrouted => {
@@ -220,14 +220,14 @@ impl Drain<'_> {
         let meta = &mut head.waiting.job.meta;
         let progress = &head.progress;
         if let Some(retry) = progress.retry.as_ref().filter(|_| progress.is_retry(meta)) {
-            if retry.due_at > OffsetDateTime::now_utc() && !is_probe {
+            if retry.due_at > shopery_queue::now() && !is_probe {
                 return Ok(Turn::NotDue(retry.due_at));
             }
             (meta.attempt, meta.failed_at) = (retry.attempt, Some(retry.failed_at));
         }
         let max_age = queue.limits.parked_max_age;
         let known = Lookup::Found(self.webhook.clone());
-        let end = End::of_parked(&known, head.waiting.parked_at, OffsetDateTime::now_utc(), max_age);
+        let end = End::of_parked(&known, head.waiting.parked_at, shopery_queue::now(), max_age);
         if let Some(end) = end {
             return Ok(Turn::Ended(end));
         }
@@ -347,7 +347,7 @@ impl Drain<'_> {
     fn follow(&self, head: &Head, attempted: Attempted) -> (Outcome, Update) {
         let meta = head.waiting.job.meta.clone();
         let verdict = self.drainer.attempter.verdict(&meta, &attempted);
-        let now = OffsetDateTime::now_utc();
+        let now = shopery_queue::now();
         let mut update = Update::default();
         let (state, due_at) = match verdict {
             Verdict::Delivered => {

@@ -10,7 +10,6 @@ use std::time::Duration;
 use prometheus_client::metrics::counter::Counter;
 use shopery_queue::Queue;
 use shopery_runtime::{Env, Runtime, Shutdown};
-use time::OffsetDateTime;
 
 /// A page has up to 256 schedules.
 const PACE: Duration = Duration::from_millis(256);
@@ -68,7 +67,7 @@ impl Overdue {
     async fn look(&self) -> anyhow::Result<()> {
         let mut next = 1;
         loop {
-            let now = OffsetDateTime::now_utc();
+            let now = shopery_queue::now();
             let page = self.queue.schedules("retry.>", next).await?;
             let Some(last) = page.last() else { return Ok(()) };
             next = last.sequence + 1;

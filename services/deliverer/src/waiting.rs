@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use shopery_model::{Job, TenantId, Webhook, WebhookId};
 use shopery_queue::{Lookup, Message, Parked, ParkedJob, store_outcomes, subject};
-use time::OffsetDateTime;
 
 use crate::drain::Drainer;
 use crate::ended::End;
@@ -27,7 +26,7 @@ impl Drainer {
         message: &Message,
     ) -> anyhow::Result<()> {
         self.end_parked(tenant, id, webhook, message).await?;
-        let now = OffsetDateTime::now_utc();
+        let now = shopery_queue::now();
         let is_new = |webhook: &Webhook| webhook.discard_before.is_some_and(|before| now - before < SOON);
         let is_any_to_end = match webhook {
             Lookup::Deleted => true,
@@ -48,7 +47,7 @@ impl Drainer {
         message: &Message,
     ) -> anyhow::Result<()> {
         let max_age = self.queue.limits.parked_max_age;
-        let end = |at| End::of_parked(webhook, at, OffsetDateTime::now_utc(), max_age);
+        let end = |at| End::of_parked(webhook, at, shopery_queue::now(), max_age);
         // Most of the time there is nothing to do, and one look tells.
         if Parked::oldest(&self.queue, tenant, id).await?.and_then(end).is_none() {
             return Ok(());

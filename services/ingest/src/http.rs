@@ -16,7 +16,6 @@ use serde_json::value::RawValue;
 use shopery_http::{Access, Permission, Problem, read_body};
 use shopery_model::{BinaryAttributes, Event, Invalid, Lane, MAX_EVENT_BYTES, TenantId};
 use shopery_queue::{Meter, Pacer, PublishError, trace};
-use time::OffsetDateTime;
 
 use crate::accept::{Acceptor, Source};
 use crate::encoding::Encoding;
@@ -70,12 +69,12 @@ impl Door {
         match mode {
             Mode::Structured => {
                 let body = unpacked(body, encoding, MAX_EVENT_BYTES).await?;
-                let event = Event::parse(&body, OffsetDateTime::now_utc()).map_err(Problem::invalid)?;
+                let event = Event::parse(&body, shopery_queue::now()).map_err(Problem::invalid)?;
                 self.one(&tenant, &event, traceparent).await
             }
             Mode::Binary => {
                 let body = unpacked(body, encoding, MAX_EVENT_BYTES).await?;
-                let event = Event::parse_binary(attributes(headers), &body, OffsetDateTime::now_utc());
+                let event = Event::parse_binary(attributes(headers), &body, shopery_queue::now());
                 self.one(&tenant, &event.map_err(Problem::invalid)?, traceparent).await
             }
             Mode::Batch => {
@@ -162,7 +161,7 @@ impl Door {
                 format!("must have 1 to {MAX_BATCH} events; it has {}", raw.len()),
             )]));
         }
-        let now = OffsetDateTime::now_utc();
+        let now = shopery_queue::now();
         let (mut events, mut wrong) = (Vec::with_capacity(raw.len()), Vec::new());
         for (index, raw) in raw.iter().enumerate() {
             if index % AT_A_TIME == 0 {
@@ -302,7 +301,7 @@ mod tests {
         let event = json!({
             "specversion": "1.0", "id": id, "source": source, "type": "order-created", "subject": "order/1", "data": data,
         });
-        Event::parse(&Bytes::from(event.to_string()), OffsetDateTime::now_utc()).unwrap()
+        Event::parse(&Bytes::from(event.to_string()), time::OffsetDateTime::now_utc()).unwrap()
     }
 
     #[test]

@@ -15,7 +15,6 @@ use shopery_http::Problem;
 use shopery_model::{BinaryAttributes, Event, EventType, Invalid, MAX_EVENT_BYTES, TenantId};
 use shopery_queue::{Dead, Disposition, Intake, Queue, subject, trace};
 use shopery_runtime::Shutdown;
-use time::OffsetDateTime;
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
@@ -154,7 +153,7 @@ async fn read(message: &Message) -> Result<(TenantId, Event), Refused> {
 }
 
 async fn read_event(message: &Message) -> Result<Event, Problem> {
-    let (headers, now) = (message.headers.as_ref(), OffsetDateTime::now_utc());
+    let (headers, now) = (message.headers.as_ref(), shopery_queue::now());
     // Most messages have no headers at all.
     let Some(headers) = headers.filter(|headers| !headers.is_empty()) else {
         return Event::parse(&message.payload, now).map_err(Problem::invalid);

@@ -3,13 +3,16 @@
 //! What the database refuses is told apart from what passes: only a row that it will never take goes to DEAD, alone; a
 //! database that is away, full, read-only or silent is waited for.
 
+use std::convert::Infallible;
+use std::slice;
 use std::time::Duration;
 
+use anyhow::anyhow;
 use prometheus_client::metrics::counter::Counter;
 use serde_json::value::RawValue;
 use shopery_control::ConfigWriter;
 use shopery_model::{Outcome, TenantId, WebhookId};
-use shopery_queue::{Dead, Intake, Queue, Taken};
+use shopery_queue::{Dead, Disposition, Intake, Queue, Taken};
 use shopery_runtime::{Runtime, Shutdown};
 use shopery_store::{DisabledReason, Recorded, Store, StoreError};
 use time::OffsetDateTime;
@@ -34,6 +37,15 @@ struct Recorder {
     recorded: Counter,
     /// How long every attempt of a webhook may fail until it is disabled; `None`: for ever.
     disable_after: Option<Duration>,
+}
+
+/// Why outcomes were not written.
+#[derive(Clone)]
+enum NotWritten {
+    /// The drain began before the database took them.
+    Stopped,
+    /// The database will never take a row of them.
+    Refused(String),
 }
 
 struct Arrived {
@@ -74,64 +86,62 @@ pub(crate) async fn run(
 
 impl Recorder {
     async fn read(&self, message: Taken) -> Option<Arrived> {
-        let (sequence, at) = match message.message.stored() {
-            Ok(stored) => (stored.sequence, stored.at),
-            Err(error) => {
-                tracing::warn!(%error, "outcomes came from nowhere; they come again");
-                return None;
+        match self.try_read(&message).await {
+            Ok((sequence, at, outcomes)) => Some(Arrived { message, sequence, at, outcomes }),
+            Err(disposition) => {
+                message.settle(disposition).await;
+                None
             }
-        };
-        let parts: Vec<&RawValue> = match serde_json::from_slice(message.message.payload()) {
-            Ok(parts) => parts,
-            Err(error) => {
-                self.bury("undecodable-outcomes", &message, &error.to_string()).await;
-                return None;
-            }
-        };
-        let (mut outcomes, mut unreadable) = (Vec::with_capacity(parts.len()), Vec::new());
+        }
+    }
+
+    async fn try_read(&self, message: &Taken) -> Result<(u64, OffsetDateTime, Vec<Outcome>), Disposition<'static>> {
+        let stored = message.message.stored().map_err(|error| Disposition::Retry(error.into()))?;
+        let parts: Vec<&RawValue> = serde_json::from_slice(message.message.payload()).map_err(|error| {
+            Disposition::Dead { reason: "undecodable-outcomes", tenant: None, why: error.to_string() }
+        })?;
+        let mut outcomes = Vec::with_capacity(parts.len());
         for (place, part) in parts.into_iter().enumerate() {
             match serde_json::from_str(part.get()) {
                 Ok(outcome) => outcomes.push(outcome),
-                Err(error) => unreadable.push((place, part.get(), error.to_string())),
+                // One that does not read takes none of the others with it.
+                Err(error) => {
+                    let dead = Dead::whole(message.message.subject(), error.to_string(), part.get().as_bytes());
+                    let id = format!("outcome:{}:{place}", stored.sequence);
+                    let buried = self.queue.bury("undecodable-outcome", None, id, &dead).await;
+                    buried.map_err(|error| Disposition::Retry(anyhow!("cannot put an outcome on DEAD: {error}")))?;
+                }
             }
         }
-        // One that does not read takes none of the others with it.
-        for (place, part, why) in unreadable {
-            let dead = Dead::whole(message.message.subject(), &why, part.as_bytes());
-            let id = format!("outcome:{sequence}:{place}");
-            if let Err(error) = self.queue.bury("undecodable-outcome", None, id, &dead).await {
-                tracing::warn!("cannot put an outcome on DEAD; its message comes again: {error:#}");
-                return None;
-            }
-        }
-        Some(Arrived { message, sequence, at, outcomes })
+        Ok((stored.sequence, stored.at, outcomes))
     }
 
     /// Records everything together; if the database refuses a row of it, message by message.
     async fn record(&self, arrived: Vec<Arrived>, shutdown: &Shutdown) {
-        let Err(error) = self.write(&arrived, shutdown).await else { return };
-        tracing::warn!(error, "the history does not take a batch of outcomes; trying its messages one by one");
+        let together = self.write(&arrived, shutdown).await;
+        let is_refused = matches!(together, Err(NotWritten::Refused(_)));
         for part in arrived {
-            let part = [part];
-            if let Err(error) = self.write(&part, shutdown).await {
-                self.bury("unrecordable-outcomes", &part[0].message, &error).await;
-            }
+            let written =
+                if is_refused { self.write(slice::from_ref(&part), shutdown).await } else { together.clone() };
+            part.message.settle(disposition(written)).await;
         }
     }
 
-    /// Writes outcomes, waiting for the database for as long as it takes, and acknowledges. Fails if the database refuses a
-    /// row.
-    async fn write(&self, arrived: &[Arrived], shutdown: &Shutdown) -> Result<(), String> {
+    /// Writes outcomes, waiting for the database for as long as it takes.
+    async fn write(&self, arrived: &[Arrived], shutdown: &Shutdown) -> Result<(), NotWritten> {
         let outcomes: usize = arrived.iter().map(|part| part.outcomes.len()).sum();
         let (mut delay, mut longest) = (RETRY_DELAY.0, LONGEST_TRANSACTION.0);
         let disabled = loop {
             let kept = tokio::select! {
                 kept = tokio::time::timeout(longest, self.keep(arrived)) => kept,
-                () = self.hold(arrived) => return Ok(()),
+                never = self.hold(arrived) => match never {},
             };
             let error = match kept {
                 Ok(Ok(disabled)) => break disabled,
-                Ok(Err(error)) if error.is_of_the_row() => return Err(error.to_string()),
+                Ok(Err(error)) if error.is_of_the_row() => {
+                    tracing::warn!(%error, outcomes, "the history refuses outcomes");
+                    return Err(NotWritten::Refused(error.to_string()));
+                }
                 Ok(Err(error)) => error.to_string(),
                 Err(_) => {
                     let why = format!("no answer within {} s", longest.as_secs());
@@ -141,7 +151,7 @@ impl Recorder {
             };
             tracing::warn!(error, outcomes, "the history waits for the database");
             if shutdown.is_draining() {
-                return Ok(());
+                return Err(NotWritten::Stopped);
             }
             progress(arrived).await;
             tokio::time::sleep(delay).await;
@@ -152,14 +162,11 @@ impl Recorder {
             tracing::info!(%tenant, webhook = %id, reason = reason.name(), "a webhook is disabled");
             self.writer.publish(&tenant, id).await;
         }
-        for part in arrived {
-            part.message.message.ack().await;
-        }
         Ok(())
     }
 
     /// Keeps messages from being given to others while a transaction takes its time; never ends.
-    async fn hold(&self, arrived: &[Arrived]) {
+    async fn hold(&self, arrived: &[Arrived]) -> Infallible {
         loop {
             tokio::time::sleep(self.queue.limits.ack_wait / 3).await;
             progress(arrived).await;
@@ -174,14 +181,15 @@ impl Recorder {
             .collect();
         self.store.record_messages(&messages).await?;
         let outcomes = arrived.iter().flat_map(|part| &part.outcomes);
-        self.store.note_attempts(outcomes, self.disable_after, OffsetDateTime::now_utc()).await
+        self.store.note_attempts(outcomes, self.disable_after, shopery_queue::now()).await
     }
+}
 
-    async fn bury(&self, reason: &str, message: &Taken, why: &str) {
-        match message.message.dead_letter(reason, None, why).await {
-            Ok(()) => message.message.ack().await,
-            Err(error) => tracing::warn!("the outcomes are redelivered: {error:#}"),
-        }
+fn disposition(written: Result<(), NotWritten>) -> Disposition<'static> {
+    match written {
+        Ok(()) => Disposition::Done,
+        Err(NotWritten::Stopped) => Disposition::Retry(anyhow!("the recorder stops")),
+        Err(NotWritten::Refused(why)) => Disposition::Dead { reason: "unrecordable-outcomes", tenant: None, why },
     }
 }
 

@@ -93,7 +93,7 @@ async fn debounce(
             None if is_new(queue, meta).await => *window.insert(debounce.duration()),
             None => *window.insert(Duration::ZERO),
         };
-        let first = schedule(job, OffsetDateTime::now_utc() + window);
+        let first = schedule(job, shopery_queue::now() + window);
         is_stored(queue, &first.only_after(0).with_id(meta.delivery.to_string())).await
     };
     let (mut delay, mut has_asked) = (DELAY.0, false);
@@ -119,7 +119,7 @@ async fn debounce(
         if pending_version >= meta.payload_event().version && !is_in_doubt(&pending) {
             return Ok(Debounced::SupersededBy(carrier_id));
         }
-        if pending.due_at - CLOSING <= OffsetDateTime::now_utc() {
+        if pending.due_at - CLOSING <= shopery_queue::now() {
             tokio::time::sleep(delay).await;
             delay = (delay * 2).min(DELAY.1);
             continue;

@@ -2,9 +2,9 @@
 //! last deleted.
 //!
 //! The memory is of one partition, while this process has it, and bounded: it knows the last [`MAX_RESOURCES`] resources
-//! that an event was routed of. It also knows since when it would know: of a resource that it does not, an event that is from before that may
-//! be late, and EVENTS is looked at. The deliverer looks again
-//! at every attempt but a first one soon after the event, so what is missed here is a first payload, not a promise.
+//! that an event was routed of. It also knows since when it would know: of a resource that it does not, an event that is
+//! from before that may be late, and EVENTS is looked at. The deliverer looks again at every attempt but a first one soon
+//! after the event, so what is missed here is a first payload, not a promise.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;

@@ -12,7 +12,6 @@ use shopery_queue::{
     Sent, State, Taken, WebhookCache, republished, subject, trace,
 };
 use shopery_runtime::{Runtime, telemetry};
-use time::OffsetDateTime;
 
 use crate::arrived::{Arrived, EventPlace};
 use crate::debounce::{Debounced, Debouncing};
@@ -117,7 +116,7 @@ impl Router {
             self.pacer.turns(tenant, jobs).await;
         } else if jobs > 0 {
             let is_alone = self.pacer.is_alone(tenant);
-            let is_behind = OffsetDateTime::now_utc() - arrived.place.at > BEHIND;
+            let is_behind = shopery_queue::now() - arrived.place.at > BEHIND;
             match self.meter.way(tenant, jobs, is_alone, is_behind) {
                 Way::Fast => self.pacer.note_fast(tenant),
                 Way::Straight => arrived.lane = Lane::Bulk,
@@ -362,7 +361,7 @@ impl Router {
             match job.stored(self.patience()).await {
                 Ok(_) => {
                     Parked::wake(&self.queue, &meta.tenant, meta.webhook).await?;
-                    let due = Some(OffsetDateTime::now_utc()).filter(|_| state == DeliveryState::Pending);
+                    let due = Some(shopery_queue::now()).filter(|_| state == DeliveryState::Pending);
                     outcomes.push(Outcome { next_attempt_at: due, ..without_attempt(meta, state, None, None) });
                 }
                 Err(PublishError::SubjectFull(_)) => {
@@ -389,7 +388,7 @@ fn without_attempt(
     fault: Option<(Fault, String)>,
     carried_by: Option<DeliveryId>,
 ) -> Outcome {
-    let at = OffsetDateTime::now_utc();
+    let at = shopery_queue::now();
     Outcome { job: job.for_history(), state, next_attempt_at: None, attempt: None, fault, carried_by, at }
 }
 

@@ -13,7 +13,6 @@ use shopery_model::{TenantId, WebhookId};
 use shopery_queue::{ConfigSubscribers, Outgoing, Parked, Queue, Revision, subject};
 use shopery_runtime::Runtime;
 use shopery_store::{Store, WebhookRecord};
-use time::OffsetDateTime;
 
 use crate::notification::pending_notification;
 
@@ -75,7 +74,7 @@ impl ConfigWriter {
     /// What waits is sent to a webhook that works again, or ends with one that was deleted. If this fails the deliverers
     /// find out by themselves, later.
     pub async fn resume_backlog(&self, tenant: &TenantId, id: WebhookId) {
-        let due = OffsetDateTime::now_utc() + PROPAGATION_TIME;
+        let due = shopery_queue::now() + PROPAGATION_TIME;
         if let Err(error) = Parked::set_timer(&self.queue, tenant, id, due).await {
             tracing::warn!(%tenant, webhook = %id, %error, "what waits is seen to later");
         }
@@ -97,7 +96,7 @@ impl ConfigWriter {
         if last.is_none_or(|last| last.event.id != event.id) {
             self.queue.publish(&Outgoing::event(tenant, &event)).await.context("cannot publish webhook-disabled")?;
         }
-        Ok(self.store.told(tenant, record.id, event.time, OffsetDateTime::now_utc()).await?)
+        Ok(self.store.told(tenant, record.id, event.time, shopery_queue::now()).await?)
     }
 
     /// Leaves a tombstone of a webhook that the database does not have, where CONFIG knows nothing of it.

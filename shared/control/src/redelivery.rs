@@ -10,7 +10,6 @@ use shopery_model::{
 };
 use shopery_queue::{Outgoing, Queue, subject};
 use shopery_store::{DeliveryRecord, WebhookRecord};
-use time::OffsetDateTime;
 
 /// Rounds of one delivery: its row grows with each.
 pub const MAX_ROUNDS: u32 = 50;
@@ -114,7 +113,7 @@ pub fn message(job: &Job) -> Outgoing {
 
 /// What the history says until the first attempt of the new round.
 pub fn requested(job: JobMeta) -> Outcome {
-    let now = OffsetDateTime::now_utc();
+    let now = shopery_queue::now();
     Outcome { next_attempt_at: Some(now), ..without_attempt(job, DeliveryState::Pending, None) }
 }
 
@@ -124,7 +123,7 @@ pub fn superseded(job: JobMeta, carrier: DeliveryId) -> Outcome {
 }
 
 fn without_attempt(job: JobMeta, state: DeliveryState, carried_by: Option<DeliveryId>) -> Outcome {
-    let at = OffsetDateTime::now_utc();
+    let at = shopery_queue::now();
     Outcome { job, state, next_attempt_at: None, attempt: None, fault: None, carried_by, at }
 }
 
@@ -134,7 +133,7 @@ mod tests {
     use bytes::Bytes;
     use time::macros::datetime;
 
-    const STORED: OffsetDateTime = datetime!(2026-11-24 10:00:00.000_4 UTC);
+    const STORED: time::OffsetDateTime = datetime!(2026-11-24 10:00:00.000_4 UTC);
 
     fn event(id: &str, kind: &str, seconds: i64) -> Event {
         let at = STORED + time::Duration::seconds(seconds);

@@ -62,7 +62,7 @@ impl Waiting {
             }
             Self::Parked => Parked::oldest_of_all(queue).await?,
         };
-        let age = since.map(|since| OffsetDateTime::now_utc() - since);
+        let age = since.map(|since| crate::now() - since);
         // The clocks of two machines may differ.
         Ok(age.and_then(|age| Duration::try_from(age).ok()).unwrap_or_default())
     }
@@ -106,7 +106,7 @@ impl Queue {
 }
 
 impl Consumer {
-    async fn info(&self, queue: &Queue) -> anyhow::Result<consumer::Info> {
+    pub(crate) async fn info(&self, queue: &Queue) -> anyhow::Result<consumer::Info> {
         let stream = queue.jetstream.get_stream_no_info(self.stream).await?;
         stream.consumer_info(self.name).await.with_context(|| format!("cannot look at {}", self.name))
     }

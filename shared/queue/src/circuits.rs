@@ -9,7 +9,6 @@ use async_nats::jetstream::kv::{Entry, Operation, Store};
 use futures_util::StreamExt;
 use shopery_model::{Circuit, TenantId, WebhookId};
 use shopery_runtime::Runtime;
-use time::OffsetDateTime;
 
 use crate::{Queue, subject};
 
@@ -64,7 +63,7 @@ impl Circuits {
 
     /// The circuits that nobody has written for so long.
     pub fn forsaken(&self, silence: Duration) -> Vec<(TenantId, WebhookId)> {
-        let now = OffsetDateTime::now_utc();
+        let now = crate::now();
         let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
         let forsaken = table.iter().filter(|(_, known)| now - known.circuit.seen_at > silence);
         forsaken.map(|(id, known)| (known.tenant.clone(), *id)).collect()

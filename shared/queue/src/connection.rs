@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::events_check::{Doubt, watch_events};
-use crate::{Partition, event_types, topology};
+use crate::{Partition, clock, event_types, topology};
 
 /// The oldest server whose scheduled messages do what RETRY needs.
 const OLDEST_SERVER: (i64, i64, i64) = (2, 14, 0);
@@ -169,6 +169,7 @@ impl Link {
             .build(client.clone());
         let doubt = Doubt::default();
         watch_events(&client, &doubt, runtime);
+        clock::watch_clock(&client, runtime);
         let dead = runtime.metrics.shared("dead_messages", "Messages that nobody can use, put on DEAD, by reason");
         let too_new = runtime.metrics.shared(
             "too_new_messages",
@@ -189,7 +190,13 @@ impl Link {
     pub async fn open(self, starting: &Starting, shutdown: &Shutdown) -> anyhow::Result<Queue> {
         let mut deadline = Instant::now() + START_TIMEOUT;
         let buckets = loop {
-            match topology::find(&self.jetstream, &self.limits).await {
+            let mut found = topology::find(&self.jetstream, &self.limits).await;
+            if found.is_ok()
+                && let Err(error) = clock::compare(&self.client).await
+            {
+                found = Err(error);
+            }
+            match found {
                 Ok(buckets) => break buckets,
                 Err(error) if error.is::<topology::Missing>() => {
                     // However long the controller takes.

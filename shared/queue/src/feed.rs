@@ -48,10 +48,10 @@ pub struct StoredEvent {
     pub event: Event,
 }
 
-/// What EVENTS holds of all that it ever had.
+/// What EVENTS holds of all that it ever had of a tenant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Held {
-    /// The oldest place that it still holds, or the next one that it will give.
+    /// The oldest place from which on it holds everything, or the next one that it will give.
     first: u64,
     /// The time before which events have been removed; `None` if none ever was.
     removed_before: Option<OffsetDateTime>,
@@ -69,14 +69,22 @@ impl Held {
 
 /// A batch, as ADR-31 asks for it.
 #[derive(Debug, Serialize)]
-struct Wanted<'a> {
+pub(crate) struct Wanted<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
-    seq: Option<u64>,
+    pub(crate) seq: Option<u64>,
     #[serde(with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
-    start_time: Option<OffsetDateTime>,
-    next_by_subj: &'a str,
-    batch: usize,
-    max_bytes: usize,
+    pub(crate) start_time: Option<OffsetDateTime>,
+    pub(crate) next_by_subj: &'a str,
+    pub(crate) batch: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) max_bytes: Option<usize>,
+}
+
+impl<'a> Wanted<'a> {
+    /// One message of these subjects.
+    pub(crate) fn of(subjects: &'a str) -> Self {
+        Self { seq: None, start_time: None, next_by_subj: subjects, batch: 1, max_bytes: None }
+    }
 }
 
 impl Queue {
@@ -95,29 +103,41 @@ impl Queue {
             FeedStart::Since(time) => (None, Some(time)),
         };
         let filter = subject::events(tenant, kind);
-        let wanted = Wanted { seq, start_time, next_by_subj: &filter, batch: count, max_bytes: bytes };
-        tokio::time::timeout(TIMEOUT, self.batch(tenant, &wanted)).await.context("EVENTS does not answer")?
-    }
-
-    async fn batch(&self, tenant: &TenantId, wanted: &Wanted<'_>) -> anyhow::Result<Feed> {
-        let inbox = self.client.new_inbox();
-        // Dropping it ends the subscription.
-        let mut answers = self.client.subscribe(inbox.clone()).await.context("cannot hear EVENTS")?;
-        let subject = format!("$JS.API.DIRECT.GET.{}", topology::EVENTS);
-        let request = Bytes::from(serde_json::to_vec(wanted)?);
-        self.client.publish_with_reply(subject, inbox, request).await.context("cannot ask EVENTS")?;
+        let wanted = Wanted { seq, start_time, batch: count, max_bytes: Some(bytes), ..Wanted::of(&filter) };
         let mut feed = Feed { events: Vec::new(), first_at: None, next: None, is_end: false };
-        while let Some(answer) = answers.next().await {
-            if let Some(is_end) = end(&answer)? {
-                feed.is_end = is_end;
-                return Ok(feed);
-            }
-            let (sequence, stored_at, event) = read(&answer, tenant)?;
+        let behind = self.batch(&wanted, |answer| {
+            let (sequence, stored_at, event) = read(answer, tenant)?;
             feed.first_at.get_or_insert(stored_at);
             feed.next = Some(sequence + 1);
             feed.events.extend(event.map(|event| StoredEvent { sequence, stored_at, event }));
-        }
-        bail!("the connection ended while EVENTS answered")
+            Ok(())
+        });
+        let behind = behind.await?;
+        Ok(Feed { is_end: behind == 0, ..feed })
+    }
+
+    /// Reads a batch; returns how many of these messages EVENTS holds behind it.
+    pub(crate) async fn batch(
+        &self,
+        wanted: &Wanted<'_>,
+        mut each: impl FnMut(&Message) -> anyhow::Result<()>,
+    ) -> anyhow::Result<u64> {
+        let read = async {
+            let inbox = self.client.new_inbox();
+            // Dropping it ends the subscription.
+            let mut answers = self.client.subscribe(inbox.clone()).await.context("cannot hear EVENTS")?;
+            let subject = format!("$JS.API.DIRECT.GET.{}", topology::EVENTS);
+            let request = Bytes::from(serde_json::to_vec(wanted)?);
+            self.client.publish_with_reply(subject, inbox, request).await.context("cannot ask EVENTS")?;
+            while let Some(answer) = answers.next().await {
+                if let Some(behind) = end(&answer)? {
+                    return Ok(behind);
+                }
+                each(&answer)?;
+            }
+            bail!("the connection ended while EVENTS answered")
+        };
+        tokio::time::timeout(TIMEOUT, read).await.context("EVENTS does not answer")?
     }
 
     /// When EVENTS stored the oldest event that it holds of this tenant.
@@ -125,7 +145,8 @@ impl Queue {
         Ok(self.feed(tenant, None, FeedStart::At(1), 1, 1).await?.first_at)
     }
 
-    pub async fn held(&self) -> anyhow::Result<Held> {
+    /// What EVENTS holds of a tenant's events.
+    pub async fn held(&self, tenant: &TenantId) -> anyhow::Result<Held> {
         let stream = self.jetstream.get_stream(topology::EVENTS).await.context("cannot look at EVENTS")?;
         let state = &stream.cached_info().state;
         let removed_before = match state.first_sequence {
@@ -134,16 +155,23 @@ impl Queue {
             _ if state.messages == 0 => Some(state.last_timestamp + Duration::from_nanos(1)),
             _ => Some(state.first_timestamp),
         };
-        Ok(Held { first: state.first_sequence, removed_before })
+        let given_up = self.given_up(tenant).await?;
+        Ok(Held {
+            first: state.first_sequence.max(given_up.map_or(0, |given_up| given_up.before)),
+            removed_before: removed_before.max(given_up.map(|given_up| given_up.stored_before)),
+        })
     }
 }
 
-/// Whether the batch ends here, and if so whether nothing is left behind it.
-fn end(answer: &Message) -> anyhow::Result<Option<bool>> {
+/// If the batch ends here: how many messages are behind it.
+fn end(answer: &Message) -> anyhow::Result<Option<u64>> {
     match answer.status.map(|status| status.as_u16()) {
         None => Ok(None),
-        Some(204) => Ok(Some(header(answer, "Nats-Num-Pending") == Some("0"))),
-        Some(404) => Ok(Some(true)),
+        Some(204) => {
+            let behind = header(answer, "Nats-Num-Pending").and_then(|text| text.parse().ok());
+            behind.context("EVENTS does not say what is left").map(Some)
+        }
+        Some(404) => Ok(Some(0)),
         Some(status) => bail!("EVENTS answers {status}: {}", answer.description.as_deref().unwrap_or_default()),
     }
 }
@@ -151,9 +179,7 @@ fn end(answer: &Message) -> anyhow::Result<Option<bool>> {
 /// The event of a message, with its place and time; `None` for what is no event to show.
 fn read(answer: &Message, tenant: &TenantId) -> anyhow::Result<(u64, OffsetDateTime, Option<Event>)> {
     let header = |name| header(answer, name);
-    let sequence = header("Nats-Sequence").and_then(|text| text.parse().ok()).context("EVENTS gave no sequence")?;
-    let stored_at = header("Nats-Time-Stamp").and_then(|text| OffsetDateTime::parse(text, &Rfc3339).ok());
-    let stored_at = stored_at.context("EVENTS gave no time")?;
+    let (sequence, stored_at) = place(answer)?;
     if header("Nats-Subject").and_then(subject::parse_event).as_ref() != Some(tenant) {
         bail!("EVENTS gave an event at {sequence} that is another tenant's");
     }
@@ -165,7 +191,14 @@ fn read(answer: &Message, tenant: &TenantId) -> anyhow::Result<(u64, OffsetDateT
     Ok((sequence, stored_at, event.ok()))
 }
 
-fn header<'a>(answer: &'a Message, name: &'static str) -> Option<&'a str> {
+/// Where EVENTS holds it, and since when.
+pub(crate) fn place(answer: &Message) -> anyhow::Result<(u64, OffsetDateTime)> {
+    let sequence = header(answer, "Nats-Sequence").and_then(|text| text.parse().ok());
+    let stored_at = header(answer, "Nats-Time-Stamp").and_then(|text| OffsetDateTime::parse(text, &Rfc3339).ok());
+    Ok((sequence.context("EVENTS gave no sequence")?, stored_at.context("EVENTS gave no time")?))
+}
+
+pub(crate) fn header<'a>(answer: &'a Message, name: &'static str) -> Option<&'a str> {
     answer.headers.as_ref()?.get(name).map(|value| value.as_str())
 }
 
@@ -177,11 +210,10 @@ mod tests {
     #[test]
     fn a_batch_is_asked_for_as_adr_31_has_it() {
         let wanted = Wanted {
-            seq: None,
             start_time: Some(datetime!(2026-11-24 10:00 UTC)),
-            next_by_subj: "events.t.>",
             batch: 7,
-            max_bytes: 9,
+            max_bytes: Some(9),
+            ..Wanted::of("events.t.>")
         };
         assert_eq!(
             serde_json::to_string(&wanted).unwrap(),

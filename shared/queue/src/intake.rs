@@ -94,6 +94,12 @@ impl Intake {
                 () = shutdown.draining() => return None,
                 // What was asked of the old connection will not come.
                 Ok(()) = self.connections.changed() => self.forget(),
+                // Before the messages: of two pulls of a consumer that is gone, one answer is always there, and another pull
+                // follows each.
+                created = created(&mut self.creation) => match created {
+                    Ok(consumer) => self.consumer = consumer,
+                    Err(error) => tracing::warn!(consumer = self.declared.name, "{error:#}"),
+                },
                 Some(message) = self.messages.next() => {
                     self.heard = Instant::now();
                     match message.status {
@@ -113,10 +119,6 @@ impl Intake {
                 }
                 // Work has ended and its slot is free: ask for more.
                 Ok(freed) = self.slots.clone().acquire_owned(), if self.reserved.is_none() => drop(freed),
-                created = created(&mut self.creation) => match created {
-                    Ok(consumer) => self.consumer = consumer,
-                    Err(error) => tracing::warn!(consumer = self.declared.name, "{error:#}"),
-                },
                 () = tokio::time::sleep_until(silent), if self.reserved.is_some() => {
                     if !self.is_lost {
                         tracing::warn!(consumer = self.declared.name, "NATS is silent; asking again");

@@ -9,16 +9,19 @@
 mod ages;
 mod bursts;
 mod circuits;
+mod clock;
 mod config_subscribers;
 mod connection;
 mod disposition;
 mod event_types;
 mod events_check;
 mod feed;
+mod given_up;
 #[cfg(test)]
 mod golden_tests;
 mod intake;
 mod lease;
+mod leftovers;
 mod message;
 mod meter;
 mod outcomes;
@@ -38,10 +41,12 @@ mod webhook_cache;
 
 pub use ages::{Age, Waiting, watch_ages};
 pub use circuits::Circuits;
+pub use clock::now;
 pub use config_subscribers::{ConfigSubscribers, Revision};
 pub use connection::{Config, Link, Queue};
 pub use disposition::Disposition;
 pub use feed::{Feed, FeedStart, Held, StoredEvent};
+pub use given_up::HeldEvent;
 pub use intake::Intake;
 pub use lease::Lease;
 pub use message::{Message, NotStored, Stored, Taken};

@@ -159,8 +159,8 @@ impl Queue {
     /// before the place `before` if there is one.
     ///
     /// As a rule that is one request where nothing came after, and three where something did: no state is newer than the
-    /// time of its storing. Behind late ones lies the newest one, published again, once a router has processed them; correctness does not depend on
-    /// when that happens.
+    /// time of its storing. Behind late ones lies the newest one, published again, once a router has processed them;
+    /// correctness does not depend on when that happens.
     pub async fn newer_states(
         &self,
         tenant: &TenantId,

@@ -32,6 +32,7 @@ pub const CIRCUITS: &str = "CIRCUITS";
 pub const PROGRESS: &str = "PROGRESS";
 /// The key-value bucket of the debounced bursts that were begun.
 pub(crate) const BURSTS: &str = "BURSTS";
+pub(crate) const GIVEN_UP: &str = "GIVEN_UP";
 /// The key-value bucket of the leases; see [`Lease`](crate::Lease).
 pub(crate) const LEASES: &str = "LEASES";
 
@@ -265,6 +266,11 @@ pub const RECORDER: Consumer =
     Consumer { stream: OUTCOMES, name: "recorder", filter: "outcomes.>", max_ack_pending: 1000 };
 
 impl Consumer {
+    /// Those of work queues.
+    pub fn of_work_queues() -> impl Iterator<Item = &'static Self> {
+        [&INGEST, &DELIVERER_FAST, &DELIVERER_BULK, &DELIVERER_DUE, &RECORDER].into_iter().chain(&ROUTER_DEFERRED)
+    }
+
     pub(crate) fn config(&self, limits: &Limits) -> pull::Config {
         pull::Config {
             durable_name: Some(self.name.to_owned()),
@@ -280,8 +286,9 @@ impl Consumer {
     }
 }
 
-/// The buckets of [`Buckets`], and BURSTS. No service waits for that one: a controller of before does not create it.
-fn buckets(limits: &Limits) -> [kv::Config; 4] {
+/// The buckets of [`Buckets`], BURSTS and GIVEN_UP. No service waits for those two: a controller of before does not create
+/// them.
+fn buckets(limits: &Limits) -> [kv::Config; 5] {
     // Nothing of a resource waits for longer than it may be parked, or than EVENTS has its states.
     let longest_wait = limits.events_max_age.max(limits.parked_max_age + PARKED_SLACK) + DAY;
     [
@@ -289,6 +296,8 @@ fn buckets(limits: &Limits) -> [kv::Config; 4] {
         (CIRCUITS, Duration::ZERO, 512),
         (PROGRESS, longest_wait, 512),
         (BURSTS, BURSTS_MAX_AGE, 256),
+        // Until then EVENTS has given up all that was stored by then, of whomever.
+        (GIVEN_UP, limits.events_max_age + DAY, 64),
     ]
     .map(|(name, max_age, mib)| kv::Config {
         bucket: name.to_owned(),

@@ -65,6 +65,11 @@ impl Burst {
         self.tally.accepted.lock().unwrap().len()
     }
 
+    /// The ids of those that have been acknowledged so far.
+    pub fn accepted_ids(&self) -> HashSet<String> {
+        self.tally.accepted.lock().unwrap().iter().cloned().collect()
+    }
+
     /// Times that a publisher was not acknowledged.
     pub fn refusals(&self) -> usize {
         self.tally.refusals.load(Ordering::Relaxed)

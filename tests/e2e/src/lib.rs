@@ -53,4 +53,4 @@ pub use process::{Process, Signal};
 pub use provider::{Provider, SigningKey};
 pub use publisher::Publisher;
 pub use small_disk::SmallDisk;
-pub use stack::{DatabaseKind, Service, Stack};
+pub use stack::{Apart, DatabaseKind, Service, Stack};

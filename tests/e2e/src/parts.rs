@@ -49,6 +49,13 @@ pub fn node_packages() -> PathBuf {
     path
 }
 
+/// The library that sets the clock of one process, with `LD_PRELOAD` and `FAKETIME`.
+pub fn faketime() -> PathBuf {
+    let folders = std::fs::read_dir("/usr/lib").into_iter().flatten().flatten();
+    let mut found = folders.map(|folder| folder.path().join("faketime/libfaketime.so.1"));
+    found.find(|path| path.exists()).expect("libfaketime IS MISSING: run tests/run, which installs it")
+}
+
 /// The `nats-server` binary.
 pub async fn nats_server() -> PathBuf {
     static FOUND: OnceCell<PathBuf> = OnceCell::const_new();

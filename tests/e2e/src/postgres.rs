@@ -8,7 +8,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::process::{Child, ChildStdin, Command};
 
 use crate::process::{Process, Signal, descendants, send};
-use crate::{Folder, ports, wait};
+use crate::{Folder, SmallDisk, ports, wait};
 
 /// Ended when it is dropped.
 #[derive(Debug)]
@@ -18,17 +18,19 @@ pub struct Postgres {
     server: Option<Process>,
     // Last, so that the server has ended when its files go.
     folder: Folder,
+    disk: Option<SmallDisk>,
 }
 
 impl Postgres {
-    pub async fn start() -> Self {
+    /// With its data on a disk of their own, if there is one.
+    pub async fn start(disk: Option<SmallDisk>) -> Self {
         let folder = Folder::create();
-        let mut postgres = Self { binaries: binaries(), port: ports::free(), server: None, folder };
-        let data = postgres.folder.join("data");
+        let mut postgres = Self { binaries: binaries(), port: ports::free(), server: None, folder, disk };
+        let data = postgres.data();
         std::fs::create_dir(&data).unwrap();
         if nix::unistd::geteuid().is_root() {
-            let status = Command::new("chown").args(["-R", "nobody"]).arg(postgres.folder.path()).status().await;
-            assert!(status.is_ok_and(|status| status.success()), "cannot give the cluster to nobody");
+            let status = Command::new("chown").args(["-R", "nobody"]).args([postgres.folder.path(), &data]).status();
+            assert!(status.await.is_ok_and(|status| status.success()), "cannot give the cluster to nobody");
         }
         let mut initdb = as_nobody(&postgres.binaries.join("initdb"));
         initdb.args(["--no-sync", "--auth=trust", "--username=shopery", "--encoding=UTF8", "--locale=C", "-D"]);
@@ -36,6 +38,15 @@ impl Postgres {
         assert!(made.status.success(), "initdb: {}", String::from_utf8_lossy(&made.stderr));
         postgres.resume().await;
         postgres
+    }
+
+    fn data(&self) -> PathBuf {
+        self.disk.as_ref().map_or(self.folder.path(), SmallDisk::path).join("data")
+    }
+
+    /// The disk that it was started with.
+    pub fn disk(&self) -> &SmallDisk {
+        self.disk.as_ref().expect("a disk of its own")
     }
 
     /// For `SHOPERY_DATABASE_URL`. No TLS: it is loopback.
@@ -53,12 +64,25 @@ impl Postgres {
     /// Starts the server; ready when it returns.
     pub async fn resume(&mut self) {
         let mut command = as_nobody(&self.binaries.join("postgres"));
-        command.arg("-D").arg(self.folder.join("data")).args(["-p", &self.port.to_string()]);
+        command.arg("-D").arg(self.data()).args(["-p", &self.port.to_string()]);
         for setting in ["listen_addresses=127.0.0.1", "unix_socket_directories=", "fsync=off", "max_connections=60"] {
             command.args(["-c", setting]);
         }
         command.current_dir(self.folder.path());
         self.server = Some(Process::start("postgres", command, &self.folder.join("postgres.log")));
+        self.ready().await;
+    }
+
+    /// Starts the server if it has ended by itself; ready when it returns.
+    pub async fn recover(&mut self) {
+        if self.server.as_mut().is_none_or(|server| server.ended().is_some()) {
+            self.resume().await;
+        } else {
+            self.ready().await;
+        }
+    }
+
+    async fn ready(&self) {
         let port = self.port.to_string();
         let is_ready = self.binaries.join("pg_isready");
         wait::until_true("PostgreSQL", Duration::from_secs(30), async || {

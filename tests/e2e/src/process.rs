@@ -92,6 +92,16 @@ pub fn descendants(pid: u32) -> Vec<u32> {
     family.split_off(1)
 }
 
+/// The CPU time that a process has used, its own and that of the kernel for it.
+pub fn cpu_time(pid: u32) -> Duration {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    // The name in parentheses may hold anything; what comes after it begins with the third field.
+    let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+    let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
+    // The kernel counts in steps of 10 ms for every program, whatever it uses itself.
+    Duration::from_millis(ticks * 10)
+}
+
 /// The last lines of a text.
 pub fn tail(text: &str, lines: usize) -> String {
     let all: Vec<_> = text.lines().collect();

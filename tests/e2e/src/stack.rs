@@ -16,8 +16,8 @@ use crate::nats_cluster::NatsCluster;
 use crate::process::{self, tail};
 use crate::publisher::Credentials;
 use crate::{
-    Client, Folder, Merchant, Metrics, Process, Publisher, Signal, leaks, metrics, parts, ports, postgres::Postgres,
-    token, wait,
+    Client, Folder, Merchant, Metrics, Process, Publisher, Signal, SmallDisk, leaks, metrics, parts, ports,
+    postgres::Postgres, token, wait,
 };
 
 /// `SHOPERY_ENCRYPTION_KEYS` of a stack that is not told otherwise.
@@ -71,7 +71,17 @@ pub struct Plan {
     more_roots: String,
     is_cluster: bool,
     nats_store: Option<PathBuf>,
+    postgres_disk: Option<SmallDisk>,
     binaries: Option<PathBuf>,
+}
+
+/// How a process differs from those of the stack.
+#[derive(Debug, Clone, Default)]
+pub struct Apart {
+    /// The folder of the version that it is of.
+    pub binaries: Option<PathBuf>,
+    /// How far its clock is ahead; below 0, behind.
+    pub clock_seconds: i64,
 }
 
 /// Everything ends when it is dropped, and what the services have said is searched for [`leaks`]; when the test has failed,
@@ -88,6 +98,7 @@ pub struct Stack {
     nats: Option<NatsServer>,
     cluster: Option<NatsCluster>,
     binaries: Option<PathBuf>,
+    apart: HashMap<Service, Apart>,
     nats_options: nats_server::Options,
     traces: Traces,
     folder: Folder,
@@ -120,6 +131,12 @@ impl Plan {
     /// Where NATS keeps its streams.
     pub fn nats_store(mut self, folder: PathBuf) -> Self {
         self.nats_store = Some(folder);
+        self
+    }
+
+    /// Where PostgreSQL keeps its data.
+    pub fn postgres_disk(mut self, disk: SmallDisk) -> Self {
+        self.postgres_disk = Some(disk);
         self
     }
 
@@ -159,7 +176,7 @@ impl Plan {
         let traces = Traces::start().await;
         let postgres = match self.database {
             DatabaseKind::Sqlite => None,
-            DatabaseKind::Postgres => Some(Postgres::start().await),
+            DatabaseKind::Postgres => Some(Postgres::start(self.postgres_disk).await),
         };
         let database = match &postgres {
             Some(postgres) => postgres.url(),
@@ -196,6 +213,7 @@ impl Plan {
             nats: None,
             cluster: None,
             binaries: self.binaries,
+            apart: HashMap::new(),
             nats_options,
             traces,
             folder,
@@ -227,6 +245,7 @@ impl Stack {
             more_roots: String::new(),
             is_cluster: false,
             nats_store: None,
+            postgres_disk: None,
             binaries: None,
         }
     }
@@ -292,14 +311,28 @@ impl Stack {
 
     /// A service's binary, with the stack's variables.
     pub fn command(&self, service: Service) -> Command {
-        let binary = match &self.binaries {
+        let apart = self.apart.get(&service).cloned().unwrap_or_default();
+        self.command_of(service, self.ports[&service], &apart)
+    }
+
+    fn command_of(&self, service: Service, port: u16, apart: &Apart) -> Command {
+        let binary = match apart.binaries.as_ref().or(self.binaries.as_ref()) {
             Some(folder) => folder.join(service.name()),
             None => parts::binary(service.name()),
         };
         let mut command = Command::new(binary);
         command.env_clear().envs(&self.env).env("RUST_BACKTRACE", "1").current_dir(self.folder.path());
-        command.env("SHOPERY_LISTEN", format!("127.0.0.1:{}", self.ports[&service]));
+        command.env("SHOPERY_LISTEN", format!("127.0.0.1:{port}"));
+        if apart.clock_seconds != 0 {
+            command.env("LD_PRELOAD", parts::faketime()).env("FAKETIME", format!("{:+}s", apart.clock_seconds));
+            command.env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+        }
         command
+    }
+
+    /// From its next start on, a service is run so.
+    pub fn set_apart(&mut self, service: Service, apart: Apart) {
+        self.apart.insert(service, apart);
     }
 
     /// Starts a service without waiting for it.
@@ -319,9 +352,13 @@ impl Stack {
     /// One more process of a service beside that of the stack, ready when this returns. It is the test's own: killed by
     /// [`Process::kill`], and started again under the same number.
     pub async fn replica(&self, service: Service, number: usize) -> Process {
+        self.replica_apart(service, number, &Apart::default()).await
+    }
+
+    /// The same, of a process that is run otherwise.
+    pub async fn replica_apart(&self, service: Service, number: usize, apart: &Apart) -> Process {
         let port = ports::free();
-        let mut command = self.command(service);
-        command.env("SHOPERY_LISTEN", format!("127.0.0.1:{port}"));
+        let command = self.command_of(service, port, apart);
         let log = self.folder.join(&format!("{}-{number}.log", service.name()));
         let mut process = Process::start(service.name(), command, &log);
         ready(service, &mut process, &format!("http://127.0.0.1:{port}")).await;
@@ -404,8 +441,12 @@ impl Stack {
         self.nats.take().expect("a running server").kill().await.unwrap();
     }
 
+    pub fn nats_pid(&self) -> u32 {
+        self.nats.as_ref().expect("a running server").pid()
+    }
+
     pub fn signal_nats(&self, signal: Signal) {
-        process::send(self.nats.as_ref().expect("a running server").pid(), signal).unwrap();
+        process::send(self.nats_pid(), signal).unwrap();
     }
 
     /// SIGTERM; its store stays.

@@ -79,6 +79,40 @@ async fn events_that_are_routed_make_room_for_new_ones_and_it_is_said() {
     assert!(held["oldestAvailable"].as_str().unwrap() > since && held["gap"] == true, "{held}");
 }
 
+/// The oldest events are those of a tenant that publishes little.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_that_fills_the_event_stream_gives_up_its_own_events() {
+    const MIB: usize = 8;
+    let stack = Stack::plan().env("SHOPERY_EVENTS_MAX_MIB", MIB.to_string()).start().await;
+    let (quiet, busy) = (stack.client("tnt_quiet"), stack.client("tnt_busy"));
+    for number in 0..10 {
+        quiet.publish(&Event::order(&format!("{number}"))).await.expect(202);
+    }
+    let events = jetstream::new(stack.operator().await).get_stream("EVENTS").await.unwrap();
+    let (mut published, mut given_up) = (0, 0.0);
+    for round in 0..3 {
+        // Between the size from which on it gives up events, and that from which on all do.
+        while events.get_info().await.unwrap().state.bytes < (MIB << 20) as u64 / 100 * 87 {
+            busy.publish(&large(published)).await.expect(202);
+            published += 1;
+        }
+        let before = given_up;
+        given_up = wait::until(&format!("events to be given up, round {round}"), SOON, async || {
+            let metrics = stack.metrics(Service::Controller).await;
+            let now = metrics.value("shopery_events_given_up_total").unwrap_or_default();
+            if now > before { Ok(now) } else { Err(now.to_string()) }
+        })
+        .await;
+    }
+    let left = busy.all("/company/events").await.len();
+    assert_eq!(left, published - given_up as usize);
+    assert_eq!(quiet.all("/company/events").await.len(), 10);
+    for (client, gap) in [(&quiet, false), (&busy, true)] {
+        let page = client.get("/company/events?created_at_min=2026-01-01T00:00:00Z").await.expect(200).json();
+        assert_eq!(page["gap"], gap, "{page}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_webhook_that_fills_what_is_parked_takes_no_place_from_others() {
     let stack = Stack::plan()

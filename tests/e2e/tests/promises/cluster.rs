@@ -13,7 +13,7 @@ use shopery_e2e::{Event, Service, wait};
 
 const SOON: Duration = Duration::from_secs(60);
 const KILLS: usize = 2;
-const STREAMS: [&str; 12] = [
+const STREAMS: [&str; 14] = [
     "INBOUND",
     "EVENTS",
     "DEFERRED",
@@ -26,6 +26,8 @@ const STREAMS: [&str; 12] = [
     "KV_CIRCUITS",
     "KV_PROGRESS",
     "KV_LEASES",
+    "KV_BURSTS",
+    "KV_GIVEN_UP",
 ];
 /// Prefixes of the names of durable consumers.
 const SERVICES: [&str; 4] = ["ingest", "router", "deliverer", "recorder"];

@@ -4,6 +4,8 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use async_nats::jetstream;
+use async_nats::jetstream::consumer::PullConsumer;
+use futures_util::StreamExt;
 use shopery_e2e::{Event, Service, SmallDisk, Stack, wait};
 
 const SOON: Duration = Duration::from_secs(60);
@@ -84,4 +86,41 @@ async fn nats_without_room_is_reported_and_has_all_that_it_acknowledged_after_a_
     let known: HashSet<_> = history.iter().map(|delivery| delivery["eventId"].as_str().unwrap().to_owned()).collect();
     assert!(accepted.is_subset(&known), "lost: {:?}", accepted.difference(&known));
     assert!(history.iter().all(|delivery| delivery["state"] == "delivered"), "{history:?}");
+}
+
+/// NATS notes the acknowledgement and cannot remove the message, and gives it to nobody after its restart.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_acknowledged_without_room_is_removed_later() {
+    const MESSAGES: usize = 20;
+    let disk = SmallDisk::of_mib(64);
+    let mut stack = Stack::plan().nats_store(disk.path().join("nats")).start().await;
+    stack.stop(Service::Recorder).await;
+    let jetstream = jetstream::new(stack.operator().await);
+    let outcomes = jetstream.get_stream("OUTCOMES").await.unwrap();
+    for _ in 0..MESSAGES {
+        jetstream.publish("outcomes.router", "[]".into()).await.unwrap().await.unwrap();
+    }
+    let consumer: PullConsumer = outcomes.get_consumer("recorder").await.unwrap();
+    let taken = consumer.fetch().max_messages(MESSAGES).messages().await.unwrap();
+    let taken: Vec<_> = taken.map(|message| message.unwrap()).collect().await;
+    assert_eq!(taken.len(), MESSAGES);
+    disk.fill();
+    for message in &taken {
+        message.ack().await.unwrap();
+    }
+    wait::until("the acknowledgements to be noted", SOON, async || {
+        let info = outcomes.consumer_info("recorder").await.map_err(|error| error.to_string())?;
+        if info.ack_floor.consumer_sequence == MESSAGES as u64 { Ok(()) } else { Err(format!("{:?}", info.ack_floor)) }
+    })
+    .await;
+    disk.make_room();
+    stack.stop_nats().await;
+    stack.start_nats().await;
+    let left = async || outcomes.get_info().await.map(|info| info.state.messages).map_err(|error| error.to_string());
+    println!("after the restart {:?} messages are there", left().await);
+    wait::until("OUTCOMES to be empty", SOON, async || match left().await? {
+        0 => Ok(()),
+        left => Err(left.to_string()),
+    })
+    .await;
 }

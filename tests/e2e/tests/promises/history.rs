@@ -25,7 +25,7 @@ async fn open(database: DatabaseKind) -> (Store, Folder, Option<Postgres>) {
     let folder = Folder::create();
     let postgres = match database {
         DatabaseKind::Sqlite => None,
-        DatabaseKind::Postgres => Some(Postgres::start().await),
+        DatabaseKind::Postgres => Some(Postgres::start(None).await),
     };
     let sqlite = format!("sqlite://{}?mode=rwc", folder.join("history.db").display());
     let url = postgres.as_ref().map_or(sqlite, Postgres::url);

@@ -6,9 +6,12 @@ use reqwest::Method;
 use reqwest::header::CONTENT_TYPE;
 use serde_json::{Value, json};
 use shopery_e2e::client::send;
+use shopery_e2e::stored::Stored;
 use shopery_e2e::{Behaviour, Client, Event, Service, Stack, wait};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+
+use crate::truth::last_of;
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -255,25 +258,55 @@ async fn an_older_event_that_arrives_late_does_not_replace_the_newer_state() {
     assert_eq!(stack.merchant.arrivals_at("/latest").len(), 3);
 }
 
-/// However long no router gets to it.
+/// However long no router gets to it, and whatever else lies there.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_retry_does_not_take_a_late_state_for_the_newest_while_no_router_runs() {
     let mut stack = Stack::plan().env("SHOPERY_RETRY_SCHEDULE", "12s").start().await;
     let client = stack.client("tnt_a");
     client.create_webhook(&stack.merchant.url("/a"), &["*"]).await;
     stack.merchant.behave("/a", Behaviour::Answer(500));
-    client.publish(&updated_ago("ord", 1, 60, r#"{"total":1}"#)).await.expect(202);
-    wait::until_true("an attempt", SOON, async || {
-        stack.merchant.arrivals_at("/a").first().is_some_and(|arrival| arrival.answered().is_some())
+    let orders = ["ord", "unreadable"];
+    for order in orders {
+        client.publish(&updated_ago(order, 1, 60, r#"{"total":1}"#)).await.expect(202);
+    }
+    wait::until_true("an attempt of each", SOON, async || {
+        stack.merchant.arrivals_at("/a").iter().filter(|arrival| arrival.answered().is_some()).count() == orders.len()
     })
     .await;
     stack.merchant.behave("/a", Behaviour::Answer(200));
     stack.stop(Service::Router).await;
-    client.publish(&updated("ord", 3, r#"{"total":3}"#)).await.expect(202);
-    client.publish(&updated_ago("ord", 2, 30, r#"{"total":2}"#)).await.expect(202);
-    let arrivals = stack.merchant.wait_at("/a", 2, SOON).await;
-    assert_eq!(arrivals[1].header("x-shopery-payload-event-id"), "evt_ord_3");
-    assert_eq!(arrivals[1].body, r#"{"total":3}"#);
+    for order in orders {
+        client.publish(&updated(order, 3, r#"{"total":3}"#)).await.expect(202);
+    }
+    let jetstream = async_nats::jetstream::new(stack.operator().await);
+    let events = jetstream.get_stream("EVENTS").await.unwrap();
+    let stored = events.get_last_raw_message_by_subject("events.*.tnt_a.order.unreadable").await.unwrap();
+    jetstream.publish(stored.subject, "unreadable".into()).await.unwrap().await.unwrap();
+    for order in orders {
+        client.publish(&updated_ago(order, 2, 30, r#"{"total":2}"#)).await.expect(202);
+    }
+    let arrivals = stack.merchant.wait_at("/a", 2 * orders.len(), SOON).await;
+    for order in orders {
+        let retry = last_of(&arrivals, &format!("evt_{order}_1"));
+        assert_eq!(retry.header("x-shopery-payload-event-id"), format!("evt_{order}_3"));
+        assert_eq!(retry.body, r#"{"total":3}"#);
+    }
+}
+
+/// A router remembers which one is the newest, and so does not have to find it.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_newest_state_is_taken_along_from_behind_any_number_of_late_ones() {
+    let mut stack = Stack::start().await;
+    let client = stack.client("tnt_a");
+    client.create_webhook(&stack.merchant.url("/a"), &["*"]).await;
+    stack.stop(Service::Deliverer).await;
+    client.publish(&updated("ord", 0, r#"{"total":0}"#)).await.expect(202);
+    let late: Vec<_> = (1..=40).map(|number| updated_ago("ord", number, 60, r#"{"total":1}"#)).collect();
+    client.try_publish_batch(&late).await.unwrap().expect(202);
+    decided(&stack, "sent", 41).await;
+    let stored = Stored::of(&stack).await;
+    let states = [r#"{"total":0}"#, r#"{"total":1}"#].map(|state| stored.part("JOBS").matches(state).count());
+    assert_eq!(states, [41, 0]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,0 +1,64 @@
+//! Many webhooks: a service that restarts knows all of them, and the rest of them costs little.
+//!
+//! `SHOPERY_TEST_WEBHOOKS` is their number. `SHOPERY_TEST_REST_SECONDS` is for how long the CPU time at rest is measured; it is
+//! printed, as is how soon each service is ready again.
+
+use std::time::{Duration, Instant};
+
+use futures_util::{StreamExt, stream};
+use shopery_e2e::{Event, Service, Stack, process, wait};
+
+const SOON: Duration = Duration::from_secs(60);
+/// What a tenant may have.
+const OF_A_TENANT: usize = 100;
+const AT_ONCE: usize = 16;
+
+fn number(name: &str, default: usize) -> usize {
+    std::env::var(name).map_or(default, |text| text.parse().unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_restarts_knows_every_webhook() {
+    let tenants = number("SHOPERY_TEST_WEBHOOKS", 1000).div_ceil(OF_A_TENANT);
+    let mut stack = Stack::start().await;
+    let url = stack.merchant.url("/a");
+    let created = stream::iter(0..tenants).for_each_concurrent(AT_ONCE, async |tenant| {
+        let client = stack.client(&format!("tnt_{tenant}"));
+        for _ in 0..OF_A_TENANT {
+            client.create_webhook(&url, &["order-*"]).await;
+        }
+    });
+    created.await;
+    stack.at_rest(SOON).await;
+
+    let rest = Duration::from_secs(number("SHOPERY_TEST_REST_SECONDS", 3) as u64);
+    let pids: Vec<_> = Service::ALL
+        .map(|service| (service.name(), stack.process(service).pid()))
+        .into_iter()
+        .chain([("nats-server", stack.nats_pid())])
+        .collect();
+    let before: Vec<_> = pids.iter().map(|(_, pid)| process::cpu_time(*pid)).collect();
+    tokio::time::sleep(rest).await;
+    println!("CPU at rest with {} webhooks, over {rest:?}, in percent of a core:", tenants * OF_A_TENANT);
+    for ((name, pid), before) in pids.iter().zip(before) {
+        let used = process::cpu_time(*pid) - before;
+        println!("  {name}: {:.2}", used.as_secs_f64() / rest.as_secs_f64() * 100.0);
+    }
+    for service in Service::ALL {
+        assert!(stack.stop(service).await.success());
+        let began = Instant::now();
+        stack.run(service).await;
+        println!("{} was ready after {:.0?}", service.name(), began.elapsed());
+    }
+
+    let last = tenants - 1;
+    let client = stack.client(&format!("tnt_{last}"));
+    client.publish(&Event::order("1")).await.expect(202);
+    let arrivals = stack.merchant.wait_at("/a", OF_A_TENANT, SOON).await;
+    assert_eq!(arrivals.len(), OF_A_TENANT);
+    wait::until("every delivery in the history", SOON, async || {
+        let history = client.all("/company/deliveries?status=delivered").await;
+        if history.len() == OF_A_TENANT { Ok(()) } else { Err(format!("{}", history.len())) }
+    })
+    .await;
+}
