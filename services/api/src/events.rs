@@ -105,7 +105,7 @@ async fn page(app: &App, tenant: &TenantId, asked: &Asked) -> anyhow::Result<Pag
         (None, None) => FeedStart::At(1),
     };
     let is_from_somewhere = asked.cursor.is_some() || asked.since.is_some();
-    let gap = is_from_somewhere && app.queue.held(tenant).await?.is_short_of(start);
+    let asked_from = start;
     let (mut data, mut next, mut bytes, mut seen) = (Vec::new(), asked.cursor, 0, 0);
     let is_end = loop {
         // Not one more than the page can take, so that nothing is read twice.
@@ -138,6 +138,8 @@ async fn page(app: &App, tenant: &TenantId, asked: &Asked) -> anyhow::Result<Pag
         }
     };
     let cursor = next.map(|place| format!("{CURSOR}{place}"));
+    // After the events were read: what was removed meanwhile is missing among them.
+    let gap = is_from_somewhere && app.queue.held(tenant).await?.is_short_of(asked_from);
     Ok(Page {
         data,
         next_cursor: cursor.clone().filter(|_| !is_end),

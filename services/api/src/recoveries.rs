@@ -133,7 +133,7 @@ fn read(mut fields: Fields, tenant: TenantId, webhook: WebhookId) -> Result<Reco
         fields.check(if since < until { Ok(since) } else { Err(nothing()) })
     });
     fields.finish()?;
-    let mut recovery = RecoveryRecord::new(tenant, webhook, since.ok_or_else(Problem::internal)?, until);
+    let mut recovery = RecoveryRecord::new(tenant, webhook, (since.ok_or_else(Problem::internal)?, until), now);
     recovery.statuses = statuses.unwrap_or(recovery.statuses);
     recovery.mode = mode.unwrap_or(recovery.mode);
     Ok(recovery)

@@ -10,7 +10,6 @@ use serde_json::json;
 use shopery_http::{Permission, Problem};
 use shopery_model::{Answer, AttemptId, Credentials, EndpointSecret, PayloadFormat, SignatureKind, TenantId};
 use shopery_sender::{Endpoint, Message};
-use time::OffsetDateTime;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -106,7 +105,7 @@ async fn send(
     let Ok(_place) = app.test_calls.try_acquire() else {
         return Err(Problem::unavailable("too many test calls are under way", 5));
     };
-    let now = OffsetDateTime::now_utc();
+    let now = shopery_queue::now();
     let payload = json!({ "test": true, "message": "This is a test of your webhook by Shopery." }).to_string();
     let id = AttemptId::generate().to_string();
     let message = Message {

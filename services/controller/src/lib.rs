@@ -104,7 +104,7 @@ impl Leader {
         let shutdown = &runtime.shutdown;
         // Streams first: with the database down, events are taken and routed all the same.
         self.link.declare(shutdown).await?;
-        // What was lost again since is waited for, and nobody else declares it.
+        // `open` waits for streams that may be lost again meanwhile, and only `keep_declared` creates them.
         let work = async {
             let queue = self.link.clone().open(starting, shutdown).await?;
             tokio::try_join!(self.work(&queue, starting, runtime), async {

@@ -4,6 +4,7 @@
 //! EVENTS keeps events for retries, which send the latest state, for recoveries, and for `GET /company/events`. All of these
 //! go on with what is left; a publisher that is refused does not. What is not routed yet is never given up.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -20,13 +21,15 @@ use crate::shares::Shares;
 /// Interval between checks while there is much room everywhere, and while there is not.
 const INTERVALS: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(1));
 /// Interval between looks for messages that were acknowledged and are still there.
-const LEFTOVERS_INTERVAL: Duration = Duration::from_secs(30);
+const LEFTOVERS_INTERVAL: Duration = Duration::from_secs(15);
 /// In percent.
 const MUCH_ROOM: u64 = 50;
 /// Once EVENTS is fuller than this, in percent, the tenant that has most gives up events.
 const NEARLY_FULL: u64 = 85;
-/// Once it is fuller than this, all tenants do.
+/// Once it is fuller than this, all tenants do, unless one of them has more than its share.
 const FULL: u64 = 90;
+/// Once it is fuller than this, they do in any case.
+const NO_ROOM: u64 = 95;
 /// Until it is as full as this.
 const ENOUGH_ROOM: u64 = 80;
 
@@ -62,7 +65,7 @@ impl Room {
     /// Runs until the drain begins.
     pub(crate) async fn run(&self, queue: &Queue, shutdown: &Shutdown) {
         let (mut interval, mut shares) = (INTERVALS.1, Shares::default());
-        let mut looked_at = Instant::now();
+        let (mut looked_at, mut floors) = (Instant::now(), HashMap::new());
         loop {
             tokio::select! {
                 () = tokio::time::sleep(interval) => {}
@@ -78,26 +81,34 @@ impl Room {
             };
             if looked_at.elapsed() > LEFTOVERS_INTERVAL {
                 looked_at = Instant::now();
-                if let Err(error) = self.remove_leftovers(queue).await {
-                    tracing::warn!("cannot look for messages that are left over: {error:#}");
-                }
+                self.remove_leftovers(queue, &mut floors).await;
             }
         }
     }
 
-    async fn remove_leftovers(&self, queue: &Queue) -> anyhow::Result<()> {
+    /// `floors`: up to where each consumer had acknowledged at the last look.
+    async fn remove_leftovers(&self, queue: &Queue, floors: &mut HashMap<&'static str, u64>) {
         for consumer in topology::Consumer::of_work_queues() {
             // Most of the time there is none, and nothing is asked.
             if self.messages.get_or_create(&[("stream", consumer.stream)]).get() == 0 {
+                floors.remove(consumer.name);
                 continue;
             }
-            let removed = queue.remove_leftovers(consumer).await?;
-            if removed > 0 {
-                let consumer = consumer.name;
-                tracing::warn!(consumer, removed, "messages that were acknowledged were still there; they are removed");
+            let before = floors.remove(consumer.name);
+            match queue.remove_leftovers(consumer, before).await {
+                Ok((floor, removed)) => {
+                    floors.insert(consumer.name, floor);
+                    if removed > 0 {
+                        let consumer = consumer.name;
+                        tracing::warn!(consumer, removed, "messages that were acknowledged long ago are removed");
+                    }
+                }
+                Err(error) => {
+                    let consumer = consumer.name;
+                    tracing::warn!(consumer, "cannot look for messages that are left over: {error:#}");
+                }
             }
         }
-        Ok(())
     }
 
     /// Returns how full the fullest stream is, in percent.
@@ -126,10 +137,12 @@ async fn make_room(queue: &Queue, events: &Stream, shares: &mut Shares) -> anyho
     let (info, state) = (events.cached_info(), &events.cached_info().state);
     let max = u64::try_from(info.config.max_bytes).ok().filter(|max| *max > 0);
     let Some(max) = max.filter(|max| state.bytes > max / 100 * NEARLY_FULL && state.messages > 0) else { return Ok(0) };
-    let first_unrouted = queue.first_unrouted().await?.unwrap_or(u64::MAX);
+    // What has come since this state is kept: it may not be routed either.
+    let first_unrouted = queue.first_unrouted().await?.unwrap_or(u64::MAX).min(state.last_sequence + 1);
     let excess = state.bytes - max / 100 * ENOUGH_ROOM;
-    if state.bytes <= max / 100 * FULL {
-        return Ok(shares.give_up(queue, state, excess, first_unrouted).await? as u64);
+    let given_up = shares.give_up(queue, state, excess, first_unrouted).await? as u64;
+    if state.bytes <= max / 100 * if given_up > 0 { NO_ROOM } else { FULL } {
+        return Ok(given_up);
     }
     // Events are taken to be of one size.
     let places = state.last_sequence + 1 - state.first_sequence;
@@ -137,11 +150,11 @@ async fn make_room(queue: &Queue, events: &Stream, shares: &mut Shares) -> anyho
     let keep_from = first_unrouted.min(state.first_sequence + (places as f64 * share).ceil() as u64);
     if keep_from <= state.first_sequence {
         // Nothing of it is routed. Servers before 2.14.2 take a purge up to the first place for one of everything.
-        return Ok(0);
+        return Ok(given_up);
     }
     let purged = events.purge().sequence(keep_from).await.context("cannot purge EVENTS")?.purged;
     if purged > 0 {
         tracing::warn!(events = purged, "EVENTS was full; the oldest routed events were given up");
     }
-    Ok(purged)
+    Ok(given_up + purged)
 }

@@ -86,10 +86,13 @@ impl LatestStates {
                     Known { newest: this, last_sequence: sequence, last_stored_at: stored_at, deletion: own_deletion };
                 return (observed, Some(known));
             };
-            // One that is routed again has the newer one behind it.
-            let newer = Some(known.newest).filter(|newest| *newest > this && newest.sequence() < sequence);
+            let newer = Some(known.newest).filter(|newest| *newest > this);
+            // One that is routed again may have the newest one behind it, and an older one of which nothing is known any more
+            // before it.
+            let may_be_late = is_from_before || newer.is_some();
+            let newer = newer.filter(|newest| newest.sequence() < sequence);
             let observed = Observed {
-                may_be_late: is_from_before || newer.is_some(),
+                may_be_late,
                 newer,
                 changes_often: known.last_sequence > sequence
                     || (known.last_sequence < sequence && stored_at - known.last_stored_at <= CHANGES_OFTEN),
@@ -130,15 +133,19 @@ mod tests {
         StateVersion::of(at(time), at(stored), sequence)
     }
 
-    /// Each row: seconds and places of the states of a resource as they are routed, and whether a newer one lies before it.
+    /// Each row: seconds and places of the states of a resource as they are routed, and whether a newer one may lie before
+    /// it.
     #[test]
-    fn a_state_is_late_if_a_newer_one_lies_before_it() {
+    fn a_state_may_be_late_if_a_newer_one_is_known() {
         let rows: [&[(i64, u64, bool)]; _] = [
             &[(10, 1, false), (11, 2, false), (12, 3, false)],
-            &[(10, 1, false), (10, 2, false), (10, 1, false), (9, 3, true)],
+            &[(10, 1, false), (10, 2, false), (9, 3, true)],
             &[(10, 1, false), (12, 2, false), (11, 3, true), (9, 4, true), (13, 5, false), (12, 6, true)],
             // Routed again.
-            &[(10, 1, false), (12, 2, false), (10, 1, false), (12, 2, false), (11, 3, true), (11, 3, true)],
+            &[(10, 1, false), (12, 2, false), (12, 2, false), (11, 3, true), (11, 3, true)],
+            &[(12, 1, false), (11, 2, true), (13, 3, false), (11, 2, true)],
+            // Nothing older is known, so that nothing newer lies before it is not either.
+            &[(10, 1, false), (12, 2, false), (10, 1, true)],
         ];
         for row in rows {
             let states = LatestStates::since(None);

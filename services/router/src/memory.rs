@@ -15,6 +15,8 @@ pub(crate) struct Memory {
     pub(crate) latest_states: LatestStates,
     /// `None` if no duplicates are dropped.
     pub(crate) duplicates: Option<Duplicates>,
+    /// What was stored by then another router may have routed, and what came between it.
+    pub(crate) since: Option<OffsetDateTime>,
 }
 
 impl Memory {
@@ -27,6 +29,7 @@ impl Memory {
         Self {
             latest_states: LatestStates::since(last_before),
             duplicates: Duplicates::within(duplicate_window, undelivered),
+            since: last_before,
         }
     }
 }

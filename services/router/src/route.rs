@@ -322,10 +322,11 @@ impl Router {
             // It carries less than the newest state, and if that is a deletion it may never be sent.
             duplicates.forget(job.meta.delivery);
         }
-        // Before a deletion it was another resource, and before a change of its URL another endpoint.
+        // Before a deletion it was another resource, and before a change of its URL another endpoint. Before this router took
+        // the partition over, others may have routed what lies between.
         let since = Since {
             sequence: arrived.observed.deletion.unwrap_or_default(),
-            at: webhook.endpoint_since.max(webhook.discard_before),
+            at: webhook.endpoint_since.max(webhook.discard_before).max(arrived.memory.since),
         };
         duplicates.carrier(job, arrived.place.at, since)
     }

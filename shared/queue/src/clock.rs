@@ -10,6 +10,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 use shopery_runtime::Runtime;
 use time::OffsetDateTime;
+use tokio::time::Instant;
 
 use crate::topology;
 
@@ -34,17 +35,24 @@ struct Answer {
     ts: OffsetDateTime,
 }
 
-/// Compares the clocks; [`now`] knows the difference from then on.
+/// Compares the clocks; [`now`] knows the difference from then on. Returns by how much NATS is ahead.
 pub(crate) async fn compare(client: &Client) -> anyhow::Result<time::Duration> {
     let subject = format!("$JS.API.STREAM.INFO.{}", topology::EVENTS);
-    let before = OffsetDateTime::now_utc();
+    let (before, asked) = (OffsetDateTime::now_utc(), Instant::now());
     let answer = client.request(subject, Bytes::new()).await.context("cannot ask NATS for the time")?;
-    let took = OffsetDateTime::now_utc() - before;
+    let took = asked.elapsed();
     let Answer { ts } = serde_json::from_slice(&answer.payload).context("NATS does not say what time it is")?;
-    ensure!(took <= MAX_ROUND_TRIP, "NATS took {took} to say what time it is");
-    let ahead: time::Duration = ts - (before + took / 2);
+    ensure!(took <= MAX_ROUND_TRIP, "NATS took {took:?} to say what time it is");
+    let known = time::Duration::nanoseconds(AHEAD.load(Ordering::Relaxed));
+    let ahead = nearest(known, ts - before, took);
     AHEAD.store(i64::try_from(ahead.whole_nanoseconds()).context("NATS is centuries away")?, Ordering::Relaxed);
     Ok(ahead)
+}
+
+/// The difference that an answer leaves possible and that is nearest to the known one, so that a slow answer, which says
+/// little, changes little. `most`: the true one if the question took no time, and the answer all of `took`.
+fn nearest(known: time::Duration, most: time::Duration, took: Duration) -> time::Duration {
+    known.clamp(most - took, most)
 }
 
 /// Compares the clocks from time to time.
@@ -70,4 +78,27 @@ pub(crate) fn watch_clock(client: &Client, runtime: &Runtime) {
             tokio::time::sleep(INTERVAL).await;
         }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slow_answer_changes_only_what_cannot_be_true() {
+        let ms = time::Duration::milliseconds;
+        for (known, most, took, nearest) in [
+            // Clocks that agree, and an answer that was long on its way, there or back.
+            (0, 900, 900, 0),
+            (0, 0, 900, 0),
+            (0, 500, 900, 0),
+            // They do not.
+            (0, 40_900, 900, 40_000),
+            (0, -40_000, 900, -40_000),
+            (40_000, 40_001, 2, 40_000),
+            (40_000, 5, 2, 5),
+        ] {
+            assert_eq!(super::nearest(ms(known), ms(most), Duration::from_millis(took)), ms(nearest));
+        }
+    }
 }

@@ -190,14 +190,16 @@ impl Link {
     pub async fn open(self, starting: &Starting, shutdown: &Shutdown) -> anyhow::Result<Queue> {
         let mut deadline = Instant::now() + START_TIMEOUT;
         let buckets = loop {
-            let mut found = topology::find(&self.jetstream, &self.limits).await;
-            if found.is_ok()
-                && let Err(error) = clock::compare(&self.client).await
-            {
-                found = Err(error);
-            }
-            match found {
-                Ok(buckets) => break buckets,
+            match topology::find(&self.jetstream, &self.limits).await {
+                Ok(buckets) => {
+                    // Before there is any work.
+                    if let Err(error) = clock::compare(&self.client).await {
+                        tracing::warn!(
+                            "the clock of this machine is taken for that of NATS until they are compared: {error:#}"
+                        );
+                    }
+                    break buckets;
+                }
                 Err(error) if error.is::<topology::Missing>() => {
                     // However long the controller takes.
                     deadline = Instant::now() + START_TIMEOUT;

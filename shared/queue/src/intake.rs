@@ -94,8 +94,8 @@ impl Intake {
                 () = shutdown.draining() => return None,
                 // What was asked of the old connection will not come.
                 Ok(()) = self.connections.changed() => self.forget(),
-                // Before the messages: of two pulls of a consumer that is gone, one answer is always there, and another pull
-                // follows each.
+                // Before the messages. While the consumer is missing, each failed pull is followed by another, so an answer
+                // may always be ready, and nothing below would ever run.
                 created = created(&mut self.creation) => match created {
                     Ok(consumer) => self.consumer = consumer,
                     Err(error) => tracing::warn!(consumer = self.declared.name, "{error:#}"),

@@ -11,24 +11,28 @@ use crate::topology::Consumer;
 const MAX_REMOVED: usize = 1000;
 
 impl Queue {
-    /// Removes what a consumer has acknowledged. Returns how many messages.
-    pub async fn remove_leftovers(&self, consumer: &Consumer) -> anyhow::Result<usize> {
+    /// Removes what a consumer had acknowledged when this was asked for the last time, `before` being the answer of then.
+    /// Returns up to where it has acknowledged by now, and how many messages were removed.
+    ///
+    /// Not what it has acknowledged by now: its removal may be under way.
+    pub async fn remove_leftovers(&self, consumer: &Consumer, before: Option<u64>) -> anyhow::Result<(u64, usize)> {
         // All up to the floor are acknowledged.
         let floor = consumer.info(self).await?.ack_floor.stream_sequence;
+        // It has decreased if NATS was emptied.
+        let Some(end) = before.map(|before| before.min(floor)) else { return Ok((floor, 0)) };
         let stream = self.jetstream.get_stream_no_info(consumer.stream).await?;
         let mut removed = 0;
-        while removed < MAX_REMOVED {
+        for _ in 0..MAX_REMOVED {
             let first = match stream.get_first_raw_message_by_subject(consumer.filter, 1).await {
                 Ok(message) => message.sequence,
                 Err(error) if matches!(error.kind(), LastRawMessageErrorKind::NoMessageFound) => break,
                 Err(error) => return Err(error).with_context(|| format!("cannot read {}", consumer.stream)),
             };
-            if first > floor {
+            if first > end {
                 break;
             }
-            self.delete_message(consumer.stream, first).await?;
-            removed += 1;
+            removed += usize::from(self.delete_message(consumer.stream, first).await?);
         }
-        Ok(removed)
+        Ok((floor, removed))
     }
 }

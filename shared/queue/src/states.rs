@@ -99,7 +99,7 @@ impl From<Vec<State>> for NewerStates {
 /// What a direct get asks for (ADR-31).
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
-enum Wanted<'a> {
+pub(crate) enum Wanted<'a> {
     Sequence { seq: u64 },
     Last { last_by_subj: &'a str },
     NextFrom { seq: u64, next_by_subj: &'a str },
@@ -230,7 +230,7 @@ impl Queue {
         Ok(self.get(wanted).await?.and_then(|answer| readable(&answer)))
     }
 
-    async fn get(&self, wanted: &Wanted<'_>) -> anyhow::Result<Option<Message>> {
+    pub(crate) async fn get(&self, wanted: &Wanted<'_>) -> anyhow::Result<Option<Message>> {
         let request = Bytes::from(serde_json::to_vec(wanted)?);
         let subject = format!("$JS.API.DIRECT.GET.{}", topology::EVENTS);
         // The connection's own timeout bounds the wait.

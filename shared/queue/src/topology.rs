@@ -296,7 +296,7 @@ fn buckets(limits: &Limits) -> [kv::Config; 5] {
         (CIRCUITS, Duration::ZERO, 512),
         (PROGRESS, longest_wait, 512),
         (BURSTS, BURSTS_MAX_AGE, 256),
-        // Until then EVENTS has given up all that was stored by then, of whomever.
+        // By then EVENTS has removed by age all that an entry is about.
         (GIVEN_UP, limits.events_max_age + DAY, 64),
     ]
     .map(|(name, max_age, mib)| kv::Config {

@@ -30,7 +30,11 @@ pub(crate) fn failed(fault: Fault, detail: String) -> Answer {
 }
 
 /// What the endpoint has repeated of `credentials` is hidden.
-pub(crate) async fn read(sent: Result<Response, reqwest::Error>, credentials: &Credentials) -> Answer {
+pub(crate) async fn read(
+    sent: Result<Response, reqwest::Error>,
+    credentials: &Credentials,
+    now: impl Fn() -> OffsetDateTime,
+) -> Answer {
     let mut response = match sent {
         Ok(response) => response,
         Err(error) => {
@@ -39,7 +43,7 @@ pub(crate) async fn read(sent: Result<Response, reqwest::Error>, credentials: &C
         }
     };
     let status = response.status();
-    let retry_after = retry_after(&response);
+    let retry_after = retry_after(&response, now());
     let mut body = Vec::new();
     let fault = loop {
         if response.content_length().is_some_and(|length| length > MAX_BODY as u64) || body.len() > MAX_BODY {
@@ -79,7 +83,7 @@ fn judge(status: StatusCode) -> Option<(Fault, String)> {
 }
 
 /// In seconds or as a date; only 429 and 503 may ask.
-fn retry_after(response: &Response) -> Option<Duration> {
+fn retry_after(response: &Response, now: OffsetDateTime) -> Option<Duration> {
     if !matches!(response.status(), StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
         return None;
     }
@@ -88,7 +92,7 @@ fn retry_after(response: &Response) -> Option<Duration> {
         Ok(seconds) => Some(Duration::from_secs(seconds)),
         Err(_) => {
             let date = OffsetDateTime::parse(value, &Rfc2822).ok()?;
-            (date - OffsetDateTime::now_utc()).try_into().ok()
+            (date - now).try_into().ok()
         }
     }
 }

@@ -86,7 +86,7 @@ impl Sender {
             Ok(()) => {
                 let headers = message.headers(endpoint, now);
                 let request = self.client.post(endpoint.url.clone()).headers(headers).body(message.payload.clone());
-                answer::read(request.send().await, endpoint.credentials).await
+                answer::read(request.send().await, endpoint.credentials, || now + started.elapsed()).await
             }
             Err(detail) => answer::failed(Fault::AddressForbidden, detail),
         };

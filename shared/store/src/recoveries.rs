@@ -70,8 +70,12 @@ impl RecoveryRecord {
     }
 
     /// One that is about to begin.
-    pub fn new(tenant: TenantId, webhook: WebhookId, since: OffsetDateTime, until: OffsetDateTime) -> Self {
-        let now = OffsetDateTime::now_utc();
+    pub fn new(
+        tenant: TenantId,
+        webhook: WebhookId,
+        (since, until): (OffsetDateTime, OffsetDateTime),
+        now: OffsetDateTime,
+    ) -> Self {
         Self {
             id: RecoveryId::generate(),
             tenant,

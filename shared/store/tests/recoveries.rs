@@ -68,7 +68,7 @@ fn ended(webhook: WebhookId, number: i64, state: DeliveryState) -> Outcome {
 }
 
 fn recovery(webhook: WebhookId, mode: PayloadMode) -> RecoveryRecord {
-    let mut record = RecoveryRecord::new(tenant(), webhook, START, START + Duration::hours(3));
+    let mut record = RecoveryRecord::new(tenant(), webhook, (START, START + Duration::hours(3)), START);
     record.mode = mode;
     record
 }

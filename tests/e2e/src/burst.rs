@@ -20,6 +20,7 @@ const IMPATIENCE: Duration = Duration::from_millis(2);
 #[derive(Debug, Default)]
 struct Tally {
     stop: AtomicBool,
+    published: Mutex<Vec<String>>,
     accepted: Mutex<Vec<String>>,
     refusals: AtomicUsize,
 }
@@ -65,9 +66,9 @@ impl Burst {
         self.tally.accepted.lock().unwrap().len()
     }
 
-    /// The ids of those that have been acknowledged so far.
-    pub fn accepted_ids(&self) -> HashSet<String> {
-        self.tally.accepted.lock().unwrap().iter().cloned().collect()
+    /// The ids of those that have been published so far, acknowledged or not.
+    pub fn published_ids(&self) -> HashSet<String> {
+        self.tally.published.lock().unwrap().iter().cloned().collect()
     }
 
     /// Times that a publisher was not acknowledged.
@@ -116,6 +117,7 @@ async fn publish(name: String, tally: Arc<Tally>, send: impl AsyncFn(&Event) -> 
             return;
         }
         let event = Event::order(&format!("{name}_{number}"));
+        tally.published.lock().unwrap().push(event.id.clone());
         loop {
             pace.tick().await;
             if send(&event).await {

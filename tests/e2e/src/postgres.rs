@@ -75,22 +75,23 @@ impl Postgres {
 
     /// Starts the server if it has ended by itself; ready when it returns.
     pub async fn recover(&mut self) {
-        if self.server.as_mut().is_none_or(|server| server.ended().is_some()) {
-            self.resume().await;
-        } else {
-            self.ready().await;
-        }
+        wait::until("PostgreSQL", Duration::from_secs(60), async || {
+            if self.server.as_mut().is_none_or(|server| server.ended().is_some()) {
+                self.resume().await;
+            }
+            if self.is_ready().await { Ok(()) } else { Err("it does not answer".to_owned()) }
+        })
+        .await;
     }
 
     async fn ready(&self) {
-        let port = self.port.to_string();
-        let is_ready = self.binaries.join("pg_isready");
-        wait::until_true("PostgreSQL", Duration::from_secs(30), async || {
-            let mut command = Command::new(&is_ready);
-            command.args(["-q", "-h", "127.0.0.1", "-p", &port, "-U", "shopery", "-d", "postgres"]);
-            command.status().await.is_ok_and(|status| status.success())
-        })
-        .await;
+        wait::until_true("PostgreSQL", Duration::from_secs(30), async || self.is_ready().await).await;
+    }
+
+    async fn is_ready(&self) -> bool {
+        let mut command = Command::new(self.binaries.join("pg_isready"));
+        command.args(["-q", "-h", "127.0.0.1", "-p", &self.port.to_string(), "-U", "shopery", "-d", "postgres"]);
+        command.status().await.is_ok_and(|status| status.success())
     }
 
     /// To the server and its processes for connections.

@@ -292,7 +292,12 @@ impl<'a> Case<'a> {
         }
         let mut wrong = Vec::new();
         let mut last: HashMap<&str, &Arrival> = HashMap::new();
-        for (arrival, own, _) in self.came(webhook).filter(|(arrival, _, _)| arrival.is_accepted()) {
+        // One that a crash kept from being recorded is made again, and may end otherwise by then.
+        let is_recorded = |arrival: &Arrival| {
+            webhook.rows.iter().any(|row| row.id == arrival.delivery && (row.attempts > 0 || row.state == "delivered"))
+        };
+        let accepted = self.came(webhook).filter(|(arrival, _, _)| arrival.is_accepted() && is_recorded(arrival));
+        for (arrival, own, _) in accepted {
             if let Some(before) = last.insert(&own.resource, arrival)
                 && before.sequence > arrival.sequence
             {

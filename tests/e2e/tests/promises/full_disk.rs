@@ -117,7 +117,7 @@ async fn what_was_acknowledged_without_room_is_removed_later() {
     stack.stop_nats().await;
     stack.start_nats().await;
     let left = async || outcomes.get_info().await.map(|info| info.state.messages).map_err(|error| error.to_string());
-    println!("after the restart {:?} messages are there", left().await);
+    assert!(wait::until("a look at OUTCOMES", SOON, left).await > 0, "NATS has removed all of them");
     wait::until("OUTCOMES to be empty", SOON, async || match left().await? {
         0 => Ok(()),
         left => Err(left.to_string()),

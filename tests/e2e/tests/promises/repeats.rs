@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use async_nats::jetstream::message::StreamMessage;
 use async_nats::{HeaderMap, jetstream};
 use serde_json::json;
 use shopery_e2e::client::BATCH;
@@ -79,6 +80,52 @@ async fn a_job_that_comes_again_does_not_set_its_delivery_back() {
     assert_eq!(attempts, [1, 2, 1, 3]);
 }
 
+async fn last_event(stack: &Stack) -> StreamMessage {
+    let jetstream = jetstream::new(stack.operator().await);
+    let events = jetstream.get_stream("EVENTS").await.unwrap();
+    events.get_last_raw_message_by_subject("events.>").await.unwrap()
+}
+
+/// A router gets the event once more, as if its acknowledgement were lost.
+async fn route_again(stack: &Stack, event: StreamMessage) {
+    let jetstream = jetstream::new(stack.operator().await);
+    let mut place = HeaderMap::new();
+    place.insert("Shopery-Event-Sequence", event.sequence.to_string());
+    place.insert("Shopery-Event-Stored-At", event.time.unix_timestamp_nanos().to_string());
+    let deferred = format!("deferred.{}", event.subject.strip_prefix("events.").unwrap());
+    jetstream.publish_with_headers(deferred, place, event.payload).await.unwrap().await.unwrap();
+}
+
+/// Another router has routed what lies between.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_is_routed_again_after_a_takeover_carries_no_duplicate() {
+    let mut stack = Stack::start().await;
+    let client = stack.client("tnt_a");
+    let rules = json!({ "fields": ["status"] });
+    let webhook = client.create_webhook_with(&stack.merchant.url("/a"), &["*"], rules).await;
+    let updated = |number: usize, status: &str| Event {
+        id: format!("evt_{number}"),
+        ..Event::new("order-updated", "1").with_data(format!(r#"{{"status":"{status}"}}"#))
+    };
+    client.publish(&updated(1, "open")).await.expect(202);
+    client.settled(&webhook, 1, SOON).await;
+    let first = last_event(&stack).await;
+    client.publish(&updated(2, "paid")).await.expect(202);
+    client.settled(&webhook, 2, SOON).await;
+    stack.stop(Service::Router).await;
+    stack.run(Service::Router).await;
+
+    route_again(&stack, first).await;
+    let jetstream = jetstream::new(stack.operator().await);
+    wait::until_true("it to be routed again", SOON, async || {
+        jetstream.get_stream("DEFERRED").await.is_ok_and(|deferred| deferred.cached_info().state.messages == 0)
+    })
+    .await;
+    client.publish(&updated(3, "open")).await.expect(202);
+    let history = client.settled(&webhook, 3, SOON).await;
+    assert!(history.iter().all(|delivery| delivery["state"] == "delivered"), "{history:?}");
+}
+
 /// What an endpoint has accepted under an id, it takes for a repeat under that id.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_burst_that_is_repeated_after_a_crash_takes_nothing_new_along() {
@@ -89,20 +136,14 @@ async fn a_burst_that_is_repeated_after_a_crash_takes_nothing_new_along() {
     client.publish(&Event::order("1")).await.expect(202);
     let first = stack.merchant.wait_at("/a", 1, SOON).await[0].webhook_id().to_owned();
     client.settled(&webhook, 1, SOON).await;
-    let jetstream = jetstream::new(stack.operator().await);
-    let events = jetstream.get_stream("EVENTS").await.unwrap();
-    let event = events.get_last_raw_message_by_subject("events.>").await.unwrap();
+    let event = last_event(&stack).await;
 
     // The ids of what has fired are lost with NATS; that the router gets the event again is as if its
     // acknowledgement were, too.
     stack.kill_nats().await;
     stack.start_nats().await;
-    let mut place = HeaderMap::new();
-    place.insert("Shopery-Event-Sequence", event.sequence.to_string());
-    place.insert("Shopery-Event-Stored-At", event.time.unix_timestamp_nanos().to_string());
+    route_again(&stack, event).await;
     let jetstream = jetstream::new(stack.operator().await);
-    let deferred = format!("deferred.{}", event.subject.strip_prefix("events.").unwrap());
-    jetstream.publish_with_headers(deferred, place, event.payload).await.unwrap().await.unwrap();
     wait::until_true("the burst to be repeated", SOON, async || {
         let retry = jetstream.get_stream("RETRY").await.unwrap();
         let is_scheduled = retry.get_last_raw_message_by_subject("retry.>").await.is_ok();

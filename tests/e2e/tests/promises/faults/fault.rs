@@ -13,7 +13,7 @@ use super::PATIENCE;
 
 /// Maximum pause: another router has taken over by then, and another controller leads. Milliseconds.
 const LONGEST_PAUSE: usize = 8000;
-/// How far apart two clocks may be, in seconds: twice this.
+/// Maximum difference of a clock from that of NATS, either way, in seconds.
 const CLOCKS_APART: usize = 30;
 /// Services of which a second process runs. Publishers and the test know the address of the first one of the others alone.
 const SECOND: [Service; 4] = [Service::Router, Service::Deliverer, Service::Recorder, Service::Controller];
@@ -78,15 +78,16 @@ impl Installation {
         self.stack.replica_apart(SECOND[place], 2, &apart).await
     }
 
-    /// NATS comes back, and has nothing. Returns what was accepted before, which nobody else may know.
+    /// NATS comes back, and has nothing. Returns what was published before: of what was accepted nobody else may know, and
+    /// what is published again is another event by then.
     pub(super) async fn empty_nats(&mut self, burst: &Burst) -> HashSet<String> {
         self.stack.kill_nats().await;
         // By then nobody has an acknowledgement of before any more.
         burst.setbacks(6).await;
-        let accepted = burst.accepted_ids();
+        let published = burst.published_ids();
         self.stack.empty_nats();
         self.stack.start_nats().await;
-        accepted
+        published
     }
 
     async fn run(&mut self, service: Service, random: &mut Random) {
