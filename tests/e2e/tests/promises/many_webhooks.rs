@@ -12,7 +12,8 @@ const SOON: Duration = Duration::from_secs(60);
 const LONG: Duration = Duration::from_secs(300);
 /// What a tenant may have.
 const OF_A_TENANT: usize = 100;
-const AT_ONCE: usize = 16;
+/// More would wait for SQLite for so long that the api says so.
+const AT_ONCE: usize = 4;
 
 fn number(name: &str, default: usize) -> usize {
     std::env::var(name).map_or(default, |text| text.parse().unwrap())
