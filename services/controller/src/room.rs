@@ -99,13 +99,15 @@ impl Room {
                 Ok((floor, removed)) => {
                     floors.insert(consumer.name, floor);
                     if removed > 0 {
-                        let consumer = consumer.name;
-                        tracing::warn!(consumer, removed, "messages that were acknowledged long ago are removed");
+                        tracing::warn!(
+                            consumer = consumer.name,
+                            removed,
+                            "messages that were acknowledged long ago are removed"
+                        );
                     }
                 }
                 Err(error) => {
-                    let consumer = consumer.name;
-                    tracing::warn!(consumer, "cannot look for messages that are left over: {error:#}");
+                    tracing::warn!(consumer = consumer.name, "cannot look for acknowledged messages: {error:#}");
                 }
             }
         }

@@ -1,5 +1,5 @@
 //! Shares in EVENTS: before it gives up the oldest events of all tenants, the tenant that has most of it gives up its own.
-//! So one that publishes little keeps its events for as long as they may be kept, whatever others publish.
+//! So one that publishes little keeps its events while others publish much, until EVENTS has no room at all.
 //!
 //! EVENTS counts by tenant, but does not say who the tenants are. So events are drawn from many places in it, and the
 //! tenants that have most of those are counted.

@@ -87,8 +87,8 @@ impl LatestStates {
                 return (observed, Some(known));
             };
             let newer = Some(known.newest).filter(|newest| *newest > this);
-            // One that is routed again may have the newest one behind it, and an older one of which nothing is known any more
-            // before it.
+            // Of an event that is routed again, the newest state may lie behind it. Whether a newer one lies before it is not
+            // remembered.
             let may_be_late = is_from_before || newer.is_some();
             let newer = newer.filter(|newest| newest.sequence() < sequence);
             let observed = Observed {
@@ -144,7 +144,7 @@ mod tests {
             // Routed again.
             &[(10, 1, false), (12, 2, false), (12, 2, false), (11, 3, true), (11, 3, true)],
             &[(12, 1, false), (11, 2, true), (13, 3, false), (11, 2, true)],
-            // Nothing older is known, so that nothing newer lies before it is not either.
+            // Only the newest one is remembered, so another may lie before it.
             &[(10, 1, false), (12, 2, false), (10, 1, true)],
         ];
         for row in rows {

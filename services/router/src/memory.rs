@@ -15,7 +15,7 @@ pub(crate) struct Memory {
     pub(crate) latest_states: LatestStates,
     /// `None` if no duplicates are dropped.
     pub(crate) duplicates: Option<Duplicates>,
-    /// What was stored by then another router may have routed, and what came between it.
+    /// Another router may have routed events that were stored by then.
     pub(crate) since: Option<OffsetDateTime>,
 }
 

@@ -65,10 +65,9 @@ pub(crate) fn watch_clock(client: &Client, runtime: &Runtime) {
                 Ok(ahead) => {
                     let is_apart = ahead.unsigned_abs() > REPORTED;
                     if is_apart && !is_reported {
-                        tracing::warn!(
-                            "the clock of this machine is {} ahead of that of NATS; set both by NTP",
-                            -ahead
-                        );
+                        let way = if ahead.is_negative() { "ahead of" } else { "behind" };
+                        let apart = ahead.unsigned_abs();
+                        tracing::warn!("the clock of this machine is {apart:.1?} {way} that of NATS; set both by NTP");
                     }
                     is_reported = is_apart;
                 }

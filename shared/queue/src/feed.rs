@@ -198,7 +198,7 @@ pub(crate) fn place(answer: &Message) -> anyhow::Result<(u64, OffsetDateTime)> {
     Ok((sequence.context("EVENTS gave no sequence")?, stored_at.context("EVENTS gave no time")?))
 }
 
-pub(crate) fn header<'a>(answer: &'a Message, name: &'static str) -> Option<&'a str> {
+pub(crate) fn header<'a>(answer: &'a Message, name: &str) -> Option<&'a str> {
     answer.headers.as_ref()?.get(name).map(|value| value.as_str())
 }
 

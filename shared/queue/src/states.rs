@@ -12,9 +12,9 @@ use serde::Serialize;
 use shopery_model::{Event, PayloadEvent, StateVersion, TenantId};
 use shopery_runtime::Shutdown;
 use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
 use crate::connection::retry_until_deadline;
+use crate::feed::{header, place};
 use crate::{Queue, subject, topology};
 
 /// Marks a state that the router has published again behind a late one; it is no event of its own. It says where EVENTS
@@ -140,14 +140,19 @@ impl Queue {
         sequence: u64,
     ) -> anyhow::Result<Option<u64>> {
         let subject = subject::states(tenant, resource).context("the resource has no subject")?;
-        self.previous(&subject, sequence).await?.map(|answer| place(&answer)).transpose()
+        Ok(self
+            .previous(&subject, sequence)
+            .await?
+            .map(|answer| place(&answer))
+            .transpose()?
+            .map(|(sequence, _)| sequence))
     }
 
     /// The server walks back through the blocks of EVENTS for it, all of them if there is none: milliseconds where EVENTS
     /// has a few hundred megabytes. So it is asked for the first message before, which it finds at once.
     async fn previous(&self, subject: &str, sequence: u64) -> anyhow::Result<Option<Message>> {
         let first = self.get(&Wanted::NextFrom { seq: 1, next_by_subj: subject }).await?;
-        if first.as_ref().map(place).transpose()?.is_none_or(|first| first >= sequence) {
+        if first.as_ref().map(place).transpose()?.is_none_or(|(first, _)| first >= sequence) {
             return Ok(None);
         }
         // The answer is a batch of at most one message; what ends the batch finds nobody waiting any more.
@@ -178,7 +183,7 @@ impl Queue {
         let (mut newer, mut newest) = (Vec::new(), than);
         for step in 1..=MAX_STEPS_BACK {
             let Some(answer) = next.take() else { break };
-            let sequence = place(&answer)?;
+            let (sequence, _) = place(&answer)?;
             if let Some(state) = readable(&answer) {
                 let is_wanted = is_wanted(&state.event);
                 let is_newest = state.is_republished() && (state.version <= than || is_wanted);
@@ -249,19 +254,9 @@ fn readable(answer: &Message) -> Option<State> {
     read(answer).inspect_err(|error| tracing::debug!("a state is passed over: {error:#}")).ok()
 }
 
-fn header<'a>(answer: &'a Message, name: &str) -> Option<&'a str> {
-    answer.headers.as_ref()?.get(name).map(|value| value.as_str())
-}
-
-fn place(answer: &Message) -> anyhow::Result<u64> {
-    header(answer, "Nats-Sequence").and_then(|text| text.parse().ok()).context("EVENTS gave no sequence")
-}
-
 fn read(answer: &Message) -> anyhow::Result<State> {
-    let stored_at = header(answer, "Nats-Time-Stamp").and_then(|text| OffsetDateTime::parse(text, &Rfc3339).ok());
-    let place = (place(answer)?, stored_at.context("EVENTS gave no time")?);
     let subject = header(answer, "Nats-Subject").unwrap_or_default();
-    State::read(subject, place, header(answer, REPUBLISHED), &answer.payload)
+    State::read(subject, place(answer)?, header(answer, REPUBLISHED), &answer.payload)
 }
 
 /// A message that the leader of EVENTS was asked for.

@@ -32,6 +32,7 @@ pub const CIRCUITS: &str = "CIRCUITS";
 pub const PROGRESS: &str = "PROGRESS";
 /// The key-value bucket of the debounced bursts that were begun.
 pub(crate) const BURSTS: &str = "BURSTS";
+/// The key-value bucket of what EVENTS gave up of single tenants.
 pub(crate) const GIVEN_UP: &str = "GIVEN_UP";
 /// The key-value bucket of the leases; see [`Lease`](crate::Lease).
 pub(crate) const LEASES: &str = "LEASES";

@@ -11,7 +11,7 @@ const DELAY: Duration = Duration::from_secs(3);
 const EARLIEST: Duration = Duration::from_millis(2300);
 const LATEST: Duration = Duration::from_secs(10);
 
-/// The services have a clock that is so many seconds ahead.
+/// With the clocks of deliverer and router `clock_seconds` ahead.
 async fn stack(clock_seconds: i64) -> Stack {
     let plan = Stack::plan().env("SHOPERY_RETRY_SCHEDULE", "3s").env("SHOPERY_CIRCUIT_FAILURES", "2");
     let mut stack = plan.env("SHOPERY_PROBE_FIRST", "3s").env("SHOPERY_PROBE_LONGEST", "3s").start().await;

@@ -17,7 +17,7 @@ use shopery_e2e::{Arrival, Behaviour, Burst, DatabaseKind, SmallDisk, Stack};
 use fault::{Fault, Installation};
 
 /// What came to no end by then was lost.
-const PATIENCE: Duration = Duration::from_secs(180);
+const REST_TIMEOUT: Duration = Duration::from_secs(180);
 /// Before each but the first, NATS is emptied.
 const ROUNDS: u64 = 2;
 /// Of NATS and of PostgreSQL.
@@ -85,7 +85,7 @@ async fn random_faults(database: DatabaseKind) {
         refusals += burst.refusals();
         accepted.extend(burst.end().await);
         on.stack.merchant.behave("/down", Behaviour::Answer(200));
-        on.stack.at_rest(PATIENCE).await;
+        on.stack.at_rest(REST_TIMEOUT).await;
     }
     let stack = &on.stack;
 

@@ -12,7 +12,7 @@ const SOON: Duration = Duration::from_secs(60);
 const LONG: Duration = Duration::from_secs(300);
 /// What a tenant may have.
 const OF_A_TENANT: usize = 100;
-/// More would wait for SQLite for so long that the api says so.
+/// With more requests at once the api answers 503, because SQLite takes too long.
 const AT_ONCE: usize = 4;
 
 fn number(name: &str, default: usize) -> usize {

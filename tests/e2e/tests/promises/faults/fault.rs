@@ -9,7 +9,7 @@ use shopery_e2e::documents::Random;
 use shopery_e2e::process::Signal;
 use shopery_e2e::{Apart, Burst, DatabaseKind, Process, Service, SmallDisk, Stack, wait};
 
-use super::PATIENCE;
+use super::REST_TIMEOUT;
 
 /// Maximum pause: another router has taken over by then, and another controller leads. Milliseconds.
 const LONGEST_PAUSE: usize = 8000;
@@ -127,7 +127,7 @@ impl Fault {
     async fn last(self, burst: &Burst, random: &mut Random) {
         let is_ingest = |service| service == Service::Ingest;
         match self {
-            // They are told only after five seconds.
+            // A publisher learns of it after five seconds.
             Self::Nats | Self::NatsAnd(_) | Self::NatsFull => {
                 burst.setbacks(1 + random.below(6)).await;
             }
@@ -235,7 +235,7 @@ impl DatabaseFault {
 /// The controller makes a new one, and fills it from the database.
 async fn delete_config(stack: &Stack) {
     let jetstream = jetstream::new(stack.operator().await);
-    wait::until("CONFIG to be deleted", PATIENCE, async || {
+    wait::until("CONFIG to be deleted", REST_TIMEOUT, async || {
         jetstream.delete_key_value("CONFIG").await.map_err(|error| error.to_string())
     })
     .await;
