@@ -28,6 +28,9 @@ impl Config {
     }
 }
 
+/// A timer that is set before its circuit is written fires no sooner.
+const MIN_TIMER: Duration = Duration::from_secs(2);
+
 #[derive(Debug, Clone)]
 pub(crate) struct Breaker {
     pub(crate) queue: Queue,
@@ -50,24 +53,27 @@ impl Breaker {
             CircuitState::Open => self.probe_delay(id, 0),
             CircuitState::Draining => Duration::ZERO,
         };
+        if known.is_some() {
+            return Ok(());
+        }
+        // First a timer: a crash must not leave a circuit without one. It comes after the circuit is written.
+        self.set_timer(tenant, id, delay.max(MIN_TIMER)).await?;
         let now = shopery_queue::now();
         let circuit = Circuit { probe_at: Some(now + delay), ..Circuit::new(state, now) };
-        if known.is_some() || self.circuits.write(tenant, id, circuit, revision).await?.is_none() {
+        if self.circuits.write(tenant, id, circuit, revision).await?.is_none() {
             return Ok(());
         }
         if state == CircuitState::Open {
             tracing::info!(%tenant, webhook = %id, "the endpoint fails; its jobs are parked");
         }
-        self.set_timer(tenant, id, delay).await
+        if delay < MIN_TIMER {
+            self.set_timer(tenant, id, delay).await?;
+        }
+        Ok(())
     }
 
     pub(crate) fn probe_delay(&self, id: WebhookId, probes: u32) -> Duration {
         probe_delay(probes, id, self.config.first_probe, self.config.longest_probe)
-    }
-
-    /// A circuit that nobody has written for longer has lost its timer.
-    pub(crate) fn longest_silence(&self) -> Duration {
-        self.config.longest_probe.max(Duration::from_secs(30))
     }
 
     /// An endpoint has one timer: setting it again replaces it.

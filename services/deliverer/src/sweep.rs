@@ -36,7 +36,7 @@ impl Sweeper {
                 self.breaker.set_timer(&tenant, id, Duration::ZERO).await?;
             }
         }
-        for (tenant, id) in self.circuits.forsaken(2 * self.breaker.longest_silence()) {
+        for (tenant, id) in self.circuits.forsaken() {
             self.breaker.set_timer(&tenant, id, Duration::ZERO).await?;
         }
         Ok(())

@@ -25,6 +25,8 @@ const FEW: usize = 32;
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Seconds between the successes of an endpoint that is as quick as we are.
 const QUICK: f64 = 0.005;
+/// A circuit that nobody has written for so long, though somebody had to, has lost its timer.
+const FORSAKEN_AFTER: Duration = Duration::from_secs(60);
 /// How much of what is known of an endpoint's pace a new success replaces.
 const NEWS: f64 = 0.1;
 
@@ -174,6 +176,11 @@ impl Circuit {
         self.state == CircuitState::Open && self.probe_at.is_some_and(|at| now < at)
     }
 
+    /// Whether nobody looks after it: the probe, or the drainer's next word, should have come long ago.
+    pub fn is_forsaken(&self, now: OffsetDateTime) -> bool {
+        now - self.probe_at.map_or(self.seen_at, |due| due.max(self.seen_at)) > FORSAKEN_AFTER
+    }
+
     /// Whether another deliverer than `me` is at it: it has said so within `lease`.
     pub fn is_drained_by_another(&self, me: &str, now: OffsetDateTime, lease: Duration) -> bool {
         self.drainer.as_deref().is_some_and(|drainer| drainer != me) && now - self.seen_at < lease
@@ -253,6 +260,25 @@ mod tests {
         assert_eq!(gate.failures(), 2);
         gate.finish(delivery(3), true, MS);
         assert_eq!(gate.failures(), 0);
+    }
+
+    #[test]
+    fn a_circuit_is_forsaken_when_what_is_due_does_not_come() {
+        let now = time::macros::datetime!(2026-11-24 10:00 UTC);
+        let seconds = |seconds: i64| now + time::Duration::seconds(seconds);
+        for (seen_at, probe_at, is_forsaken) in [
+            (seconds(-3), None, false),
+            (seconds(-61), None, true),
+            // It waits for a probe.
+            (seconds(-200), Some(seconds(90)), false),
+            (seconds(-200), Some(seconds(-59)), false),
+            (seconds(-200), Some(seconds(-61)), true),
+            // Somebody is at it.
+            (seconds(-3), Some(seconds(-61)), false),
+        ] {
+            let circuit = Circuit { seen_at, probe_at, ..Circuit::new(CircuitState::Open, now) };
+            assert_eq!(circuit.is_forsaken(now), is_forsaken, "{seen_at} {probe_at:?}");
+        }
     }
 
     proptest! {

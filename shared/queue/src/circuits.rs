@@ -61,11 +61,11 @@ impl Circuits {
         self.table.read().unwrap_or_else(PoisonError::into_inner).contains_key(&id)
     }
 
-    /// The circuits that nobody has written for so long.
-    pub fn forsaken(&self, silence: Duration) -> Vec<(TenantId, WebhookId)> {
+    /// The circuits that nobody looks after.
+    pub fn forsaken(&self) -> Vec<(TenantId, WebhookId)> {
         let now = crate::now();
         let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
-        let forsaken = table.iter().filter(|(_, known)| now - known.circuit.seen_at > silence);
+        let forsaken = table.iter().filter(|(_, known)| known.circuit.is_forsaken(now));
         forsaken.map(|(id, known)| (known.tenant.clone(), *id)).collect()
     }
 

@@ -20,6 +20,9 @@ const OLDEST_SERVER: (i64, i64, i64) = (2, 14, 0);
 
 /// How long a service waits for NATS when it starts.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long we wait for the leader of a stream. While the cluster elects another, it drops such a request and says
+/// nothing: a longer wait would outlast the election.
+pub(crate) const LEADER_TIMEOUT: Duration = Duration::from_secs(1);
 /// Delay between start-up retries.
 const START_RETRY_DELAY: Duration = Duration::from_millis(500);
 

@@ -8,15 +8,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use async_nats::jetstream::consumer::pull;
+use async_nats::jetstream::consumer::pull::{self, BatchConfig};
 use async_nats::{StatusCode, Subject, Subscriber};
 use futures_util::StreamExt;
 use shopery_runtime::Shutdown;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tokio::task::JoinHandle;
 use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
 
-use crate::connection::retry_until_deadline;
+use crate::connection::{LEADER_TIMEOUT, retry_until_deadline};
 use crate::topology::{Consumer, INBOUND};
 use crate::{Message, Queue, Taken, version};
 
@@ -37,7 +37,6 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 pub struct Intake {
     queue: Queue,
     declared: Consumer,
-    consumer: pull_consumer::Handle,
     inbox: Subject,
     messages: Subscriber,
     slots: Arc<Semaphore>,
@@ -48,21 +47,19 @@ pub struct Intake {
     heard: Instant,
     /// Nobody has answered the last pull.
     is_lost: bool,
-    /// Creates the consumer again if it was deleted. It runs beside the pulls: while the cluster has no leader, the request
-    /// takes seconds to fail.
-    creation: Option<JoinHandle<anyhow::Result<pull_consumer::Handle>>>,
+    /// Creates the consumer, or brings it up to date, when we open it and whenever it may have been deleted. It runs beside
+    /// the pulls, which mostly need not wait for it: the consumer is there, and the cluster may elect another leader for
+    /// seconds.
+    creation: Option<Creation>,
     /// We have logged that messages of a newer version came.
     has_warned: bool,
 }
 
-mod pull_consumer {
-    pub(super) type Handle = async_nats::jetstream::consumer::Consumer<super::pull::Config>;
-}
+type Creation = AbortOnDropHandle<anyhow::Result<()>>;
 
 impl Intake {
     /// Opens the consumer, which is created or brought up to date, for at most `slots` messages at a time.
     pub async fn open(queue: &Queue, declared: Consumer, slots: usize, shutdown: &Shutdown) -> anyhow::Result<Self> {
-        let consumer = retry_until_deadline(shutdown, || create(queue, declared)).await?;
         let inbox: Subject = queue.client.new_inbox().into();
         let messages = queue.client.subscribe(inbox.clone()).await?;
         let mut connections = queue.connections.clone();
@@ -70,7 +67,6 @@ impl Intake {
         Ok(Self {
             queue: queue.clone(),
             declared,
-            consumer,
             inbox,
             messages,
             slots: Arc::new(Semaphore::new(slots)),
@@ -79,7 +75,7 @@ impl Intake {
             connections,
             heard: Instant::now(),
             is_lost: false,
-            creation: None,
+            creation: Some(create(queue, declared, shutdown)),
             has_warned: false,
         })
     }
@@ -96,9 +92,8 @@ impl Intake {
                 Ok(()) = self.connections.changed() => self.forget(),
                 // Before the messages. While the consumer is missing, each failed pull is followed by another, so an answer
                 // may always be ready, and nothing below would ever run.
-                created = created(&mut self.creation) => match created {
-                    Ok(consumer) => self.consumer = consumer,
-                    Err(error) => tracing::warn!(consumer = self.declared.name, "{error:#}"),
+                created = created(&mut self.creation) => if let Err(error) = created {
+                    tracing::warn!(consumer = self.declared.name, "{error:#}");
                 },
                 Some(message) = self.messages.next() => {
                     self.heard = Instant::now();
@@ -114,7 +109,7 @@ impl Intake {
                             return Some(Taken { message, slot });
                         }
                         Some(StatusCode::IDLE_HEARTBEAT) => self.is_lost = false,
-                        Some(_) => self.ended(&message).await,
+                        Some(_) => self.ended(&message, shutdown).await,
                     }
                 }
                 // Work has ended and its slot is free: ask for more.
@@ -168,19 +163,26 @@ impl Intake {
         let (expires, idle_heartbeat) =
             if self.is_lost { (PROBE_EXPIRES, PROBE_EXPIRES / 3) } else { (EXPIRES, HEARTBEAT) };
         let batch = permits.num_permits();
-        let pull = pull::BatchConfig { batch, expires: Some(expires), idle_heartbeat, ..pull::BatchConfig::default() };
+        let pull = BatchConfig { batch, expires: Some(expires), idle_heartbeat, ..BatchConfig::default() };
         self.heard = Instant::now();
-        match self.consumer.request_batch(pull, self.inbox.clone()).await {
+        match self.pull(&pull).await {
             Ok(()) => match &mut self.reserved {
                 Some(reserved) => reserved.merge(permits),
                 none => *none = Some(permits),
             },
             Err(error) => {
                 drop(permits);
-                tracing::warn!(consumer = self.declared.name, %error, "cannot ask for work");
+                tracing::warn!(consumer = self.declared.name, "cannot ask for work: {error:#}");
                 tokio::time::sleep(RETRY_DELAY).await;
             }
         }
+    }
+
+    /// By the name of the consumer alone. The client's own way needs the consumer's description, which only its leader gives.
+    async fn pull(&self, pull: &BatchConfig) -> anyhow::Result<()> {
+        let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{}.{}", self.declared.stream, self.declared.name);
+        let request = serde_json::to_vec(pull)?.into();
+        Ok(self.queue.client.publish_with_reply(subject, self.inbox.clone(), request).await?)
     }
 
     /// The slot of a message that has come: a reserved one. A message that was not counted on (its pull was thought
@@ -197,7 +199,7 @@ impl Intake {
     }
 
     /// A pull ended. The server says how many of its messages will not come.
-    async fn ended(&mut self, status: &async_nats::Message) {
+    async fn ended(&mut self, status: &async_nats::Message, shutdown: &Shutdown) {
         let unfilled = status.headers.as_ref().and_then(|headers| headers.get("Nats-Pending-Messages"));
         match unfilled.and_then(|count| count.as_str().parse().ok()) {
             Some(count) => {
@@ -215,14 +217,13 @@ impl Intake {
             return;
         }
         // No responders, a new leader, a deleted consumer: create it if it is missing, and continue to pull.
-        if !self.is_lost {
+        if !self.is_lost && self.creation.is_none() {
             let why = status.description.as_deref().unwrap_or("no description");
             tracing::warn!(consumer = self.declared.name, why, "NATS ended a pull");
         }
         self.is_lost = true;
         if self.creation.is_none() {
-            let (queue, declared) = (self.queue.clone(), self.declared);
-            self.creation = Some(tokio::spawn(async move { create(&queue, declared).await }));
+            self.creation = Some(create(&self.queue, self.declared, shutdown));
         }
         tokio::time::sleep(RETRY_DELAY).await;
     }
@@ -232,20 +233,25 @@ impl Intake {
     }
 }
 
-/// The result of the creation; pending if none runs.
-async fn created(
-    creation: &mut Option<JoinHandle<anyhow::Result<pull_consumer::Handle>>>,
-) -> anyhow::Result<pull_consumer::Handle> {
+/// The end of the creation; pending if none runs.
+async fn created(creation: &mut Option<Creation>) -> anyhow::Result<()> {
     let Some(running) = creation else { return std::future::pending().await };
     let created = running.await;
     *creation = None;
     created.context("the creation of a consumer ended")?
 }
 
-async fn create(queue: &Queue, declared: Consumer) -> anyhow::Result<pull_consumer::Handle> {
-    queue
-        .jetstream
-        .create_consumer_on_stream(declared.config(&queue.limits), declared.stream)
-        .await
-        .with_context(|| format!("cannot create consumer {} of stream {}", declared.name, declared.stream))
+fn create(queue: &Queue, declared: Consumer, shutdown: &Shutdown) -> Creation {
+    let (mut jetstream, shutdown) = (queue.jetstream.clone(), shutdown.clone());
+    jetstream.set_timeout(LEADER_TIMEOUT);
+    let config = declared.config(&queue.limits);
+    AbortOnDropHandle::new(tokio::spawn(async move {
+        let create = || async {
+            let created = jetstream.create_consumer_on_stream::<pull::Config, _>(config.clone(), declared.stream).await;
+            created
+                .map(drop)
+                .with_context(|| format!("cannot create consumer {} of stream {}", declared.name, declared.stream))
+        };
+        retry_until_deadline(&shutdown, create).await
+    }))
 }

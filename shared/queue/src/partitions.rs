@@ -25,6 +25,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use crate::connection::LEADER_TIMEOUT;
 use crate::{Partition, Queue, lease};
 
 const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(500);
@@ -122,7 +123,7 @@ impl Partitions {
                 return Ok(());
             }
             let began = Instant::now();
-            let renewed = tokio::time::timeout(FENCING_TIMEOUT / 2, self.renew(&workers, is_leaving)).await;
+            let renewed = tokio::time::timeout(LEADER_TIMEOUT, self.renew(&workers, is_leaving)).await;
             match renewed.context("NATS does not answer").flatten() {
                 Ok(changes) => {
                     renewed_at = began;
@@ -137,6 +138,7 @@ impl Partitions {
                 }
                 Err(error) => {
                     self.store = None;
+                    self.could_not_look();
                     let is_fenced = renewed_at.elapsed() >= FENCING_TIMEOUT;
                     if is_fenced {
                         workers.stop_all();
@@ -197,6 +199,13 @@ impl Partitions {
                 None => drop(self.seen.insert(name.clone(), (heartbeat.clone(), now))),
             }
         }
+    }
+
+    /// While we cannot read the table, a heartbeat that we do not see says nothing: the others may not have been able to write
+    /// it. Otherwise the first member that an elected leader serves would declare all others dead.
+    fn could_not_look(&mut self) {
+        let now = Instant::now();
+        self.seen.values_mut().for_each(|(_, since)| *since = now);
     }
 
     async fn store(&mut self) -> anyhow::Result<Store> {

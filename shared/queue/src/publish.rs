@@ -149,6 +149,10 @@ impl<'a, Reason: Serialize> Dead<'a, Reason> {
     }
 }
 
+/// Longest pause before a message is published again. A cluster without a leader refuses at once, and deliveries wait for
+/// this longer than the election takes.
+const MAX_PAUSE: Duration = Duration::from_millis(500);
+
 impl Queue {
     /// Publishes and waits for the stream's acknowledgement. Many may be under way at once; each waits for its own.
     pub async fn publish(&self, message: &Outgoing) -> Result<PublishAck, PublishError> {
@@ -185,9 +189,10 @@ impl Queue {
         let mut pause = Duration::from_millis(50);
         loop {
             match self.publish(message).await {
-                Err(PublishError::Full(_) | PublishError::Unavailable(_)) if Instant::now() + pause < end => {
+                Err(error @ (PublishError::Full(_) | PublishError::Unavailable(_))) if Instant::now() + pause < end => {
+                    tracing::debug!(subject = %message.subject, %error, "publishing again");
                     tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(Duration::from_secs(2));
+                    pause = (pause * 2).min(MAX_PAUSE);
                 }
                 done => return done,
             }

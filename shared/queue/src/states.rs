@@ -13,7 +13,7 @@ use shopery_model::{Event, PayloadEvent, StateVersion, TenantId};
 use shopery_runtime::Shutdown;
 use time::OffsetDateTime;
 
-use crate::connection::retry_until_deadline;
+use crate::connection::{LEADER_TIMEOUT, retry_until_deadline};
 use crate::feed::{header, place};
 use crate::{Queue, subject, topology};
 
@@ -208,8 +208,10 @@ impl Queue {
 
     /// When the last event was stored, by the clock of NATS; `None` if there never was one.
     pub async fn last_stored_at(&self, shutdown: &Shutdown) -> anyhow::Result<Option<OffsetDateTime>> {
+        let mut jetstream = self.jetstream.clone();
+        jetstream.set_timeout(LEADER_TIMEOUT);
         let look = || async {
-            let events = self.jetstream.get_stream(topology::EVENTS).await.context("cannot look at EVENTS")?;
+            let events = jetstream.get_stream(topology::EVENTS).await.context("cannot look at EVENTS")?;
             let state = &events.cached_info().state;
             Ok((state.last_sequence > 0).then_some(state.last_timestamp))
         };

@@ -22,6 +22,7 @@ use time::OffsetDateTime;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 
+use crate::connection::LEADER_TIMEOUT;
 use crate::topology::CONFIG;
 use crate::{Queue, subject};
 
@@ -32,7 +33,8 @@ pub const COMPLETE: &str = "complete";
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often we compare with the bucket itself: whether it is another one, and whether its changes arrive here.
 const CHECK_INTERVAL: Duration = Duration::from_secs(2);
-const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
+/// When CONFIG could not be followed for this long after a connection was lost, events are routed by what is known.
+const MAX_WAIT: Duration = Duration::from_secs(2);
 /// Delay before following is begun anew after it failed.
 const RESTART_DELAY: Duration = Duration::from_millis(200);
 /// A process that could not compare for this long does not know whether it knows all changes, and is not ready.
@@ -289,7 +291,7 @@ impl Queue {
     /// The stream of CONFIG as it is now. (The status of a key-value store tells what it was when the store was opened.)
     async fn config_bucket(&self) -> anyhow::Result<Info> {
         let stream = self.jetstream.get_stream(format!("KV_{CONFIG}"));
-        let stream = tokio::time::timeout(CHECK_TIMEOUT, stream).await.context("NATS does not answer")?;
+        let stream = tokio::time::timeout(LEADER_TIMEOUT, stream).await.context("NATS does not answer")?;
         Ok(stream.context("cannot look at CONFIG")?.cached_info().clone())
     }
 
@@ -323,8 +325,7 @@ impl Follower {
                 continue;
             };
             tracing::warn!("cannot follow CONFIG; trying again: {error:#}");
-            if failing_since.get_or_insert_with(Instant::now).elapsed() > CHECK_TIMEOUT {
-                // Without CONFIG, what is known has to do.
+            if failing_since.get_or_insert_with(Instant::now).elapsed() > MAX_WAIT {
                 self.cache.current.send_replace(*self.connections.borrow());
             }
             tokio::time::sleep(RESTART_DELAY).await;
@@ -339,7 +340,12 @@ impl Follower {
         let bucket = info.created.unix_timestamp_nanos();
         let applied = *self.cache.applied.borrow();
         let mut entries = if applied.bucket == bucket && applied.revision <= info.state.last_sequence {
-            self.cache.store.watch_from_revision(">", applied.revision + 1).await?
+            if applied.revision == info.state.last_sequence {
+                // Nobody need wait for the watch.
+                self.cache.current.send_replace(connection);
+            }
+            let watch = self.cache.store.watch_from_revision(">", applied.revision + 1);
+            tokio::time::timeout(LEADER_TIMEOUT, watch).await.context("CONFIG cannot be watched")??
         } else {
             self.load(bucket, info.state.messages).await?
         };
@@ -383,7 +389,8 @@ impl Follower {
 
     /// Reads a bucket from its beginning; `messages` are the entries that it has at least.
     async fn load(&mut self, bucket: i128, messages: u64) -> anyhow::Result<Watch> {
-        let mut entries = self.cache.store.watch_with_history(">").await?;
+        let watch = self.cache.store.watch_with_history(">");
+        let mut entries = tokio::time::timeout(LEADER_TIMEOUT, watch).await.context("CONFIG cannot be watched")??;
         let (mut table, mut changes, mut revision, mut is_complete, mut read) = (Table::new(), Vec::new(), 0, false, 0);
         while read < messages {
             let Ok(entry) = tokio::time::timeout(SNAPSHOT_TIMEOUT, entries.next()).await else {

@@ -153,6 +153,22 @@ async fn what_a_disabled_webhook_has_waiting_is_sent_when_it_is_enabled_and_forg
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_circuit_whose_timer_a_crash_has_lost_is_looked_after() {
+    let stack = Stack::plan().env("SHOPERY_SWEEP_INTERVAL", "1s").start().await;
+    let client = stack.client("tnt_a");
+    let webhook = client.create_webhook(&stack.merchant.url("/a"), &["*"]).await;
+    client.publish(&event(0)).await.expect(202);
+    client.in_state(&webhook, "delivered", 1, SOON).await;
+    let circuits = async_nats::jetstream::new(stack.operator().await).get_key_value("CIRCUITS").await.unwrap();
+    let ago = time::OffsetDateTime::now_utc() - Duration::from_secs(120);
+    let ago = ago.format(&time::format_description::well_known::Rfc3339).unwrap();
+    let circuit = json!({ "state": "draining", "since": ago, "probes": 0, "drainer": null, "seenAt": ago });
+    circuits.put(format!("tnt_a.{webhook}"), circuit.to_string().into()).await.unwrap();
+    client.publish(&event(1)).await.expect(202);
+    client.in_state(&webhook, "delivered", 2, SOON).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_parked_too_long_expires_and_is_recorded() {
     let stack = plan().env("SHOPERY_RETRY_SCHEDULE", "1h").env("SHOPERY_PARKED_MAX_AGE", "1s").start().await;
     let client = stack.client("tnt_a");
