@@ -13,11 +13,16 @@ use shopery_model::{TenantId, WebhookId};
 use shopery_queue::{ConfigSubscribers, Outgoing, Parked, Queue, Revision, subject};
 use shopery_runtime::Runtime;
 use shopery_store::{Store, WebhookRecord};
+use tokio::time::Instant;
 
 use crate::notification::pending_notification;
 
 /// Times that a compare-and-set may lose against others.
 const MAX_WRITE_ATTEMPTS: usize = 10;
+/// Whoever changes a webhook waits for so long for NATS, which may restart or elect a leader: an answer before CONFIG has the
+/// change would be followed by events that are routed by what was before.
+const PUBLISH_TIMEOUT: Duration = Duration::from_secs(10);
+const RETRY_DELAY: Duration = Duration::from_millis(200);
 /// By then every deliverer knows of a change.
 const PROPAGATION_TIME: Duration = Duration::from_millis(500);
 
@@ -44,10 +49,15 @@ impl ConfigWriter {
     }
 
     /// Makes a change of a webhook known, and waits until routers and deliverers have it: what is published from then on
-    /// finds it. If that fails now the controller makes up for it soon; the change itself is safe.
+    /// finds it. If NATS is away for longer the controller makes up for it soon; the change itself is safe.
     pub async fn publish(&self, tenant: &TenantId, id: WebhookId) {
-        if let Err(error) = self.try_publish(tenant, id).await {
-            tracing::warn!(%tenant, webhook = %id, "a webhook's change is published later: {error:#}");
+        let deadline = Instant::now() + PUBLISH_TIMEOUT;
+        while let Err(error) = self.try_publish(tenant, id).await {
+            if Instant::now() >= deadline {
+                tracing::warn!(%tenant, webhook = %id, "a webhook's change is published later: {error:#}");
+                return;
+            }
+            tokio::time::sleep(RETRY_DELAY).await;
         }
     }
 

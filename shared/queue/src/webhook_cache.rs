@@ -290,8 +290,7 @@ fn put(table: &mut Table, Change { tenant, id, webhook }: Change) {
 impl Queue {
     /// The stream of CONFIG as it is now. (The status of a key-value store tells what it was when the store was opened.)
     async fn config_bucket(&self) -> anyhow::Result<Info> {
-        let stream = self.jetstream.get_stream(format!("KV_{CONFIG}"));
-        let stream = tokio::time::timeout(LEADER_TIMEOUT, stream).await.context("NATS does not answer")?;
+        let stream = self.jetstream.get_stream(format!("KV_{CONFIG}")).await;
         Ok(stream.context("cannot look at CONFIG")?.cached_info().clone())
     }
 
@@ -340,10 +339,6 @@ impl Follower {
         let bucket = info.created.unix_timestamp_nanos();
         let applied = *self.cache.applied.borrow();
         let mut entries = if applied.bucket == bucket && applied.revision <= info.state.last_sequence {
-            if applied.revision == info.state.last_sequence {
-                // Nobody need wait for the watch.
-                self.cache.current.send_replace(connection);
-            }
             let watch = self.cache.store.watch_from_revision(">", applied.revision + 1);
             tokio::time::timeout(LEADER_TIMEOUT, watch).await.context("CONFIG cannot be watched")??
         } else {
@@ -382,7 +377,8 @@ impl Follower {
 
     /// The bucket's stream as it is now.
     async fn look(&self) -> anyhow::Result<Info> {
-        let info = self.queue.config_bucket().await?;
+        let info = tokio::time::timeout(LEADER_TIMEOUT, self.queue.config_bucket());
+        let info = info.await.context("NATS does not answer")??;
         self.heard.send_replace(OffsetDateTime::now_utc());
         Ok(info)
     }

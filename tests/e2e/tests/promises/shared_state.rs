@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_nats::jetstream;
 use serde_json::{Value, json};
-use shopery_e2e::{Behaviour, Client, DatabaseKind, Event, Process, Service, Stack, wait};
+use shopery_e2e::{Behaviour, Client, DatabaseKind, Event, Process, Service, Signal, Stack, wait};
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -241,6 +241,24 @@ async fn what_is_published_after_a_change_finds_it_however_often_nats_is_killed(
         .await;
         client.delete(&format!("/company/webhooks/{webhook}")).await.expect(204);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_is_answered_once_nats_has_it_though_nats_is_silent() {
+    let stack = Stack::start().await;
+    let client = stack.client("tnt_a");
+    let webhook = client.create_webhook(&stack.merchant.url("/old"), &["*"]).await;
+    stack.signal_nats(Signal::SIGSTOP);
+    let (path, body) = (format!("/company/webhooks/{webhook}"), json!({ "url": stack.merchant.url("/new") }));
+    let mut change = Box::pin(client.patch(&path, &body));
+    // For longer than a request to NATS waits.
+    let answered = tokio::time::timeout(Duration::from_secs(6), &mut change).await;
+    assert!(answered.is_err(), "{answered:?}");
+    stack.signal_nats(Signal::SIGCONT);
+    change.await.expect(200);
+    client.publish(&event(0)).await.expect(202);
+    stack.merchant.wait_at("/new", 1, SOON).await;
+    assert_eq!(stack.merchant.arrivals_at("/old").len(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
