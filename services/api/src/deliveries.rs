@@ -65,6 +65,10 @@ struct Attempt {
     request: Request,
     response: Option<ResponsePart>,
     error: Option<Reason>,
+    /// What was odd about the exchange and did not decide, in a sentence: a body that broke off, a request that was sent
+    /// again because the endpoint had not processed it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    note: Option<String>,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -123,6 +127,7 @@ impl Attempt {
             request: Request { method: "POST", url: record.url, bytes: record.request_bytes },
             response: record.status.map(|status| ResponsePart { status, body: record.response_body }),
             error: record.fault.map(reason),
+            note: record.note,
         }
     }
 }

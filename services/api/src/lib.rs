@@ -115,7 +115,7 @@ pub async fn run(config: Config, listener: TcpListener, runtime: Runtime) -> any
         keys: config.keys,
         config: ConfigWriter::start(&queue, store, &runtime),
         egress: config.sender.egress.clone(),
-        sender: Sender::new(&config.sender)?,
+        sender: Sender::new(&config.sender, &runtime)?,
         test_calls: Arc::new(Semaphore::new(TEST_CALLS)),
         digests: Arc::new(Semaphore::new(DIGESTS)),
     };

@@ -122,8 +122,10 @@ async fn send(
         format: PayloadFormat::Resource,
         payload: Bytes::from(payload),
     };
-    let answer = app.sender.send(endpoint, &message, now).await;
-    Ok(Json(report(answer)))
+    match app.sender.send(endpoint, &message, now).await {
+        Ok(answer) => Ok(Json(report(answer))),
+        Err(fault) => Err(Problem::unavailable(format!("the test was not made: {fault}"), 5)),
+    }
 }
 
 fn report(answer: Answer) -> Report {

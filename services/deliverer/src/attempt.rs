@@ -135,6 +135,8 @@ impl Attempter {
         self.metrics.under_way.inc();
         let answer = self.sender.send(endpoint, &message, started_at).instrument(span.clone()).await;
         self.metrics.under_way.dec();
+        // A fault of ours says nothing of the endpoint: the job is attempted again, and its attempts are as many as before.
+        let answer = answer.context("the attempt was not made")?;
         self.note(&answer, &span);
         let url = webhook.url.to_string();
         let Payload { of: payload_of, .. } = payload;
@@ -261,6 +263,7 @@ pub(crate) fn outcome(
             request_bytes: u32::try_from(bytes).unwrap_or(u32::MAX),
             status: answer.status,
             response_body: answer.body,
+            note: answer.note,
         }),
         fault: answer.fault,
         carried_by: None,

@@ -44,13 +44,20 @@ impl Breaker {
     }
 
     /// From now on the webhook's jobs are parked, and a timer sees to them. Nothing to do if somebody has come first.
-    pub(crate) async fn open(&self, tenant: &TenantId, id: WebhookId, state: CircuitState) -> anyhow::Result<()> {
+    /// `asked`: how long the endpoint wants to be left alone.
+    pub(crate) async fn open(
+        &self,
+        tenant: &TenantId,
+        id: WebhookId,
+        state: CircuitState,
+        asked: Option<Duration>,
+    ) -> anyhow::Result<()> {
         if self.circuits.is_broken(id) {
             return Ok(());
         }
         let (known, revision) = self.circuits.read(tenant, id).await?;
         let delay = match state {
-            CircuitState::Open => self.probe_delay(id, 0),
+            CircuitState::Open => self.probe_delay(id, 0, asked),
             CircuitState::Draining => Duration::ZERO,
         };
         if known.is_some() {
@@ -72,8 +79,10 @@ impl Breaker {
         Ok(())
     }
 
-    pub(crate) fn probe_delay(&self, id: WebhookId, probes: u32) -> Duration {
-        probe_delay(probes, id, self.config.first_probe, self.config.longest_probe)
+    /// An endpoint that asks for more time than the schedule has gets it.
+    pub(crate) fn probe_delay(&self, id: WebhookId, probes: u32, asked: Option<Duration>) -> Duration {
+        let planned = probe_delay(probes, id, self.config.first_probe, self.config.longest_probe);
+        planned.max(asked.unwrap_or_default())
     }
 
     /// An endpoint has one timer: setting it again replaces it.

@@ -68,6 +68,8 @@ pub(crate) struct Drain<'a> {
     pub(crate) removed: bool,
     /// Attempts since the last success.
     failed_in_row: usize,
+    /// How long the endpoint asked to be left alone when it failed last.
+    pub(crate) asked: Option<Duration>,
     /// When the webhook's rate limit lets it go on.
     pub(crate) next: Instant,
 }
@@ -148,6 +150,7 @@ impl Drainer {
             pace: 1,
             removed: false,
             failed_in_row: 0,
+            asked: None,
             next: now,
         };
         if drain.webhook.rules.ordered { drain.run_ordered(shutdown).await } else { drain.run(shutdown).await }
@@ -265,6 +268,7 @@ impl Drain<'_> {
             self.circuit.state = CircuitState::Draining;
             return Ok(if is_gone { Round::Empty } else { Round::More });
         }
+        self.asked = attempted.answer.retry_after;
         if self.is_shown() {
             self.store(&[outcome(job.meta, attempted, DeliveryState::Parked, None)]).await?;
         }
@@ -316,6 +320,7 @@ impl Drain<'_> {
         // A job that alone fails, after others did not, is retried as any job is: it holds up nobody.
         let is_broken = self.drainer.breaker.is_reached(self.failed_in_row);
         if failed > 0 && failed == attempted.len() && is_broken && !is_gone {
+            self.asked = attempted.iter().filter_map(|attempted| attempted.answer.retry_after).max();
             let failed = jobs.into_iter().zip(attempted);
             outcomes.extend(failed.map(|(job, attempted)| outcome(job.meta, attempted, DeliveryState::Parked, None)));
             self.store(&outcomes).await?;
@@ -415,7 +420,7 @@ impl Drain<'_> {
     }
 
     async fn wait_for_probe(mut self) -> anyhow::Result<()> {
-        let delay = self.drainer.breaker.probe_delay(self.webhook.id, self.circuit.probes);
+        let delay = self.drainer.breaker.probe_delay(self.webhook.id, self.circuit.probes, self.asked);
         self.circuit.drainer = None;
         self.circuit.probe_at = Some(shopery_queue::now() + delay);
         self.renew_lease().await?;

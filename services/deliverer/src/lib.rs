@@ -107,6 +107,18 @@ impl Config {
     }
 }
 
+/// Attempts that may be under way at a time, where each needs a connection, and drains make some beside them.
+fn slots(wanted: usize, connections: usize) -> usize {
+    let most = (connections * DRAINS_SHARE / (DRAINS_SHARE + 1)).max(1);
+    if wanted > most {
+        tracing::error!(
+            "SHOPERY_SLOTS is {wanted}, and the file descriptors of this process are enough for {most}: raise their limit \
+             (ulimit -n); there will be {most} attempts at a time"
+        );
+    }
+    wanted.min(most)
+}
+
 /// Runs until the drain is over.
 pub async fn run(config: Config, runtime: Runtime) -> anyhow::Result<()> {
     let starting = runtime.health.starting(ABOUT.name);
@@ -114,17 +126,19 @@ pub async fn run(config: Config, runtime: Runtime) -> anyhow::Result<()> {
     let webhooks = WebhookCache::follow(&queue, Some(&config.keys), &runtime).await?;
     let circuits = Circuits::follow(&queue, &runtime);
     let breaker = Breaker { queue: queue.clone(), circuits: circuits.clone(), config: config.breaker };
-    let sender = Sender::new(&config.sender)?;
+    let sender = Sender::new(&config.sender, &runtime)?;
+    let slots = slots(config.slots, sender.max_attempts());
+    runtime.metrics.register("sender_connections", "Connections to endpoints", sender.connections());
     let attempter = Arc::new(Attempter::new(queue.clone(), sender, config.schedule, &runtime));
     let (outcomes, recording) = Outcomes::start(queue.clone(), "deliverer");
-    let held = config.slots * HELD;
+    let held = slots * HELD;
     let pacer = Pacer::start(&queue, &runtime);
     let workers = Workers {
         deliverer: Deliverer {
             queue: queue.clone(),
             webhooks: webhooks.clone(),
             circuits: circuits.clone(),
-            endpoints: Endpoints::new(config.slots, held),
+            endpoints: Endpoints::new(slots, held),
             breaker: breaker.clone(),
             attempter: attempter.clone(),
             outcomes,
@@ -137,7 +151,7 @@ pub async fn run(config: Config, runtime: Runtime) -> anyhow::Result<()> {
             breaker: breaker.clone(),
             attempter,
             pacer: pacer.clone(),
-            slots: Arc::new(Semaphore::new((config.slots / DRAINS_SHARE).max(1))),
+            slots: Arc::new(Semaphore::new((slots / DRAINS_SHARE).max(1))),
         },
         pacer,
         shutdown: runtime.shutdown.clone(),
@@ -149,7 +163,7 @@ pub async fn run(config: Config, runtime: Runtime) -> anyhow::Result<()> {
     // Each has places of its own: none can take another's.
     let fresh = Intake::open(&queue, topology::DELIVERER_FAST, held, &runtime.shutdown).await?;
     // No more than may be attempted: what waits, waits in JOBS, and takes nobody's time.
-    let bulk = Intake::open(&queue, topology::DELIVERER_BULK, config.slots, &runtime.shutdown).await?;
+    let bulk = Intake::open(&queue, topology::DELIVERER_BULK, slots, &runtime.shutdown).await?;
     let due = Intake::open(&queue, topology::DELIVERER_DUE, held, &runtime.shutdown).await?;
     starting.over();
     tokio::join!(

@@ -282,6 +282,7 @@ impl Drain<'_> {
         let is_broken = !is_gone && has_attempts && (is_probe || self.drainer.breaker.is_reached(failed.len()));
         // In a round of a broken endpoint nothing was accepted: its jobs stay, and their attempts are shown.
         let is_broken = is_broken && !failed.is_empty();
+        self.asked = attempts.iter().filter_map(|(_, attempted)| attempted.answer.retry_after).max();
         let (mut outcomes, mut done, mut kept, mut untried) = (Vec::new(), Vec::new(), Vec::new(), None);
         for (head, turn) in tried {
             match turn {

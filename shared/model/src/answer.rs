@@ -100,6 +100,8 @@ pub struct Answer {
     pub retry_after: Option<Duration>,
     /// The start of the response body, for the history.
     pub body: String,
+    /// What was odd, and did not decide: a body that broke off, a request that was sent again.
+    pub note: Option<String>,
 }
 
 /// What becomes of a delivery after an attempt.
@@ -144,6 +146,7 @@ mod tests {
             fault: fault.map(|fault| (fault, String::new())),
             retry_after: None,
             body: String::new(),
+            note: None,
         };
         let id =
             DeliveryId::of(&"t".parse().unwrap(), "orders", "e", OffsetDateTime::UNIX_EPOCH, WebhookId::generate());

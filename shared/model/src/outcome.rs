@@ -105,4 +105,7 @@ pub struct Attempt {
     pub status: Option<u16>,
     /// The start of the response body.
     pub response_body: String,
+    /// What was odd about the exchange, for the merchant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
 }

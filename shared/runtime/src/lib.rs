@@ -1,6 +1,7 @@
 //! What every service of ours stands on: its configuration, its logs and traces, its metrics, whether it is ready, and
 //! how it stops. A service differs from the others in its `Config` and its `run` alone.
 
+mod descriptors;
 mod env;
 mod health;
 mod metrics;
@@ -10,6 +11,7 @@ mod shutdown;
 mod tasks;
 pub mod telemetry;
 
+pub use descriptors::descriptors;
 pub use env::Env;
 pub use health::{Health, Starting};
 pub use metrics::{Counts, Metrics, latency_buckets};

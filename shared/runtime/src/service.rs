@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::{Env, Runtime, Shutdown, telemetry};
+use crate::{Env, Runtime, Shutdown, descriptors, telemetry};
 
 /// What a service says of itself.
 #[derive(Debug, Clone, Copy)]
@@ -105,6 +105,7 @@ async fn supervise(
     let runtime = Runtime::default();
     let stopped = stop_on_signals(runtime.shutdown.clone(), drain)?;
     tracing::info!(version = about.version, "starting {}", about.name);
+    descriptors::raise();
     tokio::select! {
         served = run(runtime.clone()) => served,
         why = stopped => anyhow::bail!(why),

@@ -1,23 +1,90 @@
-//! From what the HTTP client met to an [`Answer`] that a merchant understands.
+//! From an HTTP response to an [`Answer`] that a merchant understands.
+//!
+//! The status decides as soon as it is there. What comes after it, a body that is long, slow or broken, is read for the
+//! history alone, as far as it goes, and what was odd is said.
 
-use std::error::Error;
-use std::io;
 use std::time::Duration;
 
-use reqwest::header::RETRY_AFTER;
-use reqwest::{Response, StatusCode};
-use rustls::CertificateError;
+use http::header::{HeaderName, RETRY_AFTER};
+use http::{HeaderMap, Response, StatusCode};
+use http_body_util::BodyExt;
+use hyper::body::{Body, Incoming};
 use shopery_model::{Answer, Credentials, Fault};
 use time::OffsetDateTime;
-use time::format_description::well_known::Rfc2822;
+use tokio::time::Instant;
 
-use crate::egress::Forbidden;
-use crate::{CONNECT_TIMEOUT, TIMEOUT};
-
-/// A response body is read so far; one that is longer is a failure.
+/// A body is read so far, so that its connection can be used again.
 const MAX_BODY: usize = 16 * 1024;
 /// So much of it goes to the history.
 const KEPT_BODY: usize = 1024;
+/// How long it is waited for after the status.
+const BODY_TIME: Duration = Duration::from_secs(1);
+/// The longest that an endpoint can ask for.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+
+/// What an endpoint has answered.
+#[derive(Debug)]
+pub(crate) struct Reply {
+    pub(crate) status: StatusCode,
+    pub(crate) retry_after: Option<Duration>,
+    pub(crate) body: Vec<u8>,
+    pub(crate) oddity: Option<String>,
+    /// The response was read to its end.
+    pub(crate) is_complete: bool,
+    /// How long the endpoint says that it keeps the connection.
+    pub(crate) keep_alive: Option<Duration>,
+}
+
+impl Reply {
+    /// A status of which nothing else could be read.
+    pub(crate) fn of_status(status: StatusCode) -> Self {
+        let oddity = Some("what came after the status is no HTTP that can be read".to_owned());
+        Self { status, retry_after: None, body: Vec::new(), oddity, is_complete: false, keep_alive: None }
+    }
+
+    /// Reads a response, for no longer than until `deadline`.
+    pub(crate) async fn read(response: Response<Incoming>, deadline: Instant, now: OffsetDateTime) -> Self {
+        let (head, mut rest) = response.into_parts();
+        let mut body = Vec::new();
+        let deadline = deadline.min(Instant::now() + BODY_TIME);
+        let oddity = loop {
+            if body.len() > MAX_BODY || rest.size_hint().lower() > MAX_BODY as u64 {
+                break Some(format!("the answer's body is over {} KiB; its start was read", MAX_BODY / 1024));
+            }
+            match tokio::time::timeout_at(deadline, rest.frame()).await {
+                Ok(None) => break None,
+                Ok(Some(Ok(frame))) => body.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data)),
+                Ok(Some(Err(_))) => break Some("the answer's body broke off".to_owned()),
+                Err(_) => break Some(format!("the answer's body did not end within {} s", BODY_TIME.as_secs())),
+            }
+        };
+        let may_ask = matches!(head.status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE);
+        Self {
+            status: head.status,
+            retry_after: may_ask.then(|| retry_after(&head.headers, now)).flatten(),
+            is_complete: oddity.is_none(),
+            keep_alive: keep_alive(&head.headers),
+            body,
+            oddity,
+        }
+    }
+
+    /// What the endpoint has repeated of `credentials` is hidden.
+    pub(crate) fn answer(self, credentials: &Credentials) -> Answer {
+        // A NUL is no text to PostgreSQL. Secrets go before the rest does, or half of one could stay.
+        let mut body = credentials.hide_in(String::from_utf8_lossy(&self.body).replace('\0', "\u{fffd}"));
+        body.truncate(body.floor_char_boundary(KEPT_BODY));
+        Answer {
+            duration: Duration::ZERO,
+            status: Some(self.status.as_u16()),
+            fault: judge(self.status),
+            retry_after: self.retry_after,
+            body,
+            note: self.oddity,
+        }
+    }
+}
 
 pub(crate) fn failed(fault: Fault, detail: String) -> Answer {
     Answer {
@@ -26,44 +93,8 @@ pub(crate) fn failed(fault: Fault, detail: String) -> Answer {
         fault: Some((fault, detail)),
         retry_after: None,
         body: String::new(),
+        note: None,
     }
-}
-
-/// What the endpoint has repeated of `credentials` is hidden.
-pub(crate) async fn read(
-    sent: Result<Response, reqwest::Error>,
-    credentials: &Credentials,
-    now: impl Fn() -> OffsetDateTime,
-) -> Answer {
-    let mut response = match sent {
-        Ok(response) => response,
-        Err(error) => {
-            let (fault, detail) = explain(&error);
-            return failed(fault, detail);
-        }
-    };
-    let status = response.status();
-    let retry_after = retry_after(&response, now());
-    let mut body = Vec::new();
-    let fault = loop {
-        if response.content_length().is_some_and(|length| length > MAX_BODY as u64) || body.len() > MAX_BODY {
-            let detail = format!(
-                "it answered {} with a body over {} KiB; answer with a short body",
-                status.as_u16(),
-                MAX_BODY / 1024
-            );
-            break Some((Fault::ResponseTooLarge, detail));
-        }
-        match response.chunk().await {
-            Ok(Some(chunk)) => body.extend_from_slice(&chunk),
-            Ok(None) => break judge(status),
-            Err(error) => break Some(explain(&error)),
-        }
-    };
-    // A NUL is no text to PostgreSQL. Secrets go before the rest does, or half of one could stay.
-    let mut text = credentials.hide_in(String::from_utf8_lossy(&body).replace('\0', "\u{fffd}"));
-    text.truncate(text.floor_char_boundary(KEPT_BODY));
-    Answer { duration: Duration::ZERO, status: Some(status.as_u16()), fault, retry_after, body: text }
 }
 
 fn judge(status: StatusCode) -> Option<(Fault, String)> {
@@ -82,93 +113,63 @@ fn judge(status: StatusCode) -> Option<(Fault, String)> {
     }
 }
 
-/// In seconds or as a date; only 429 and 503 may ask.
-fn retry_after(response: &Response, now: OffsetDateTime) -> Option<Duration> {
-    if !matches!(response.status(), StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
-        return None;
-    }
-    let value = response.headers().get(RETRY_AFTER)?.to_str().ok()?;
-    match value.trim().parse() {
-        Ok(seconds) => Some(Duration::from_secs(seconds)),
-        Err(_) => {
-            let date = OffsetDateTime::parse(value, &Rfc2822).ok()?;
-            (date - now).try_into().ok()
-        }
-    }
-}
-
-fn explain(error: &reqwest::Error) -> (Fault, String) {
-    if let Some(forbidden) = find::<Forbidden>(error) {
-        return (Fault::AddressForbidden, forbidden.to_string());
-    }
-    if let Some(tls) = find::<rustls::Error>(error) {
-        return explain_tls(tls);
-    }
-    if error.is_timeout() {
-        return if error.is_connect() {
-            (Fault::ConnectTimeout, format!("no connection within {} s", CONNECT_TIMEOUT.as_secs()))
-        } else {
-            (Fault::Timeout, format!("no complete answer within {} s", TIMEOUT.as_secs()))
-        };
-    }
-    let kind = find::<io::Error>(error).map(io::Error::kind);
-    match kind {
-        Some(io::ErrorKind::ConnectionRefused) => {
-            (Fault::ConnectionRefused, "the host refused the connection: nothing listens there".to_owned())
-        }
-        _ if is_dns(error) => (Fault::DnsFailed, "the host name cannot be resolved".to_owned()),
-        Some(kind) if error.is_connect() => (Fault::ConnectionFailed, format!("the connection failed: {kind}")),
-        _ if error.is_connect() => (Fault::ConnectionFailed, "the connection failed".to_owned()),
-        _ => (Fault::ConnectionFailed, "the connection broke before the answer was complete".to_owned()),
-    }
-}
-
-fn explain_tls(error: &rustls::Error) -> (Fault, String) {
-    let rustls::Error::InvalidCertificate(reason) = error else {
-        return (Fault::TlsFailed, format!("the TLS handshake failed: {error}"));
+/// In seconds, however many, or as a date in one of the three forms of RFC 9110.
+fn retry_after(headers: &HeaderMap, now: OffsetDateTime) -> Option<Duration> {
+    let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    let asked = if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
+        value.parse().map_or(MAX_RETRY_AFTER, Duration::from_secs)
+    } else {
+        let date = OffsetDateTime::from(httpdate::parse_http_date(value).ok()?);
+        (date - now).try_into().ok()?
     };
-    let detail = match reason {
-        CertificateError::Expired | CertificateError::ExpiredContext { .. } => "the certificate has expired",
-        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
-            "the certificate is not valid yet"
-        }
-        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
-            "the certificate is for another host name"
-        }
-        CertificateError::UnknownIssuer => {
-            "the certificate is self-signed, or its chain to a trusted authority is incomplete"
-        }
-        CertificateError::BadSignature => "the certificate is not signed by the authority that it names",
-        CertificateError::Revoked => "the certificate is revoked",
-        _ => return (Fault::CertificateInvalid, format!("the certificate is invalid: {error}")),
-    };
-    (Fault::CertificateInvalid, detail.to_owned())
+    Some(asked.min(MAX_RETRY_AFTER))
 }
 
-/// The first `E` among the causes of an error. An [`io::Error`] hides its cause from `source`.
-fn find<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a E> {
-    let mut next = Some(error);
-    while let Some(cause) = next {
-        if let Some(found) = cause.downcast_ref::<E>() {
-            return Some(found);
-        }
-        let inner = cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        next = match inner {
-            Some(inner) => Some(inner as &(dyn Error + 'static)),
-            None => cause.source(),
-        };
-    }
-    None
+/// `Keep-Alive: timeout=5`, less a second for the way there.
+fn keep_alive(headers: &HeaderMap) -> Option<Duration> {
+    let value = headers.get(KEEP_ALIVE)?.to_str().ok()?;
+    let timeout = value.split(',').find_map(|part| part.trim().strip_prefix("timeout="))?;
+    Some(Duration::from_secs(timeout.trim().parse().ok()?).saturating_sub(Duration::from_secs(1)))
 }
 
-/// The HTTP client gives name resolution no type of its own.
-fn is_dns(error: &reqwest::Error) -> bool {
-    let mut next: Option<&(dyn Error + 'static)> = Some(error);
-    while let Some(cause) = next {
-        if cause.to_string().contains("dns error") || cause.to_string().contains("failed to lookup address") {
-            return true;
-        }
-        next = cause.source();
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use time::macros::datetime;
+
+    fn headers(name: HeaderName, value: &str) -> HeaderMap {
+        HeaderMap::from_iter([(name, value.parse().unwrap())])
     }
-    false
+
+    #[test]
+    fn an_endpoint_asks_for_time_in_every_form_of_rfc_9110() {
+        let now = datetime!(2026-11-30 10:00:00 UTC);
+        for (value, seconds) in [
+            ("60", Some(60)),
+            (" 60 ", Some(60)),
+            ("0", Some(0)),
+            ("99999999999999999999999999", Some(86_400)),
+            ("100000", Some(86_400)),
+            ("Mon, 30 Nov 2026 10:02:00 GMT", Some(120)),
+            ("Monday, 30-Nov-26 10:02:00 GMT", Some(120)),
+            ("Mon Nov 30 10:02:00 2026", Some(120)),
+            ("Mon, 30 Nov 2026 09:00:00 GMT", None),
+            ("Fri, 31 Dec 2032 23:59:59 GMT", Some(86_400)),
+            ("-5", None),
+            ("soon", None),
+            ("", None),
+        ] {
+            let asked = retry_after(&headers(RETRY_AFTER, value), now);
+            assert_eq!(asked.map(|asked| asked.as_secs()), seconds, "{value:?}");
+        }
+    }
+
+    #[test]
+    fn an_endpoint_may_say_how_long_it_keeps_a_connection() {
+        for (value, seconds) in
+            [("timeout=5", Some(4)), ("max=100, timeout=3", Some(2)), ("timeout=0", Some(0)), ("x", None)]
+        {
+            assert_eq!(keep_alive(&headers(KEEP_ALIVE, value)).map(|time| time.as_secs()), seconds, "{value}");
+        }
+    }
 }

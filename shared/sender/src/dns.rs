@@ -1,6 +1,8 @@
-//! Name resolution: by the operating system, or by name servers of the operator's choice.
+//! Name resolution: by the name servers of the operating system, or by others of the operator's choice.
+//!
+//! Answers are used again for as long as they say, and negative ones too, at most a minute. Rejected: the operating system's
+//! own resolver, which has neither, and whose calls hold a thread each for as long as a name server is silent.
 
-use std::error::Error;
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 use std::sync::Arc;
@@ -10,11 +12,21 @@ use anyhow::Context;
 use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{LookupIpStrategy, NameServerConfig, ResolveHosts, ResolverConfig};
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::net::{DnsError, NetError};
+use hickory_resolver::proto::op::ResponseCode;
+use hickory_resolver::proto::rr::RecordType;
+use shopery_model::Fault;
 
-/// Of one question to one server; a connection has a second for all of them.
+use crate::failure::{Failure, SenderFault};
+
+/// Of one question to one server.
 const TIMEOUT: Duration = Duration::from_millis(400);
+/// Of a name, whoever is asked.
+const LOOK_UP_TIMEOUT: Duration = Duration::from_secs(1);
 /// An answer is used again for no longer, whatever its time to live.
 const REUSED: Duration = Duration::from_secs(60);
+/// Answers that are kept.
+const MAX_ANSWERS: u64 = 100_000;
 
 /// Addresses of name servers. None: the system's way.
 #[derive(Debug, Clone, Default)]
@@ -34,44 +46,69 @@ impl FromStr for NameServers {
     }
 }
 
-/// Whoever is asked; nobody: the system.
+/// Those who are asked.
 #[derive(Clone)]
-pub(crate) struct Names(Option<Arc<TokioResolver>>);
+pub(crate) struct Names(TokioResolver);
 
 impl Names {
     pub(crate) fn of(servers: &NameServers) -> anyhow::Result<Self> {
-        if servers.0.is_empty() {
-            return Ok(Self(None));
-        }
-        let of_port = |server: &SocketAddr| {
-            let mut config = NameServerConfig::udp_and_tcp(server.ip());
-            config.connections.iter_mut().for_each(|connection| connection.port = server.port());
-            config
+        let is_system = servers.0.is_empty();
+        let mut builder = if is_system {
+            let why = "cannot read which name servers this host has; set SHOPERY_EGRESS_DNS";
+            TokioResolver::builder_tokio().context(why)?
+        } else {
+            let of_port = |server: &SocketAddr| {
+                let mut config = NameServerConfig::udp_and_tcp(server.ip());
+                config.connections.iter_mut().for_each(|connection| connection.port = server.port());
+                config
+            };
+            let config = ResolverConfig::from_name_servers(servers.0.iter().map(of_port).collect());
+            TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
         };
-        let config = ResolverConfig::from_name_servers(servers.0.iter().map(of_port).collect());
-        let mut resolver = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
-        let options = resolver.options_mut();
+        let options = builder.options_mut();
         options.timeout = TIMEOUT;
         options.attempts = 2;
         options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
-        options.use_hosts_file = ResolveHosts::Never;
+        options.use_hosts_file = if is_system { ResolveHosts::Auto } else { ResolveHosts::Never };
         options.positive_max_ttl = Some(REUSED);
         options.negative_max_ttl = Some(REUSED);
-        let resolver = resolver.build().context("cannot set up the resolver of SHOPERY_EGRESS_DNS")?;
-        Ok(Self(Some(Arc::new(resolver))))
+        options.cache_size = MAX_ANSWERS;
+        Ok(Self(builder.build().context("cannot set up the look-up of names")?))
     }
 
     /// All addresses of a name, of both families.
-    pub(crate) async fn look_up(&self, name: &str) -> Result<Vec<IpAddr>, Box<dyn Error + Send + Sync>> {
-        match &self.0 {
-            None => Ok(tokio::net::lookup_host((name, 0)).await?.map(|found| found.ip()).collect()),
-            Some(resolver) => {
-                // A name with its last dot is not tried in search domains.
-                let name = if name.ends_with('.') { name.to_owned() } else { format!("{name}.") };
-                Ok(resolver.lookup_ip(name).await?.iter().collect())
+    pub(crate) async fn look_up(&self, name: &str) -> Result<Vec<IpAddr>, Failure> {
+        let unresolved = |why: &str| Failure::Endpoint(Fault::DnsFailed, why.to_owned());
+        // A name with its last dot is not tried in search domains.
+        let name = if name.ends_with('.') { name.to_owned() } else { format!("{name}.") };
+        match tokio::time::timeout(LOOK_UP_TIMEOUT, self.0.lookup_ip(name)).await {
+            Ok(Ok(found)) => Ok(found.iter().collect()),
+            Ok(Err(error)) if is_negative(&error) => {
+                Err(unresolved("the host name cannot be resolved: it has no address"))
             }
+            // Whose name servers are silent, those of the name or ours?
+            _ if self.are_answering().await => {
+                Err(unresolved("the host name cannot be resolved: its name servers do not answer"))
+            }
+            _ => Err(Failure::Ours(SenderFault::Resolver)),
         }
     }
+
+    /// Whether our name servers answer at all: every one knows the root.
+    async fn are_answering(&self) -> bool {
+        self.0.clear_lookup_cache(".", RecordType::NS);
+        match tokio::time::timeout(LOOK_UP_TIMEOUT, self.0.lookup(".", RecordType::NS)).await {
+            Ok(Ok(_)) => true,
+            Ok(Err(NetError::Dns(DnsError::ResponseCode(code)))) => code != ResponseCode::ServFail,
+            Ok(Err(error)) => is_negative(&error),
+            Err(_) => false,
+        }
+    }
+}
+
+/// The name servers know that there is nothing.
+fn is_negative(error: &NetError) -> bool {
+    error.is_nx_domain() || error.is_no_records_found()
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
-//! Where we may send to. A literal address is judged before we connect; a name is judged by the resolver that the
-//! HTTP client dials with, so the addresses that were judged are the addresses that are dialled: there is no second
-//! look-up for an attacker to answer differently.
+//! Where we may send to. A literal address is judged before we connect; a name is judged by what it resolves to, and the
+//! addresses that were judged are the addresses that are dialled: there is no second look-up for an attacker to answer
+//! differently.
 //!
 //! Invariant: what a webhook is saved with, the Test call, a delivery and a probe are judged here, by the same rules.
 
@@ -9,13 +9,13 @@ use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use reqwest::dns::{Addrs, Name, Resolve, Resolving};
-use shopery_model::{Invalid, Network, endpoint_url};
+use shopery_model::{Fault, Invalid, Network, endpoint_url};
 use shopery_runtime::Env;
 use url::{Host, Url};
 
 use crate::address::{is_loopback, is_public};
 use crate::dns::{NameServers, Names};
+use crate::failure::Failure;
 use crate::name;
 
 #[derive(Debug, Clone)]
@@ -33,11 +33,6 @@ struct Exception {
     network: Network,
     port: Option<u16>,
 }
-
-/// A name led to addresses that we do not send to.
-#[derive(Debug, thiserror::Error)]
-#[error("{0} resolves to {1}, which is not a public address")]
-pub(crate) struct Forbidden(String, IpAddr);
 
 impl Egress {
     pub fn read(env: &mut Env) -> Option<Self> {
@@ -98,8 +93,8 @@ impl Egress {
         if self.permits_port(port) { Ok(()) } else { Err(wrong_port(port)) }
     }
 
-    pub(crate) fn resolver(&self) -> anyhow::Result<Arc<Resolver>> {
-        Ok(Arc::new(Resolver { egress: self.clone(), names: Names::of(&self.name_servers)? }))
+    pub(crate) fn resolver(&self) -> anyhow::Result<Resolver> {
+        Ok(Resolver { egress: self.clone(), names: Names::of(&self.name_servers)? })
     }
 
     fn permits(&self, address: IpAddr) -> bool {
@@ -117,25 +112,24 @@ fn wrong_port(port: u16) -> String {
     format!("the port {port} is not one that endpoints may have")
 }
 
-/// Resolves names for the HTTP client.
-#[derive(Clone)]
+/// Resolves names to addresses that may be sent to.
 pub(crate) struct Resolver {
     egress: Egress,
     names: Names,
 }
 
-impl Resolve for Resolver {
-    fn resolve(&self, name: Name) -> Resolving {
-        let Self { egress, names } = self.clone();
-        Box::pin(async move {
-            let found = names.look_up(name.as_str()).await?;
-            let refused = found.iter().find(|address| !egress.permits(**address));
-            match refused {
-                // One bad address among good ones is reason enough: it was put there by somebody.
-                Some(address) => Err(Forbidden(name.as_str().to_owned(), *address).into()),
-                None => Ok(Box::new(found.into_iter().map(|address| SocketAddr::new(address, 0))) as Addrs),
+impl Resolver {
+    /// The addresses of a name, to be dialled as they are.
+    pub(crate) async fn resolve(&self, name: &str) -> Result<Vec<IpAddr>, Failure> {
+        let found = self.names.look_up(name).await?;
+        // One bad address among good ones is reason enough: it was put there by somebody.
+        match found.iter().find(|address| !self.egress.permits(**address)) {
+            Some(address) => {
+                let why = format!("{name} resolves to {address}, which is not a public address");
+                Err(Failure::Endpoint(Fault::AddressForbidden, why))
             }
-        })
+            None => Ok(found),
+        }
     }
 }
 

@@ -1,32 +1,49 @@
 //! Sending: one POST to one endpoint. The deliverer and the Test call share this code, so what a test shows is what a
-//! delivery meets: the same client, the same rules about addresses, the same headers and signature.
+//! delivery meets: the same connections, the same rules about addresses, the same headers and signature.
 
 mod address;
 mod answer;
+mod connect;
 mod dns;
 mod egress;
+mod exchange;
+mod failure;
 mod message;
 mod name;
+mod pool;
+mod wire;
 
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use anyhow::Context;
-use reqwest::redirect;
+use http::HeaderValue;
+use http::header::{ACCEPT, USER_AGENT};
+use prometheus_client::metrics::gauge::Gauge;
 use shopery_model::{Answer, Credentials, Fault, SignatureKind};
-use shopery_runtime::Env;
+use shopery_runtime::{Counts, Env, Runtime, descriptors};
 use time::OffsetDateTime;
+use tokio::time::Instant;
 use url::Url;
 
 pub use egress::Egress;
+pub use failure::SenderFault;
 pub use message::Message;
 
-/// Name resolution, TCP and TLS together.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+use crate::answer::Reply;
+use crate::connect::{Connector, Origin};
+use crate::exchange::{Broken, Refusal, Request};
+use crate::failure::Failure;
+use crate::pool::{Pool, Sender as Protocol};
+
+const AGENT: &str = concat!("Shopery-Webhooks/", env!("CARGO_PKG_VERSION"));
 /// The whole exchange, connection included.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// Idle connections kept for each endpoint: as many as a deliverer's slots by default. With fewer, a burst opens
-/// connections only to close them, and a TLS handshake costs more than twenty deliveries.
-const MAX_IDLE: usize = 512;
+/// Connections that there may be, however many descriptors there are.
+const MAX_CONNECTIONS: u64 = 16 * 1024;
+/// Descriptors that are left for everything else: connections to NATS and from clients, files.
+const OTHER_DESCRIPTORS: u64 = 64;
+/// How long a fault of ours is reported after it was met last.
+const FAULT_SHOWN: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -53,44 +70,150 @@ pub struct Endpoint<'a> {
 /// Sends messages. Clones share the connections.
 #[derive(Debug, Clone)]
 pub struct Sender {
-    client: reqwest::Client,
+    pool: Pool,
     egress: Egress,
+    resent: Counts,
+    faults: Counts,
+    last_fault: Arc<Mutex<Option<(Instant, SenderFault)>>>,
 }
 
 impl Sender {
-    pub fn new(config: &Config) -> anyhow::Result<Self> {
-        let mut client = reqwest::Client::builder()
-            .user_agent(concat!("Shopery-Webhooks/", env!("CARGO_PKG_VERSION")))
-            .no_proxy()
-            .referer(false)
-            .retry(reqwest::retry::never())
-            .redirect(redirect::Policy::none())
-            .connect_timeout(CONNECT_TIMEOUT)
-            .timeout(TIMEOUT)
-            .pool_max_idle_per_host(MAX_IDLE)
-            .pool_idle_timeout(Duration::from_secs(60))
-            .dns_resolver(config.egress.resolver()?);
-        if let Some(path) = &config.ca_file {
-            let pem = std::fs::read(path).with_context(|| format!("cannot read SHOPERY_CA_FILE {path}"))?;
-            let certificates = reqwest::Certificate::from_pem_bundle(&pem)
-                .with_context(|| format!("SHOPERY_CA_FILE {path} is not PEM"))?;
-            client = client.tls_certs_merge(certificates);
-        }
-        Ok(Self { client: client.build().context("cannot set up the HTTP client")?, egress: config.egress.clone() })
+    pub fn new(config: &Config, runtime: &Runtime) -> anyhow::Result<Self> {
+        let of = &runtime.metrics;
+        let resent = of.shared(
+            "sender_requests_resent",
+            "Requests that an endpoint had not processed and that were sent again at once, by how that was seen",
+        );
+        let faults = of.shared(
+            "sender_faults",
+            "Attempts that were not made for want of something of this process or host, by what was missing",
+        );
+        let connector = Connector::new(config.egress.resolver()?, config.ca_file.as_deref())?;
+        let pool = Pool::new(connector, max_connections(descriptors()));
+        runtime.spawn("idle-connections", pool.clone().close_idle());
+        let last_fault = Arc::<Mutex<Option<(Instant, SenderFault)>>>::default();
+        let known = last_fault.clone();
+        runtime.health.check("sender", move || {
+            let last = *known.lock().unwrap_or_else(PoisonError::into_inner);
+            last.filter(|(at, _)| at.elapsed() < FAULT_SHOWN).map_or(Ok(()), |(_, fault)| Err(fault.to_string()))
+        });
+        Ok(Self { pool, egress: config.egress.clone(), resent, faults, last_fault })
     }
 
-    /// Posts `message`, signed at `now`. Whatever happens is an answer: what the endpoint does is never an error of ours.
-    pub async fn send(&self, endpoint: Endpoint<'_>, message: &Message<'_>, now: OffsetDateTime) -> Answer {
+    /// Attempts that can be under way at a time: each needs a connection.
+    pub fn max_attempts(&self) -> usize {
+        self.pool.max()
+    }
+
+    /// Connections to endpoints, in use or kept.
+    pub fn connections(&self) -> Gauge {
+        self.pool.open()
+    }
+
+    /// Posts `message`, signed at `now`. Whatever the endpoint does is an answer. An error is ours: the attempt was not made,
+    /// and says nothing of the endpoint.
+    pub async fn send(
+        &self,
+        endpoint: Endpoint<'_>,
+        message: &Message<'_>,
+        now: OffsetDateTime,
+    ) -> Result<Answer, SenderFault> {
         let started = Instant::now();
-        let mut answer = match self.egress.judge(endpoint.url) {
-            Ok(()) => {
-                let headers = message.headers(endpoint, now);
-                let request = self.client.post(endpoint.url.clone()).headers(headers).body(message.payload.clone());
-                answer::read(request.send().await, endpoint.credentials, || now + started.elapsed()).await
+        let answered = match (self.egress.judge(endpoint.url), Origin::of(endpoint.url)) {
+            (Ok(()), Some(origin)) => {
+                let mut headers = message.headers(endpoint, now);
+                headers.entry(USER_AGENT).or_insert(HeaderValue::from_static(AGENT));
+                headers.entry(ACCEPT).or_insert(HeaderValue::from_static("*/*"));
+                let request = Request { url: endpoint.url, headers, body: message.payload.clone() };
+                self.exchange(&Arc::new(origin), &request, endpoint.credentials, (started, now)).await
             }
-            Err(detail) => answer::failed(Fault::AddressForbidden, detail),
+            (Err(detail), _) => Err(Failure::Endpoint(Fault::AddressForbidden, detail)),
+            (Ok(()), None) => Err(Failure::Endpoint(Fault::AddressForbidden, "the URL names no host".to_owned())),
+        };
+        let mut answer = match answered {
+            Ok(answer) => answer,
+            Err(Failure::Endpoint(fault, detail)) => answer::failed(fault, detail),
+            Err(Failure::Ours(fault)) => {
+                self.note(fault);
+                return Err(fault);
+            }
         };
         answer.duration = started.elapsed();
-        answer
+        Ok(answer)
+    }
+
+    async fn exchange(
+        &self,
+        origin: &Arc<Origin>,
+        request: &Request<'_>,
+        credentials: &Credentials,
+        (started, now): (Instant, OffsetDateTime),
+    ) -> Result<Answer, Failure> {
+        let deadline = started + TIMEOUT;
+        let mut resent: Option<(Refusal, Instant)> = None;
+        let (mut connection, reply) = loop {
+            let connection = self.pool.connection(origin, resent.map(|(_, at)| at));
+            let mut connection = tokio::time::timeout_at(deadline, connection).await.map_err(|_| no_answer())??;
+            let posted = tokio::time::timeout_at(deadline, connection.post(request)).await;
+            match posted.map_err(|_| no_answer())? {
+                Ok(response) => {
+                    let reply = Reply::read(response, deadline, now + started.elapsed()).await;
+                    break (connection, reply);
+                }
+                Err(Broken::Answered(status)) => break (connection, Reply::of_status(status)),
+                Err(Broken::NotProcessed(refusal)) if resent.is_none() => {
+                    self.resent.get_or_create(&[("why", refusal.name().to_owned())]).inc();
+                    if refusal == Refusal::Http11Required {
+                        self.pool.refuses_http2(origin);
+                    }
+                    resent = Some((refusal, Instant::now()));
+                }
+                Err(Broken::NotProcessed(refusal)) => {
+                    let why = format!("{}, and so it did again on a new one", refusal.what());
+                    return Err(Failure::Endpoint(Fault::ConnectionFailed, why));
+                }
+                Err(Broken::Unknown(failure)) => return Err(failure),
+            }
+        };
+        if reply.is_complete {
+            let idle = reply.keep_alive;
+            // It is ready for another request once its task has noticed the end of this one.
+            let is_ready = match &mut connection.sender {
+                Protocol::Http1(sender) => {
+                    tokio::time::timeout_at(deadline, sender.ready()).await.is_ok_and(|ready| ready.is_ok())
+                }
+                Protocol::Http2(_) => true,
+            };
+            if is_ready {
+                connection.keep(idle);
+            }
+        }
+        let mut answer = reply.answer(credentials);
+        if let Some((refusal, _)) = resent {
+            let resent = format!("{}; the request was sent again at once, on a new one", refusal.what());
+            answer.note = Some(answer.note.map_or(resent.clone(), |note| format!("{resent}; {note}")));
+        }
+        Ok(answer)
+    }
+
+    fn note(&self, fault: SenderFault) {
+        self.faults.get_or_create(&[("fault", fault.name().to_owned())]).inc();
+        let before = self.last_fault.lock().unwrap_or_else(PoisonError::into_inner).replace((Instant::now(), fault));
+        if before.is_none_or(|(at, before)| before != fault || at.elapsed() >= FAULT_SHOWN) {
+            tracing::error!("attempts wait: {fault}");
+        }
     }
 }
+
+fn no_answer() -> Failure {
+    Failure::Endpoint(Fault::Timeout, format!("no answer within {} s", TIMEOUT.as_secs()))
+}
+
+/// Of so many descriptors. While addresses are tried, a connection may take more than one.
+fn max_connections(descriptors: u64) -> usize {
+    let free = descriptors.saturating_sub(OTHER_DESCRIPTORS);
+    usize::try_from((free - free / 4).clamp(1, MAX_CONNECTIONS)).unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,8 +1,8 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
+use http::header::{HeaderMap, HeaderName, HeaderValue};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
-use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use shopery_model::{PayloadEvent, PayloadFormat};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;

@@ -69,6 +69,9 @@ pub struct AttemptRecord {
     /// Reason and detail.
     pub fault: Option<(String, String)>,
     pub response_body: String,
+    /// What was odd about the exchange.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -276,6 +279,7 @@ fn attempt(outcome: &Outcome) -> Option<String> {
         status: tried.status,
         fault: outcome.fault.as_ref().map(|(fault, detail)| (fault.name().to_owned(), detail.clone())),
         response_body: tried.response_body.clone(),
+        note: tried.note.clone(),
     };
     serde_json::to_string(&record).ok()
 }

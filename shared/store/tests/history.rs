@@ -66,6 +66,7 @@ fn outcome(webhook: WebhookId, event: &str, attempt: u32, state: DeliveryState) 
             request_bytes: 9,
             status: Some(500),
             response_body: "no".to_owned(),
+            note: None,
         }),
         fault: (state != DeliveryState::Delivered).then(|| (Fault::HttpStatus, "it answered 500".to_owned())),
         carried_by: None,

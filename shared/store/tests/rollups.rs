@@ -44,6 +44,7 @@ fn outcome(random: &mut Random, webhooks: &[WebhookId], number: u64) -> Outcome 
         request_bytes: 1,
         status: None,
         response_body: String::new(),
+        note: None,
     });
     let event = format!("e{number}");
     Outcome {

@@ -1,4 +1,4 @@
-//! Certificates that a sender must not accept.
+//! Certificates, good ones and those that a sender must not accept.
 
 use std::sync::Arc;
 
@@ -12,20 +12,30 @@ pub fn self_signed() -> Arc<rustls::ServerConfig> {
     config(vec![certificate.der().clone()], &key)
 }
 
+/// For a server that reads PEM: an authority, a certificate of it for 127.0.0.1, and its key.
+pub fn good() -> (String, String, String) {
+    let (root, issuer) = authority();
+    let key = KeyPair::generate().unwrap();
+    (root, leaf().signed_by(&key, &issuer).unwrap().pem(), key.serialize_pem())
+}
+
 /// An authority, as PEM, and TLS with a certificate of it for 127.0.0.1 whose time is over.
 pub fn expired() -> (String, Arc<rustls::ServerConfig>) {
-    let mut authority = CertificateParams::default();
-    authority.distinguished_name.push(rcgen::DnType::CommonName, "an authority of the end-to-end suite");
-    authority.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-    let authority_key = KeyPair::generate().unwrap();
-    let root = authority.self_signed(&authority_key).unwrap();
-    let issuer = Issuer::new(authority, authority_key);
+    let (root, issuer) = authority();
     let mut params = leaf();
     params.not_before = date_time_ymd(2020, 1, 1);
     params.not_after = date_time_ymd(2021, 1, 1);
     let key = KeyPair::generate().unwrap();
     let certificate = params.signed_by(&key, &issuer).unwrap();
-    (root.pem(), config(vec![certificate.der().clone()], &key))
+    (root, config(vec![certificate.der().clone()], &key))
+}
+
+fn authority() -> (String, Issuer<'static, KeyPair>) {
+    let mut authority = CertificateParams::default();
+    authority.distinguished_name.push(rcgen::DnType::CommonName, "an authority of the end-to-end suite");
+    authority.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let key = KeyPair::generate().unwrap();
+    (authority.self_signed(&key).unwrap().pem(), Issuer::new(authority, key))
 }
 
 fn leaf() -> CertificateParams {

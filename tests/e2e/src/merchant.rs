@@ -41,6 +41,11 @@ pub enum Behaviour {
         status: u16,
         retry_after: String,
     },
+    /// The same for the first two.
+    BusyTwice {
+        status: u16,
+        retry_after: String,
+    },
     /// The answers by turns, and from the first on again.
     Turns(Vec<u16>),
     /// Answers `status` to what has `text` in its body, and 200 to all else.
@@ -328,7 +333,10 @@ impl Behaviour {
             Self::BusyOnce { status, retry_after } if number == 1 => {
                 Ok(with_header(plain(status), hyper::header::RETRY_AFTER, &retry_after))
             }
-            Self::BusyOnce { .. } => Ok(plain(200)),
+            Self::BusyTwice { status, retry_after } if number <= 2 => {
+                Ok(with_header(plain(status), hyper::header::RETRY_AFTER, &retry_after))
+            }
+            Self::BusyOnce { .. } | Self::BusyTwice { .. } => Ok(plain(200)),
             Self::Turns(answers) => Ok(plain(answers[(number - 1) % answers.len()])),
             Self::Refuse { text, status } => {
                 let has_it = arrival.body.windows(text.len()).any(|part| part == text.as_bytes());

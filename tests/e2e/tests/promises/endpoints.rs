@@ -124,9 +124,35 @@ async fn every_kind_of_broken_endpoint_is_a_recorded_failure_that_a_merchant_und
             assert!(if is_slow { (4500..6500).contains(&millis) } else { millis < 4500 }, "{name}: {millis} ms");
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_status_decides_and_what_was_odd_is_in_the_history() {
+    let stack = Stack::start().await;
+    let client = stack.client("tnt_a");
+    let flood = |announced| Behaviour::Flood { bytes: 100_000_000, announced };
+    let odd = [
+        ("/trickle", Behaviour::Trickle, "did not end within 1 s"),
+        ("/flood", flood(true), "over 16 KiB"),
+        ("/endless", flood(false), "over 16 KiB"),
+    ];
+    let mut webhooks = Vec::new();
+    for (path, behaviour, _) in &odd {
+        stack.merchant.behave(path, behaviour.clone());
+        webhooks.push(client.create_webhook(&stack.merchant.url(path), &["*"]).await);
+    }
+    client.publish(&Event::order("1")).await.expect(202);
+    for (webhook, (path, _, says)) in webhooks.iter().zip(&odd) {
+        let delivery = client.settled(webhook, 1, SOON).await.remove(0);
+        assert_eq!(delivery["state"], "delivered", "{path}: {delivery}");
+        let delivery = client.delivery(&delivery["id"]).await;
+        let attempt = &delivery["attempts"][0];
+        assert_eq!(attempt["response"]["status"], 200, "{path}: {attempt}");
+        assert!(attempt["note"].as_str().is_some_and(|note| note.contains(says)), "{path}: {attempt}");
+        assert!(attempt["durationMs"].as_u64().unwrap() < 3000, "{path}: {attempt}");
+    }
     // A flood is not read: what left us fits the buffers on the way.
-    let flooded = stack.merchant.flooded() + _merchants.iter().map(Merchant::flooded).sum::<u64>();
-    assert!(flooded < 100_000_000, "{flooded} bytes of floods were taken");
+    assert!(stack.merchant.flooded() < 100_000_000, "{} bytes of floods were taken", stack.merchant.flooded());
 }
 
 fn check_test(endpoint: &Broken, answer: &Value) {
@@ -154,20 +180,14 @@ async fn stack_of_broken_endpoints(plan: Plan) -> (Stack, Vec<Merchant>, Vec<Bro
     let wrong_name = Merchant::on_port(wrong_name, other_name).await;
 
     own.behave("/hang", Behaviour::Hang);
-    own.behave("/trickle", Behaviour::Trickle);
     own.behave("/redirect", Behaviour::Redirect(own.url("/elsewhere")));
-    own.behave("/flood", Behaviour::Flood { bytes: 100_000_000, announced: true });
-    own.behave("/endless", Behaviour::Flood { bytes: 100_000_000, announced: false });
     own.behave("/close", Behaviour::Close);
     own.behave("/404", Behaviour::Answer(404));
     let broken = |name, url, reason, says| Broken { name, url, reason, says, status: None };
     let answering = |name, url, reason, says, status| Broken { name, url, reason, says, status: Some(status) };
     let endpoints = vec![
         broken("a hang", own.url("/hang"), "timeout", "5 s"),
-        answering("a trickle", own.url("/trickle"), "timeout", "5 s", 200),
         answering("a redirect", own.url("/redirect"), "redirected", "final URL", 302),
-        answering("100 MB", own.url("/flood"), "response_too_large", "16 KiB", 200),
-        answering("100 MB unannounced", own.url("/endless"), "response_too_large", "16 KiB", 200),
         broken("a closed connection", own.url("/close"), "connection_failed", "connection"),
         answering("404", own.url("/404"), "http_status", "404", 404),
         broken("a self-signed certificate", self_signed.url("/"), "certificate_invalid", "self-signed"),
@@ -178,6 +198,25 @@ async fn stack_of_broken_endpoints(plan: Plan) -> (Stack, Vec<Merchant>, Vec<Bro
     ];
     // The redirect led nowhere.
     (stack, vec![own, self_signed, expired, wrong_name], endpoints)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn probes_wait_for_as_long_as_the_endpoint_asks() {
+    let plan = Stack::plan().env("SHOPERY_CIRCUIT_FAILURES", "1").env("SHOPERY_PROBE_FIRST", "200ms");
+    let stack = plan.env("SHOPERY_RETRY_SCHEDULE", "1h").start().await;
+    let client = stack.client("tnt_a");
+    stack.merchant.behave("/busy", Behaviour::BusyTwice { status: 503, retry_after: "3".to_owned() });
+    let webhook = client.create_webhook(&stack.merchant.url("/busy"), &["*"]).await;
+    client.publish(&Event::order("1")).await.expect(202);
+    // Its circuit is open by then.
+    client.in_state(&webhook, "pending", 1, SOON).await;
+    client.publish(&Event::order("2")).await.expect(202);
+    // The attempt that opens the circuit, a probe, and one that succeeds.
+    let arrivals = stack.merchant.wait_at("/busy", 3, SOON).await;
+    for pair in arrivals[..3].windows(2) {
+        let delay = pair[1].at - pair[0].at;
+        assert!(delay >= Duration::from_millis(2900), "{delay:?}");
+    }
 }
 
 async fn an_endpoint_that_is_gone_disables_its_webhook(database: DatabaseKind) {

@@ -270,6 +270,7 @@ fn delivered(member: &Member, attempt: &AttemptId) -> Outcome {
             request_bytes: 1200,
             status: Some(200),
             response_body: "ok".to_owned(),
+            note: None,
         }),
         fault: None,
         carried_by: None,

@@ -68,3 +68,4 @@ mod traces;
 mod truth;
 mod versions;
 mod webhook_life;
+mod well_endpoints;
