@@ -82,6 +82,8 @@ async fn create(State(app): State<App>, headers: HeaderMap, body: Body) -> Resul
         created_at: now,
         updated_at: now,
         failing_since: None,
+        warned_at: None,
+        is_warning_told: false,
         disabled: None,
         is_told: false,
         discard_before: None,

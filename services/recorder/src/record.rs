@@ -14,7 +14,7 @@ use shopery_control::ConfigWriter;
 use shopery_model::{Outcome, TenantId, WebhookId};
 use shopery_queue::{Dead, Disposition, Intake, Queue, Taken};
 use shopery_runtime::{Runtime, Shutdown};
-use shopery_store::{DisabledReason, Recorded, Store, StoreError};
+use shopery_store::{Noted, Recorded, Store, StoreError};
 use time::OffsetDateTime;
 use tokio::time::Instant;
 
@@ -131,13 +131,13 @@ impl Recorder {
     async fn write(&self, arrived: &[Arrived], shutdown: &Shutdown) -> Result<(), NotWritten> {
         let outcomes: usize = arrived.iter().map(|part| part.outcomes.len()).sum();
         let (mut delay, mut longest) = (RETRY_DELAY.0, LONGEST_TRANSACTION.0);
-        let disabled = loop {
+        let noted = loop {
             let kept = tokio::select! {
                 kept = tokio::time::timeout(longest, self.keep(arrived)) => kept,
                 never = self.hold(arrived) => match never {},
             };
             let error = match kept {
-                Ok(Ok(disabled)) => break disabled,
+                Ok(Ok(noted)) => break noted,
                 Ok(Err(error)) if error.is_of_the_row() => {
                     tracing::warn!(%error, outcomes, "the history refuses outcomes");
                     return Err(NotWritten::Refused(error.to_string()));
@@ -158,8 +158,13 @@ impl Recorder {
             delay = (delay * 2).min(RETRY_DELAY.1);
         };
         self.recorded.inc_by(outcomes as u64);
-        for (tenant, id, reason) in disabled {
-            tracing::info!(%tenant, webhook = %id, reason = reason.name(), "a webhook is disabled");
+        for (tenant, id, what) in noted {
+            match what {
+                Noted::Warned => tracing::info!(%tenant, webhook = %id, "a webhook is about to be disabled"),
+                Noted::Disabled(reason) => {
+                    tracing::info!(%tenant, webhook = %id, reason = reason.name(), "a webhook is disabled");
+                }
+            }
             self.writer.publish(&tenant, id).await;
         }
         Ok(())
@@ -174,7 +179,7 @@ impl Recorder {
     }
 
     /// The history, and what it says of the webhooks.
-    async fn keep(&self, arrived: &[Arrived]) -> Result<Vec<(TenantId, WebhookId, DisabledReason)>, StoreError> {
+    async fn keep(&self, arrived: &[Arrived]) -> Result<Vec<(TenantId, WebhookId, Noted)>, StoreError> {
         let messages: Vec<_> = arrived
             .iter()
             .map(|Arrived { sequence, at, outcomes, .. }| Recorded { sequence: *sequence, at: *at, outcomes })

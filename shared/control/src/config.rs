@@ -15,7 +15,7 @@ use shopery_runtime::Runtime;
 use shopery_store::{Store, WebhookRecord};
 use tokio::time::Instant;
 
-use crate::notification::pending_notification;
+use crate::notification::{FAILING, pending_notification};
 
 /// Times that a compare-and-set may lose against others.
 const MAX_WRITE_ATTEMPTS: usize = 10;
@@ -104,9 +104,15 @@ impl ConfigWriter {
         // EVENTS knows a repeat for minutes only.
         let last = self.queue.latest_state(tenant, &resource).await?;
         if last.is_none_or(|last| last.event.id != event.id) {
-            self.queue.publish(&Outgoing::event(tenant, &event)).await.context("cannot publish webhook-disabled")?;
+            let published = self.queue.publish(&Outgoing::event(tenant, &event)).await;
+            published.with_context(|| format!("cannot publish {}", event.event_type))?;
         }
-        Ok(self.store.told(tenant, record.id, event.time, shopery_queue::now()).await?)
+        let now = shopery_queue::now();
+        if event.event_type.to_string() == FAILING {
+            Ok(self.store.warning_told(tenant, record.id, event.time, now).await?)
+        } else {
+            Ok(self.store.told(tenant, record.id, event.time, now).await?)
+        }
     }
 
     /// Leaves a tombstone of a webhook that the database does not have, where CONFIG knows nothing of it.

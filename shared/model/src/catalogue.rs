@@ -66,7 +66,10 @@ const BUILT_IN: [BuiltIn; 5] = [
         OPERATIONAL,
         "webhooks",
         include_str!("catalogue/webhook.json"),
-        &[("disabled", "A webhook was disabled, by us: its endpoint failed for days, or answered 410")],
+        &[
+            ("disabled", "A webhook was disabled, by us: its endpoint failed for days, or answered 410"),
+            ("failing", "Every attempt of a webhook has failed for days; if that goes on it is disabled"),
+        ],
     ),
 ];
 

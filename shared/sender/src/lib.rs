@@ -33,7 +33,7 @@ use crate::answer::Reply;
 use crate::connect::{Connector, Origin};
 use crate::exchange::{Broken, Refusal, Request};
 use crate::failure::Failure;
-use crate::pool::{Pool, Sender as Protocol};
+use crate::pool::{Limits, Pool, Sender as Protocol};
 
 const AGENT: &str = concat!("Shopery-Webhooks/", env!("CARGO_PKG_VERSION"));
 /// The whole exchange, connection included.
@@ -89,7 +89,7 @@ impl Sender {
             "Attempts that were not made for want of something of this process or host, by what was missing",
         );
         let connector = Connector::new(config.egress.resolver()?, config.ca_file.as_deref())?;
-        let pool = Pool::new(connector, max_connections(descriptors()));
+        let pool = Pool::new(connector, Limits::of(max_connections(descriptors())));
         runtime.spawn("idle-connections", pool.clone().close_idle());
         let last_fault = Arc::<Mutex<Option<(Instant, SenderFault)>>>::default();
         let known = last_fault.clone();

@@ -55,14 +55,26 @@ pub(crate) struct Pool(Arc<Inner>);
 
 impl fmt::Debug for Pool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Pool").field("max", &self.0.max).finish_non_exhaustive()
+        f.debug_struct("Pool").field("limits", &self.0.limits).finish_non_exhaustive()
+    }
+}
+
+/// Of all connections together, and of each.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    pub(crate) connections: usize,
+    pub(crate) age: Duration,
+}
+
+impl Limits {
+    pub(crate) fn of(connections: usize) -> Self {
+        Self { connections, age: MAX_AGE }
     }
 }
 
 struct Inner {
     connector: Connector,
-    /// Connections that there may be.
-    max: usize,
+    limits: Limits,
     open: Gauge,
     state: Mutex<State>,
 }
@@ -164,8 +176,8 @@ struct Reservation {
 }
 
 impl Pool {
-    pub(crate) fn new(connector: Connector, max: usize) -> Self {
-        Self(Arc::new(Inner { connector, max, open: Gauge::default(), state: Mutex::default() }))
+    pub(crate) fn new(connector: Connector, limits: Limits) -> Self {
+        Self(Arc::new(Inner { connector, limits, open: Gauge::default(), state: Mutex::default() }))
     }
 
     /// A connection to this host, kept or new. `born_after`: one that is newer than this moment.
@@ -200,11 +212,11 @@ impl Pool {
     }
 
     fn find(&self, origin: &Arc<Origin>, born_after: Option<Instant>) -> Result<Found, Failure> {
-        let now = Instant::now();
+        let (now, limits) = (Instant::now(), self.0.limits);
         let mut guard = self.lock();
         let state = &mut *guard;
         let kept = state.hosts.entry(origin.clone()).or_default();
-        let is_usable = |born: Instant| now - born < MAX_AGE && born_after.is_none_or(|after| born > after);
+        let is_usable = |born: Instant| now - born < limits.age && born_after.is_none_or(|after| born > after);
         let shared = kept.http2.iter_mut().find(|shared| {
             let room = shared.max_streams.load(Ordering::Relaxed);
             !shared.is_over && !shared.line.sender.is_closed() && is_usable(shared.line.born) && shared.streams < room
@@ -224,7 +236,7 @@ impl Pool {
         if let Some(connecting) = kept.connecting.as_ref().filter(|_| kept.http1_until.is_none()) {
             return Ok(Found::Connecting(connecting.clone()));
         }
-        if state.open >= self.0.max && !state.give_way(self.0.max) {
+        if state.open >= limits.connections && !state.give_way(limits.connections) {
             return Err(Failure::Ours(SenderFault::Descriptors));
         }
         let kept = state.hosts.entry(origin.clone()).or_default();
@@ -260,7 +272,7 @@ impl Pool {
     }
 
     pub(crate) fn max(&self) -> usize {
-        self.0.max
+        self.0.limits.connections
     }
 
     /// From now on this host is spoken to in HTTP/1.1.
@@ -280,7 +292,7 @@ impl Pool {
         loop {
             tokio::time::sleep(SWEEP_INTERVAL).await;
             let mut state = self.lock();
-            state.close_idle(Instant::now());
+            state.close_idle(Instant::now(), self.0.limits.age);
             self.0.open.set(i64::try_from(state.open).unwrap_or(i64::MAX));
         }
     }
@@ -291,7 +303,7 @@ impl Pool {
 }
 
 impl State {
-    fn close_idle(&mut self, now: Instant) {
+    fn close_idle(&mut self, now: Instant, max_age: Duration) {
         let Self { hosts, open, http1_kept, .. } = self;
         hosts.retain(|_, kept| {
             let before = kept.http1.len() + kept.http2.len();
@@ -300,7 +312,7 @@ impl State {
                 shared.streams > 0
                     || !(shared.is_over
                         || shared.line.sender.is_closed()
-                        || now - shared.line.born >= MAX_AGE
+                        || now - shared.line.born >= max_age
                         || now - shared.idle_since >= MAX_IDLE)
             });
             *open -= before - kept.http1.len() - kept.http2.len();
@@ -405,7 +417,7 @@ impl Connection {
             Sender::Http1(sender) => {
                 let Place { id, born, .. } = self.place;
                 let since = Instant::now();
-                if since - born < MAX_AGE {
+                if since - born < self.place.pool.0.limits.age {
                     let until = since + idle.map_or(MAX_IDLE, |idle| idle.min(MAX_IDLE));
                     let line = Line { id, sender, wire: self.wire, born };
                     let mut state = self.place.pool.lock();

@@ -23,6 +23,7 @@ mod webhooks;
 
 pub use changes::{Author, ChangeRecord, FieldChange};
 pub use connect::{Store, StoreError};
+pub use health::Noted;
 pub use history::{AttemptRecord, DeliveryFilter, DeliveryRecord};
 pub use idempotency::{Answered, Claim, Keyed};
 pub use outbox::PendingChange;

@@ -24,6 +24,7 @@ impl MigratorTrait for Migrator {
             Box::new(HistoryByAge),
             Box::new(TrueDeliveries),
             Box::new(ConfigOutbox),
+            Box::new(FailuresOfAWebhook),
         ]
     }
 }
@@ -458,6 +459,26 @@ impl MigrationTrait for ConfigOutbox {
         manager
             .create_index(index.name("config_outbox_by_webhook").table("config_outbox").col("webhook_id").to_owned())
             .await
+    }
+}
+
+/// Webhooks know what has failed, so that one is not disabled for two failures with silence between, nor without a warning.
+struct FailuresOfAWebhook;
+
+impl MigrationName for FailuresOfAWebhook {
+    fn name(&self) -> &'static str {
+        "m0014_failures_of_a_webhook"
+    }
+}
+
+#[async_trait::async_trait]
+impl MigrationTrait for FailuresOfAWebhook {
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        // SQLite adds one column at a time.
+        for column in [text_null("failures"), big_integer_null("warned_at"), big_integer_null("warning_told_at")] {
+            manager.alter_table(Table::alter().table("webhooks").add_column(column).to_owned()).await?;
+        }
+        Ok(())
     }
 }
 

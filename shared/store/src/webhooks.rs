@@ -30,6 +30,9 @@ pub struct WebhookRecord {
     pub updated_at: OffsetDateTime,
     /// The first attempt that failed after the last one that did not.
     pub failing_since: Option<OffsetDateTime>,
+    /// When it had failed for so long that it is soon disabled, and whether the tenant's other webhooks have been told.
+    pub warned_at: Option<OffsetDateTime>,
+    pub is_warning_told: bool,
     /// When and why we have disabled it.
     pub disabled: Option<(OffsetDateTime, DisabledReason)>,
     /// Whether the tenant's other webhooks have been told of that.
@@ -160,6 +163,9 @@ impl Store {
             created_at: Set(to_millis(record.created_at)),
             updated_at: Set(to_millis(record.updated_at)),
             failing_since: Set(None),
+            failures: Set(None),
+            warned_at: Set(None),
+            warning_told_at: Set(None),
             disabled_at: Set(None),
             disabled_reason: Set(None),
             told_at: Set(None),
@@ -281,7 +287,10 @@ impl Store {
         }
         let nothing = || Expr::value(None::<i64>);
         if change.url.is_some() || change.state.is_some() {
-            update = update.col_expr(Column::FailingSince, nothing());
+            for column in [Column::FailingSince, Column::WarnedAt, Column::WarningToldAt] {
+                update = update.col_expr(column, nothing());
+            }
+            update = update.col_expr(Column::Failures, Expr::value(None::<String>));
         }
         if let Some(url) = change.url {
             update = update.col_expr(Column::Url, Expr::value(url.to_string()));
@@ -330,6 +339,21 @@ impl Store {
         use webhook::Column;
         let told = webhook::Entity::update_many().col_expr(Column::ToldAt, Expr::value(to_millis(now)));
         let still = is(tenant, id).add(Column::DisabledAt.eq(to_millis(disabled_at)));
+        told.filter(still).exec(&self.db).await?;
+        Ok(())
+    }
+
+    /// The tenant's other webhooks have been warned, as of that time.
+    pub async fn warning_told(
+        &self,
+        tenant: &TenantId,
+        id: WebhookId,
+        warned_at: OffsetDateTime,
+        now: OffsetDateTime,
+    ) -> Result<(), StoreError> {
+        use webhook::Column;
+        let told = webhook::Entity::update_many().col_expr(Column::WarningToldAt, Expr::value(to_millis(now)));
+        let still = is(tenant, id).add(Column::WarnedAt.eq(to_millis(warned_at)));
         told.filter(still).exec(&self.db).await?;
         Ok(())
     }
@@ -395,6 +419,8 @@ pub(crate) fn read(row: webhook::Model) -> Result<WebhookRecord, StoreError> {
         version: row.version,
         rules: serde_json::from_str(&row.rules).map_err(|_| corrupt("rules"))?,
         failing_since: row.failing_since.map(from_millis),
+        warned_at: row.warned_at.map(from_millis),
+        is_warning_told: row.warning_told_at.is_some(),
         disabled: match row.disabled_reason.as_deref() {
             None => None,
             Some("failing") => Some(DisabledReason::Failing),

@@ -22,6 +22,8 @@ fn record() -> WebhookRecord {
         created_at: CREATED,
         updated_at: CREATED,
         failing_since: None,
+        warned_at: None,
+        is_warning_told: false,
         disabled: None,
         is_told: false,
         discard_before: None,

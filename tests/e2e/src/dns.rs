@@ -1,6 +1,6 @@
 //! A name server that answers what a test wants, and another time something else.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 
@@ -10,6 +10,7 @@ use tokio_util::task::AbortOnDropHandle;
 const A: u16 = 1;
 const AAAA: u16 = 28;
 const NO_ERROR: u8 = 0;
+const SERVER_FAILURE: u8 = 2;
 const NO_SUCH_NAME: u8 = 3;
 
 /// What a name leads to: the first time, the second, …, and from then on the last.
@@ -18,6 +19,8 @@ type Answers = Vec<Vec<IpAddr>>;
 #[derive(Debug, Default)]
 struct Zone {
     names: HashMap<String, Answers>,
+    /// Names whose own name servers do not answer this one.
+    broken: HashSet<String>,
     asked: HashMap<(String, u16), usize>,
 }
 
@@ -31,7 +34,12 @@ pub struct NameServer {
 
 impl NameServer {
     pub async fn start() -> Self {
-        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        Self::at(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).await
+    }
+
+    /// Where another one was.
+    pub async fn at(address: SocketAddr) -> Self {
+        let socket = UdpSocket::bind(address).await.unwrap();
         let address = socket.local_addr().unwrap();
         let zone = Arc::<Mutex<Zone>>::default();
         let server = tokio::spawn(serve(socket, zone.clone()));
@@ -46,6 +54,11 @@ impl NameServer {
     pub fn answer(&self, name: &str, times: &[&[&str]]) {
         let parse = |list: &&[&str]| list.iter().map(|address| address.parse().unwrap()).collect();
         self.zone.lock().unwrap().names.insert(name.to_owned(), times.iter().map(parse).collect());
+    }
+
+    /// From now on the name servers of `name` are silent.
+    pub fn is_broken(&self, name: &str) {
+        self.zone.lock().unwrap().broken.insert(name.to_owned());
     }
 
     /// How often its IPv4 addresses were asked for.
@@ -96,6 +109,9 @@ fn respond(query: &[u8], zone: &Mutex<Zone>) -> Option<Vec<u8>> {
 
 impl Zone {
     fn look_up(&mut self, name: &str, kind: u16) -> (u8, Vec<Vec<u8>>) {
+        if self.broken.contains(name) {
+            return (SERVER_FAILURE, Vec::new());
+        }
         let Some(times) = self.names.get(name) else { return (NO_SUCH_NAME, Vec::new()) };
         let asked = self.asked.entry((name.to_owned(), kind)).or_default();
         let addresses = &times[(*asked).min(times.len() - 1)];

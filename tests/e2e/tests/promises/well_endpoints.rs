@@ -1,9 +1,12 @@
 //! Endpoints that are well, as merchants have them: behind nginx, which closes connections as it likes, near and far.
 
 use std::collections::HashSet;
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use shopery_e2e::{Client, Distance, Event, Nginx, Service, Stack, wait};
+use serde_json::Value;
+use shopery_e2e::{Client, Distance, Event, Merchant, NameServer, Nginx, Service, Stack, ports, wait};
+use tokio::process::Command;
 
 const SOON: Duration = Duration::from_secs(120);
 const DELIVERIES: usize = 10_000;
@@ -72,4 +75,85 @@ async fn nginx_far_away_that_ends_connections_fails_no_attempt() {
     let published = publish(&client, || {}).await;
     let resent = all_delivered(&stack, &nginx, &published).await;
     println!("{resent} requests were sent again at once");
+}
+
+/// The deliverer's limit of file descriptors, as somebody lowers it who does not know.
+async fn limit_descriptors(stack: &mut Stack, count: usize) {
+    let pid = stack.process(Service::Deliverer).pid().to_string();
+    let limit = format!("--nofile={count}:{count}");
+    let status = Command::new("prlimit").args(["--pid", &pid, &limit]).status().await.expect("prlimit");
+    assert!(status.success(), "{status}");
+}
+
+async fn obstacle(stack: &Stack) -> String {
+    let ready = reqwest::get(format!("{}/readyz", stack.url(Service::Deliverer))).await.unwrap();
+    ready.json::<Value>().await.unwrap()["obstacles"]["sender"].as_str().unwrap_or_default().to_owned()
+}
+
+/// No attempt has failed, and nothing of the webhooks says that one has.
+async fn none_is_charged(stack: &Stack, client: &Client) {
+    let metrics = stack.metrics(Service::Deliverer).await;
+    let delivered = metrics.value("shopery_delivery_attempts_total{result=\"delivered\"}").unwrap_or_default();
+    assert!(metrics.sum("shopery_delivery_attempts_total") == delivered, "{}", metrics.text());
+    for webhook in client.all("/company/webhooks").await {
+        assert!(webhook.get("failingSince").is_none(), "{webhook}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn want_of_file_descriptors_is_ours_and_the_operator_is_told() {
+    const HOSTS: u32 = 400;
+    let port = ports::free();
+    let plan = Stack::plan().env("SHOPERY_EGRESS_ALLOW", "127.0.0.0/8").env("SHOPERY_EGRESS_PORTS", port.to_string());
+    let mut stack = plan.start().await;
+    let hosts: Vec<_> = (0..HOSTS).map(|number| Ipv4Addr::from(0x7f01_0000 + number + 1).to_string()).collect();
+    let names: Vec<_> = hosts.iter().map(String::as_str).collect();
+    let tls = stack.authority.server_config(&names, &[b"h2", b"http/1.1"]).unwrap();
+    let merchant = Merchant::at(Ipv4Addr::UNSPECIFIED, port, tls).await;
+    // A tenant has at most a hundred webhooks.
+    let clients: Vec<_> = (0..4).map(|number| stack.client(&format!("tnt_{number}"))).collect();
+    for (client, hosts) in clients.iter().zip(hosts.chunks(100)) {
+        for host in hosts {
+            client.create_webhook(&format!("https://{host}:{port}/{host}"), &["*"]).await;
+        }
+    }
+    limit_descriptors(&mut stack, 256).await;
+    for number in 0..3 {
+        for client in &clients {
+            client.publish(&Event::order(&number.to_string())).await.expect(202);
+        }
+    }
+    wait::until_true("the operator to be told", SOON, async || obstacle(&stack).await.contains("ulimit -n")).await;
+    merchant.wait_for("all deliveries", SOON, |all| all.len() >= 3 * HOSTS as usize).await;
+    let faults = "shopery_sender_faults_total{fault=\"descriptors\"}";
+    assert!(stack.metrics(Service::Deliverer).await.value(faults).is_some_and(|count| count > 0.0));
+    for client in &clients {
+        none_is_charged(&stack, client).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn name_servers_of_ours_that_are_silent_are_charged_to_no_endpoint() {
+    let (dns, port) = (NameServer::start().await, ports::free());
+    let address = dns.address();
+    let plan = Stack::plan().env("SHOPERY_EGRESS_DNS", address.to_string()).env("SHOPERY_EGRESS_ALLOW", "127.0.0.0/8");
+    let stack = plan.env("SHOPERY_EGRESS_PORTS", port.to_string()).env("SHOPERY_RETRY_SCHEDULE", "1h").start().await;
+    let tls = stack.authority.server_config(&["shop.example", "broken.example"], &[b"h2"]).unwrap();
+    let merchant = Merchant::at(Ipv4Addr::LOCALHOST, port, tls).await;
+    let client = stack.client("tnt_a");
+    client.create_webhook(&format!("https://shop.example:{port}/a"), &["*"]).await;
+    drop(dns);
+    client.publish(&Event::order("1")).await.expect(202);
+    wait::until_true("the operator to be told", SOON, async || obstacle(&stack).await.contains("no name server")).await;
+    let dns = NameServer::at(address).await;
+    dns.answer("shop.example", &[&["127.0.0.1"]]);
+    merchant.wait_at("/a", 1, SOON).await;
+    none_is_charged(&stack, &client).await;
+
+    // Those of one name are its own matter.
+    dns.is_broken("broken.example");
+    let broken = client.create_webhook(&format!("https://broken.example:{port}/b"), &["*"]).await;
+    client.publish(&Event::order("2")).await.expect(202);
+    let failed = client.in_state(&broken, "pending", 1, SOON).await.remove(0);
+    assert_eq!(failed["error"]["reason"], "dns_failed", "{failed}");
 }
