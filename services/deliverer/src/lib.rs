@@ -127,6 +127,7 @@ pub async fn run(config: Config, runtime: Runtime) -> anyhow::Result<()> {
     let circuits = Circuits::follow(&queue, &runtime);
     let breaker = Breaker { queue: queue.clone(), circuits: circuits.clone(), config: config.breaker };
     let sender = Sender::new(&config.sender, &runtime)?;
+    sender.watch_faults(&runtime);
     let slots = slots(config.slots, sender.max_attempts());
     runtime.metrics.register("sender_connections", "Connections to endpoints", sender.connections());
     let attempter = Arc::new(Attempter::new(queue.clone(), sender, config.schedule, &runtime));

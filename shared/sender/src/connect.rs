@@ -174,7 +174,13 @@ pub(crate) async fn first_to_answer(addresses: Vec<SocketAddr>) -> Result<(TcpSt
 async fn attempt(address: SocketAddr) -> Result<(TcpStream, Instant), Failure> {
     let began = Instant::now();
     let stream = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await;
-    let stream = stream.map_err(|_| no_connection())?.map_err(|error| explain(&error))?;
+    let stream = stream.map_err(|_| no_connection())?.map_err(|error| match explain(&error) {
+        // So says a host without an address of this family.
+        Failure::Ours(SenderFault::Ports) if address.is_ipv6() => {
+            Failure::Endpoint(Fault::ConnectionFailed, "IPv6 addresses cannot be reached from here".to_owned())
+        }
+        failure => failure,
+    })?;
     // A request is written at once; waiting for more to send would only delay it.
     stream.set_nodelay(true).map_err(|error| explain(&error))?;
     Ok((stream, began))

@@ -46,34 +46,19 @@ impl FromStr for NameServers {
     }
 }
 
-/// Those who are asked.
+/// Those who are asked: of each family by itself, so that it is known what became of either question.
 #[derive(Clone)]
-pub(crate) struct Names(TokioResolver);
+pub(crate) struct Names {
+    v4: TokioResolver,
+    v6: TokioResolver,
+}
 
 impl Names {
     pub(crate) fn of(servers: &NameServers) -> anyhow::Result<Self> {
-        let is_system = servers.0.is_empty();
-        let mut builder = if is_system {
-            let why = "cannot read which name servers this host has; set SHOPERY_EGRESS_DNS";
-            TokioResolver::builder_tokio().context(why)?
-        } else {
-            let of_port = |server: &SocketAddr| {
-                let mut config = NameServerConfig::udp_and_tcp(server.ip());
-                config.connections.iter_mut().for_each(|connection| connection.port = server.port());
-                config
-            };
-            let config = ResolverConfig::from_name_servers(servers.0.iter().map(of_port).collect());
-            TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
-        };
-        let options = builder.options_mut();
-        options.timeout = TIMEOUT;
-        options.attempts = 2;
-        options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
-        options.use_hosts_file = if is_system { ResolveHosts::Auto } else { ResolveHosts::Never };
-        options.positive_max_ttl = Some(REUSED);
-        options.negative_max_ttl = Some(REUSED);
-        options.cache_size = MAX_ANSWERS;
-        Ok(Self(builder.build().context("cannot set up the look-up of names")?))
+        Ok(Self {
+            v4: resolver(servers, LookupIpStrategy::Ipv4Only)?,
+            v6: resolver(servers, LookupIpStrategy::Ipv6Only)?,
+        })
     }
 
     /// All addresses of a name, of both families.
@@ -81,11 +66,23 @@ impl Names {
         let unresolved = |why: &str| Failure::Endpoint(Fault::DnsFailed, why.to_owned());
         // A name with its last dot is not tried in search domains.
         let name = if name.ends_with('.') { name.to_owned() } else { format!("{name}.") };
-        match tokio::time::timeout(LOOK_UP_TIMEOUT, self.0.lookup_ip(name)).await {
-            Ok(Ok(found)) => Ok(found.iter().collect()),
-            Ok(Err(error)) if is_negative(&error) => {
+        let ask = async |resolver: &TokioResolver| {
+            let found = tokio::time::timeout(LOOK_UP_TIMEOUT, resolver.lookup_ip(name.as_str())).await;
+            match found.unwrap_or(Err(NetError::Timeout)) {
+                Ok(found) => Ok(found.iter().collect()),
+                Err(error) if is_negative(&error) => Ok(Vec::new()),
+                Err(error) => Err(error),
+            }
+        };
+        match tokio::join!(ask(&self.v4), ask(&self.v6)) {
+            (Ok(v4), Ok(v6)) if v4.is_empty() && v6.is_empty() => {
                 Err(unresolved("the host name cannot be resolved: it has no address"))
             }
+            (Ok(v4), Ok(v6)) => Ok([v4, v6].concat()),
+            // Half of an answer is better than none.
+            (Ok(found), Err(_)) | (Err(_), Ok(found)) if !found.is_empty() => Ok(found),
+            // They know us, and do not want to be asked.
+            (Err(error), _) | (_, Err(error)) if is_refusal(&error) => Err(Failure::Ours(SenderFault::Resolver)),
             // Whose name servers are silent, those of the name or ours?
             _ if self.are_answering().await => {
                 Err(unresolved("the host name cannot be resolved: its name servers do not answer"))
@@ -96,14 +93,43 @@ impl Names {
 
     /// Whether our name servers answer at all: every one knows the root.
     async fn are_answering(&self) -> bool {
-        self.0.clear_lookup_cache(".", RecordType::NS);
-        match tokio::time::timeout(LOOK_UP_TIMEOUT, self.0.lookup(".", RecordType::NS)).await {
+        self.v4.clear_lookup_cache(".", RecordType::NS);
+        match tokio::time::timeout(LOOK_UP_TIMEOUT, self.v4.lookup(".", RecordType::NS)).await {
             Ok(Ok(_)) => true,
             Ok(Err(NetError::Dns(DnsError::ResponseCode(code)))) => code != ResponseCode::ServFail,
             Ok(Err(error)) => is_negative(&error),
             Err(_) => false,
         }
     }
+}
+
+fn resolver(servers: &NameServers, families: LookupIpStrategy) -> anyhow::Result<TokioResolver> {
+    let is_system = servers.0.is_empty();
+    let mut builder = if is_system {
+        let why = "cannot read which name servers this host has; set SHOPERY_EGRESS_DNS";
+        TokioResolver::builder_tokio().context(why)?
+    } else {
+        let of_port = |server: &SocketAddr| {
+            let mut config = NameServerConfig::udp_and_tcp(server.ip());
+            config.connections.iter_mut().for_each(|connection| connection.port = server.port());
+            config
+        };
+        let config = ResolverConfig::from_name_servers(servers.0.iter().map(of_port).collect());
+        TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
+    };
+    let options = builder.options_mut();
+    options.timeout = TIMEOUT;
+    options.attempts = 2;
+    options.ip_strategy = families;
+    options.use_hosts_file = if is_system { ResolveHosts::Auto } else { ResolveHosts::Never };
+    options.positive_max_ttl = Some(REUSED);
+    options.negative_max_ttl = Some(REUSED);
+    options.cache_size = MAX_ANSWERS;
+    builder.build().context("cannot set up the look-up of names")
+}
+
+fn is_refusal(error: &NetError) -> bool {
+    matches!(error, NetError::Dns(DnsError::ResponseCode(ResponseCode::Refused)))
 }
 
 /// The name servers know that there is nothing.

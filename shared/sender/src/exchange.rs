@@ -5,7 +5,7 @@
 //! | seen | the request was |
 //! |---|---|
 //! | the connection ended before the request was written | not processed |
-//! | a kept connection ended before a byte of the answer | not processed, as far as one can know |
+//! | a kept connection, with no other request on it, ended within a second and before a byte of the answer | not processed, as far as one can know |
 //! | HTTP/2: a GOAWAY whose last stream is an earlier one | not processed (RFC 9113, 6.8) |
 //! | HTTP/2: the stream was reset with REFUSED_STREAM | not processed (8.7) |
 //! | HTTP/2: reset with HTTP_1_1_REQUIRED | not processed; HTTP/1.1 is wanted (7) |
@@ -16,6 +16,8 @@
 //! the endpoint may be at it. That a kept connection has ended can, rarely, be the endpoint's crash amid the request; it
 //! is sent again all the same, since a receiver has to know a `webhook-id` that comes twice anyway.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use h2::Reason;
 use http::header::{CONTENT_LENGTH, HOST};
@@ -23,10 +25,14 @@ use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri, Version};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use shopery_model::Fault;
+use tokio::time::Instant;
 use url::{Position, Url};
 
 use crate::failure::{Failure, find};
 use crate::pool::{Connection, Sender};
+
+/// A server that closes an idle connection does so while the request is on its way to it.
+const SOON: Duration = Duration::from_secs(1);
 
 /// What is posted, on whichever connection.
 pub(crate) struct Request<'a> {
@@ -47,7 +53,7 @@ pub(crate) enum Broken {
 /// How the endpoint, or the protocol, says that it has not processed a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Refusal {
-    /// The connection was kept, and had ended.
+    /// The connection had ended.
     Closed,
     GoAway,
     RefusedStream,
@@ -67,7 +73,7 @@ impl Refusal {
     /// For the merchant.
     pub(crate) fn what(self) -> &'static str {
         match self {
-            Self::Closed => "the endpoint closed a connection that was kept",
+            Self::Closed => "the endpoint closed the connection before it took the request",
             Self::GoAway => "the endpoint closed an HTTP/2 connection (GOAWAY)",
             Self::RefusedStream => "the endpoint refused a request on an HTTP/2 connection (REFUSED_STREAM)",
             Self::Http11Required => "the endpoint wants HTTP/1.1 (HTTP_1_1_REQUIRED)",
@@ -86,16 +92,22 @@ struct Seen {
     /// The status that has come on HTTP/1.1.
     status: Option<StatusCode>,
     http2: Option<Refusal>,
+    /// It ended as soon as the request was written. Later, the endpoint may have been at it.
+    is_soon: bool,
 }
 
 impl Seen {
     fn meaning(&self) -> Broken {
+        // Whatever has come is no answer to it.
+        if !self.was_written {
+            return Broken::NotProcessed(self.http2.unwrap_or(Refusal::Closed));
+        }
         if let Some(status) = self.status {
             return Broken::Answered(status);
         }
         match self.http2 {
             Some(refusal) => Broken::NotProcessed(refusal),
-            None if !self.was_written || (self.is_kept && self.is_silent) => Broken::NotProcessed(Refusal::Closed),
+            None if self.is_kept && self.is_silent && self.is_soon => Broken::NotProcessed(Refusal::Closed),
             None => {
                 let why = "the connection broke before the answer began";
                 Broken::Unknown(Failure::Endpoint(Fault::ConnectionFailed, why.to_owned()))
@@ -149,7 +161,7 @@ impl Connection {
             return Err(Broken::Unknown(Failure::Endpoint(Fault::ConnectionFailed, why)));
         };
         self.wire.begin();
-        let before = self.wire.bytes();
+        let (before, began) = (self.wire.bytes(), Instant::now());
         let sent = match &mut self.sender {
             Sender::Http1(sender) => sender.try_send_request(request).await,
             Sender::Http2(sender) => sender.try_send_request(request).await,
@@ -160,6 +172,7 @@ impl Connection {
             let seen = Seen {
                 was_written,
                 is_kept: self.is_kept,
+                is_soon: began.elapsed() < SOON,
                 is_silent: self.wire.bytes() == before,
                 status: if is_http2 { None } else { self.wire.status() },
                 http2: find::<h2::Error>(error.error()).and_then(refusal),
@@ -175,11 +188,14 @@ mod tests {
 
     #[test]
     fn what_was_not_processed_is_told_by_what_was_seen() {
-        let written = || Seen { was_written: true, ..Seen::default() };
+        let written = || Seen { was_written: true, is_soon: true, ..Seen::default() };
         let not = |refusal| Some(Some(refusal));
         for (seen, expected) in [
             (Seen::default(), not(Refusal::Closed)),
             (Seen { is_kept: true, is_silent: true, ..written() }, not(Refusal::Closed)),
+            (Seen { is_kept: true, is_silent: true, is_soon: false, ..written() }, None),
+            // What an idle connection says of itself, 408 above all, answers nothing.
+            (Seen { status: Some(StatusCode::OK), ..Seen::default() }, not(Refusal::Closed)),
             // A new connection was made for the request: the endpoint has had it.
             (Seen { is_silent: true, ..written() }, None),
             (Seen { is_kept: true, ..written() }, None),

@@ -38,6 +38,8 @@ use crate::pool::{Limits, Pool, Sender as Protocol};
 const AGENT: &str = concat!("Shopery-Webhooks/", env!("CARGO_PKG_VERSION"));
 /// The whole exchange, connection included.
 const TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a connection that has served a request may take to be good for another.
+const READY_TIMEOUT: Duration = Duration::from_millis(50);
 /// Connections that there may be, however many descriptors there are.
 const MAX_CONNECTIONS: u64 = 16 * 1024;
 /// Descriptors that are left for everything else: connections to NATS and from clients, files.
@@ -91,13 +93,16 @@ impl Sender {
         let connector = Connector::new(config.egress.resolver()?, config.ca_file.as_deref())?;
         let pool = Pool::new(connector, Limits::of(max_connections(descriptors())));
         runtime.spawn("idle-connections", pool.clone().close_idle());
-        let last_fault = Arc::<Mutex<Option<(Instant, SenderFault)>>>::default();
-        let known = last_fault.clone();
+        Ok(Self { pool, egress: config.egress.clone(), resent, faults, last_fault: Arc::default() })
+    }
+
+    /// A fault of ours makes the service not ready, for a minute after it was met last: of one that can do nothing else.
+    pub fn watch_faults(&self, runtime: &Runtime) {
+        let last_fault = self.last_fault.clone();
         runtime.health.check("sender", move || {
-            let last = *known.lock().unwrap_or_else(PoisonError::into_inner);
+            let last = *last_fault.lock().unwrap_or_else(PoisonError::into_inner);
             last.filter(|(at, _)| at.elapsed() < FAULT_SHOWN).map_or(Ok(()), |(_, fault)| Err(fault.to_string()))
         });
-        Ok(Self { pool, egress: config.egress.clone(), resent, faults, last_fault })
     }
 
     /// Attempts that can be under way at a time: each needs a connection.
@@ -155,7 +160,9 @@ impl Sender {
             let connection = self.pool.connection(origin, resent.map(|(_, at)| at));
             let mut connection = tokio::time::timeout_at(deadline, connection).await.map_err(|_| no_answer())??;
             let posted = tokio::time::timeout_at(deadline, connection.post(request)).await;
-            match posted.map_err(|_| no_answer())? {
+            // The rest of the head is as odd as any rest.
+            let answered = || connection.wire.status().map(Broken::Answered).map(Err);
+            match posted.or_else(|_| answered().ok_or_else(no_answer))? {
                 Ok(response) => {
                     let reply = Reply::read(response, deadline, now + started.elapsed()).await;
                     break (connection, reply);
@@ -177,10 +184,11 @@ impl Sender {
         };
         if reply.is_complete {
             let idle = reply.keep_alive;
-            // It is ready for another request once its task has noticed the end of this one.
+            // It is ready once its task has noticed the end of this request; at once, unless the endpoint has answered before it
+            // read all of it.
             let is_ready = match &mut connection.sender {
                 Protocol::Http1(sender) => {
-                    tokio::time::timeout_at(deadline, sender.ready()).await.is_ok_and(|ready| ready.is_ok())
+                    tokio::time::timeout(READY_TIMEOUT, sender.ready()).await.is_ok_and(|it| it.is_ok())
                 }
                 Protocol::Http2(_) => true,
             };

@@ -28,7 +28,7 @@ use tokio::time::Instant;
 
 use crate::connect::{Connected, Connector, Origin};
 use crate::failure::{Failure, SenderFault};
-use crate::wire::{Watched, Wire};
+use crate::wire::{Owned, Watched, Wire};
 
 /// After this a connection takes no more requests. A host that has moved is followed within this time and that of a name.
 const MAX_AGE: Duration = Duration::from_secs(60);
@@ -39,7 +39,8 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// How long an endpoint that has refused HTTP/2 is not offered it, and how many such endpoints are remembered.
 const HTTP1_KEPT: Duration = Duration::from_secs(60 * 60);
 const MAX_HTTP1_KEPT: usize = 10_000;
-/// Header fields of an answer that are read, and bytes of all of them. An answer with more has a status all the same.
+/// Header fields of an answer that are read (of HTTP/1.1), and bytes of all of them. Beyond, HTTP/1.1 has a status all the same;
+/// in HTTP/2 the answer cannot be read.
 const MAX_HEADERS: usize = 256;
 const MAX_HEADER_BYTES: u32 = 256 * 1024;
 /// Requests at once on an HTTP/2 connection before the endpoint has said how many it takes, as RFC 9113 recommends (6.5.2).
@@ -104,13 +105,18 @@ struct Kept {
 
 struct IdleHttp1 {
     line: Line<Http1>,
+    owned: Owned,
     since: Instant,
     until: Instant,
 }
 
 struct SharedHttp2 {
     line: Line<Http2>,
+    /// Closes it when it is no longer kept.
+    _owned: Owned,
     streams: usize,
+    /// It has answered a request.
+    has_served: bool,
     /// What the endpoint allows.
     max_streams: Arc<AtomicUsize>,
     idle_since: Instant,
@@ -132,6 +138,8 @@ pub(crate) struct Connection {
     /// It has served a request before.
     pub(crate) is_kept: bool,
     pub(crate) sender: Sender,
+    /// Of HTTP/1.1: closes it, unless it is kept.
+    owned: Option<Owned>,
     place: Place,
 }
 
@@ -222,14 +230,20 @@ impl Pool {
             !shared.is_over && !shared.line.sender.is_closed() && is_usable(shared.line.born) && shared.streams < room
         });
         if let Some(shared) = shared {
+            // With others on it, its end says nothing of one alone.
+            let is_kept = shared.has_served && shared.streams == 0;
             shared.streams += 1;
             let Line { id, sender, wire, born } = shared.line.clone();
-            return Ok(Found::Kept(self.taken(origin, Sender::Http2(sender), id, wire, born, true)));
+            return Ok(Found::Kept(self.taken(origin, Sender::Http2(sender), None, (id, wire, born), is_kept)));
         }
-        while let Some(IdleHttp1 { line, until, .. }) = kept.http1.pop() {
+        // For a request that is sent again, those that are idle are no newer; they stay for others.
+        while born_after.is_none()
+            && let Some(IdleHttp1 { line, owned, until, .. }) = kept.http1.pop()
+        {
             if now < until && is_usable(line.born) && line.sender.is_ready() {
                 let Line { id, sender, wire, born } = line;
-                return Ok(Found::Kept(self.taken(origin, Sender::Http1(sender), id, wire, born, true)));
+                let connection = self.taken(origin, Sender::Http1(sender), Some(owned), (id, wire, born), true);
+                return Ok(Found::Kept(connection));
             }
             state.open -= 1;
         }
@@ -254,9 +268,8 @@ impl Pool {
         &self,
         origin: &Arc<Origin>,
         sender: Sender,
-        id: u64,
-        wire: Arc<Wire>,
-        born: Instant,
+        owned: Option<Owned>,
+        (id, wire, born): (u64, Arc<Wire>, Instant),
         is_kept: bool,
     ) -> Connection {
         let state = match sender {
@@ -264,7 +277,7 @@ impl Pool {
             Sender::Http2(_) => PlaceState::Http2 { is_well: false },
         };
         let place = Place { pool: self.clone(), origin: origin.clone(), id, born, state };
-        Connection { wire, is_kept, sender, place }
+        Connection { wire, is_kept, sender, owned, place }
     }
 
     pub(crate) fn open(&self) -> Gauge {
@@ -273,6 +286,15 @@ impl Pool {
 
     pub(crate) fn max(&self) -> usize {
         self.0.limits.connections
+    }
+
+    /// Connections that are left once all have been idle for long.
+    #[cfg(test)]
+    pub(crate) fn left(&self) -> usize {
+        let mut state = self.lock();
+        state.close_idle(Instant::now() + HTTP1_KEPT, Duration::ZERO);
+        assert!(state.hosts.is_empty());
+        state.open
     }
 
     /// From now on this host is spoken to in HTTP/1.1.
@@ -380,14 +402,25 @@ impl Reservation {
         let mut state = self.pool.lock();
         state.next_id += 1;
         let id = state.next_id;
-        if let Sender::Http2(sender) = &sender {
-            let kept = state.hosts.entry(self.origin.clone()).or_default();
-            kept.has_spoken_http2 = true;
+        let kept = state.hosts.entry(self.origin.clone()).or_default();
+        kept.has_spoken_http2 = is_http2;
+        let mut owned = Some(Owned(wire.clone()));
+        if let Sender::Http2(sender) = &sender
+            && let Some(owned) = owned.take()
+        {
             let line = Line { id, sender: sender.clone(), wire: wire.clone(), born };
-            kept.http2.push(SharedHttp2 { line, streams: 1, max_streams, idle_since: born, is_over: false });
+            kept.http2.push(SharedHttp2 {
+                line,
+                _owned: owned,
+                streams: 1,
+                has_served: false,
+                max_streams,
+                idle_since: born,
+                is_over: false,
+            });
         }
         drop(state);
-        Ok(self.pool.taken(&self.origin, sender, id, wire, born, false))
+        Ok(self.pool.taken(&self.origin, sender, owned, (id, wire, born), false))
     }
 
     fn fail(mut self, failure: &Failure) {
@@ -417,12 +450,14 @@ impl Connection {
             Sender::Http1(sender) => {
                 let Place { id, born, .. } = self.place;
                 let since = Instant::now();
-                if since - born < self.place.pool.0.limits.age {
+                if since - born < self.place.pool.0.limits.age
+                    && let Some(owned) = self.owned.take()
+                {
                     let until = since + idle.map_or(MAX_IDLE, |idle| idle.min(MAX_IDLE));
                     let line = Line { id, sender, wire: self.wire, born };
                     let mut state = self.place.pool.lock();
                     let kept = state.hosts.entry(self.place.origin.clone()).or_default();
-                    kept.http1.push(IdleHttp1 { line, since, until });
+                    kept.http1.push(IdleHttp1 { line, owned, since, until });
                     drop(state);
                     self.place.state = PlaceState::Idle;
                 }
@@ -446,6 +481,7 @@ impl Drop for Place {
                 shared.streams -= 1;
                 shared.idle_since = Instant::now();
                 shared.is_over |= !is_well;
+                shared.has_served |= is_well;
                 if shared.streams == 0 && shared.is_over {
                     kept.http2.swap_remove(index);
                     state.open -= 1;

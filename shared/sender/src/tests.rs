@@ -218,6 +218,65 @@ async fn an_idle_connection_gives_way_where_there_may_be_no_more() {
 }
 
 #[tokio::test]
+async fn every_connection_is_closed_in_the_end_whoever_gives_up() {
+    let (silent, well) = (Raw::start(vec![says("")]).await, Raw::start(vec![says(OK)]).await);
+    let (address, certificate, _) = http2(First::LargeHeaders).await;
+    let sender = sender(&[("SHOPERY_CA_FILE", certificate.to_str().unwrap())]);
+    let http2 = format!("https://{address}/");
+    for millis in [0, 1, 3, 10, 30, 100] {
+        for url in [&silent.url(), &well.url(), &http2] {
+            let _ = tokio::time::timeout(Duration::from_millis(millis), post(&sender, url)).await;
+        }
+    }
+    for url in [&well.url(), &http2] {
+        assert_eq!(post(&sender, url).await.status, Some(200));
+    }
+    assert_eq!(sender.pool.left(), 0);
+    std::fs::remove_file(certificate).unwrap();
+}
+
+#[tokio::test]
+async fn a_connection_that_is_given_up_is_closed_though_its_peer_does_nothing() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    let sender = sender(&[]);
+    assert!(tokio::time::timeout(Duration::from_millis(200), post(&sender, &url)).await.is_err());
+    let (mut stream, _) = listener.accept().await.unwrap();
+    let mut come = Vec::new();
+    let ended = tokio::time::timeout(Duration::from_secs(5), stream.read_to_end(&mut come)).await;
+    assert!(ended.is_ok() && come.starts_with(b"POST / HTTP/1.1"), "{ended:?}");
+}
+
+#[tokio::test]
+async fn a_status_that_nothing_follows_decides() {
+    let endpoint = Raw::start(vec![says("HTTP/1.1 200 OK\r\nx-endless: ")]).await;
+    let answer = post(&sender(&[]), &endpoint.url()).await;
+    assert_eq!((answer.status, reason(&answer)), (Some(200), None));
+    assert!(answer.note.is_some());
+}
+
+#[tokio::test]
+async fn what_an_idle_connection_says_of_itself_is_no_answer() {
+    let busy = "HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\n\r\n";
+    let endpoint = Raw::start(vec![closes_after(&format!("{OK}{busy}")), says(OK)]).await;
+    let sender = sender(&[]);
+    for _ in 0..3 {
+        assert_eq!(post(&sender, &endpoint.url()).await.status, Some(200));
+    }
+}
+
+#[tokio::test]
+async fn after_a_body_that_was_not_read_to_its_end_comes_another_connection() {
+    let long = format!("HTTP/1.1 200 OK\r\ncontent-length: 40000\r\n\r\n{}", "x".repeat(40_000));
+    let endpoint = Raw::start(vec![says(&long), says(OK)]).await;
+    let sender = sender(&[]);
+    for _ in 0..2 {
+        assert_eq!(post(&sender, &endpoint.url()).await.status, Some(200));
+    }
+    assert_eq!(endpoint.requests(), [0, 1]);
+}
+
+#[tokio::test]
 async fn a_connection_has_a_greatest_age() {
     let endpoint = Raw::start(vec![says(OK)]).await;
     let young = limited(Limits::of(9));

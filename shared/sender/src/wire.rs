@@ -3,9 +3,9 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -18,6 +18,22 @@ pub(crate) struct Wire {
     bytes: AtomicU64,
     /// The first bytes since the last request.
     start: Mutex<Vec<u8>>,
+    /// Nobody uses it any more, and who waits to read or write is to end.
+    is_over: AtomicBool,
+    waiting: Mutex<Vec<Waker>>,
+}
+
+/// Whose connection it is. When this is dropped the socket is closed, whatever the peer does: the HTTP library would wait for a
+/// peer that takes no more bytes.
+#[derive(Debug)]
+pub(crate) struct Owned(pub(crate) Arc<Wire>);
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        self.0.is_over.store(true, Ordering::Release);
+        let waiting = std::mem::take(&mut *self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner));
+        waiting.into_iter().for_each(Waker::wake);
+    }
 }
 
 impl Wire {
@@ -34,6 +50,25 @@ impl Wire {
     /// The status that an HTTP/1.1 answer has begun with, if it is a final one.
     pub(crate) fn status(&self) -> Option<http::StatusCode> {
         status(&self.start.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn check(&self) -> io::Result<()> {
+        if self.is_over.load(Ordering::Acquire) { Err(io::ErrorKind::ConnectionAborted.into()) } else { Ok(()) }
+    }
+
+    /// What is under way, or the end of it.
+    fn unless_over<T>(&self, context: &Context<'_>, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if polled.is_ready() {
+            return polled;
+        }
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        self.check()?;
+        if !waiting.iter().any(|waker| waker.will_wake(context.waker())) {
+            // Reading and writing, each by one task at a time.
+            waiting.truncate(3);
+            waiting.push(context.waker().clone());
+        }
+        Poll::Pending
     }
 
     fn note(&self, come: &[u8]) {
@@ -71,25 +106,32 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
+        self.wire.check()?;
         let read = Pin::new(&mut self.stream).poll_read(context, buffer);
         if let Some(come) = buffer.filled().get(before..).filter(|come| !come.is_empty()) {
             self.wire.note(come);
         }
-        read
+        self.wire.unless_over(context, read)
     }
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
+        self.wire.check()?;
+        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.wire.unless_over(context, written)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
+        self.wire.check()?;
+        let flushed = Pin::new(&mut self.stream).poll_flush(context);
+        self.wire.unless_over(context, flushed)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
+        self.wire.check()?;
+        let shut = Pin::new(&mut self.stream).poll_shutdown(context);
+        self.wire.unless_over(context, shut)
     }
 
     fn poll_write_vectored(
@@ -97,7 +139,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         context: &mut Context<'_>,
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, parts)
+        self.wire.check()?;
+        let written = Pin::new(&mut self.stream).poll_write_vectored(context, parts);
+        self.wire.unless_over(context, written)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use sea_orm::sea_query::{Expr, ExprTrait};
+use sea_orm::sea_query::{Expr, ExprTrait, SimpleExpr};
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QuerySelect, TransactionTrait, UpdateMany};
 use serde::{Deserialize, Serialize};
 use shopery_model::{Fault, Outcome, TenantId, WebhookId};
@@ -18,6 +18,8 @@ use crate::outbox;
 use crate::webhooks::{is, read};
 use crate::{DisabledReason, Store, StoreError, WebhookState, to_millis};
 
+/// Times that others, a second recorder or the owner, may have come first.
+const MAX_TRIES: usize = 5;
 /// Webhooks in one query.
 const MANY: usize = 500;
 
@@ -99,7 +101,10 @@ impl Known {
         for (at, tried, delivery) in attempts {
             let at = *at;
             match tried {
-                Tried::Delivered if failing.since.is_some_and(|since| at >= since) => failing = Failing::default(),
+                Tried::Delivered if failing.since.is_some_and(|since| at >= since) => {
+                    failing = Failing::default();
+                    disable = disable.filter(|(_, reason)| *reason == DisabledReason::Gone);
+                }
                 Tried::Delivered => {}
                 _ if at < self.changed_at => {}
                 Tried::Gone => {
@@ -133,80 +138,110 @@ impl Store {
         period: Option<Duration>,
         now: OffsetDateTime,
     ) -> Result<Vec<(TenantId, WebhookId, Noted)>, StoreError> {
-        use webhook::Column;
         let period = period.map(|period| i64::try_from(period.as_millis()).unwrap_or(i64::MAX));
-        let attempts: Vec<_> = by_webhook(outcomes).into_iter().collect();
+        let mut left: Vec<_> = by_webhook(outcomes).into_iter().collect();
         let mut noted = Vec::new();
-        for part in attempts.chunks(MANY) {
-            let columns = [
-                Column::Id,
-                Column::Tenant,
-                Column::State,
-                Column::FailingSince,
-                Column::Failures,
-                Column::WarnedAt,
-                Column::UpdatedAt,
-            ];
-            let rows: Vec<Row> = webhook::Entity::find()
-                .select_only()
-                .columns(columns)
-                .filter(Column::Id.is_in(part.iter().map(|((_, id), _)| id.to_string())))
-                .into_tuple()
-                .all(&self.db)
-                .await?;
-            let rows: BTreeMap<_, _> = rows.into_iter().map(|row| ((row.1.clone(), row.0.clone()), row)).collect();
-            for ((tenant, id), attempts) in part {
-                let Some(row) = rows.get(&(tenant.to_string(), id.to_string())) else { continue };
-                let (_, _, state, since, failures, warned_at, changed_at) = row.clone();
-                // What does not read is of a later release, and begins anew.
-                let failures = failures.and_then(|json| serde_json::from_str(&json).ok()).unwrap_or_default();
-                let before = Failing { since, failures, warned_at };
-                let Health { failing, disable } = Known { failing: before.clone(), changed_at }.after(attempts, period);
-                let is_active = state == WebhookState::Active.name();
-                let disable = disable.filter(|_| is_active);
-                if failing == before && disable.is_none() {
+        for _ in 0..MAX_TRIES {
+            let mut overtaken = Vec::new();
+            for part in left.chunks(MANY) {
+                overtaken.extend(self.note_part(part, period, now, &mut noted).await?);
+            }
+            if overtaken.is_empty() {
+                return Ok(noted);
+            }
+            left = overtaken;
+        }
+        tracing::warn!(
+            webhooks = left.len(),
+            "others change webhooks all the time; what their attempts say is not noted"
+        );
+        Ok(noted)
+    }
+
+    /// Returns those that others have changed meanwhile.
+    async fn note_part(
+        &self,
+        part: &[OfWebhook],
+        period: Option<i64>,
+        now: OffsetDateTime,
+        noted: &mut Vec<(TenantId, WebhookId, Noted)>,
+    ) -> Result<Vec<OfWebhook>, StoreError> {
+        use webhook::Column;
+        let mut overtaken = Vec::new();
+        let columns = [
+            Column::Id,
+            Column::Tenant,
+            Column::State,
+            Column::FailingSince,
+            Column::Failures,
+            Column::WarnedAt,
+            Column::UpdatedAt,
+        ];
+        let rows: Vec<Row> = webhook::Entity::find()
+            .select_only()
+            .columns(columns)
+            .filter(Column::Id.is_in(part.iter().map(|((_, id), _)| id.to_string())))
+            .into_tuple()
+            .all(&self.db)
+            .await?;
+        let rows: BTreeMap<_, _> = rows.into_iter().map(|row| ((row.1.clone(), row.0.clone()), row)).collect();
+        for ((tenant, id), attempts) in part {
+            let Some(row) = rows.get(&(tenant.to_string(), id.to_string())) else { continue };
+            let (_, _, state, since, failures_before, warned_at, changed_at) = row.clone();
+            // What does not read is of a later release, and begins anew.
+            let failures = failures_before.as_deref().and_then(|json| serde_json::from_str(json).ok());
+            let failures = failures.unwrap_or_default();
+            let before = Failing { since, failures, warned_at };
+            let Health { failing, disable } = Known { failing: before.clone(), changed_at }.after(attempts, period);
+            let is_active = state == WebhookState::Active.name();
+            let disable = disable.filter(|_| is_active);
+            if failing == before && disable.is_none() {
+                continue;
+            }
+            let is_warned = is_active && failing.warned_at.is_some() && failing.warned_at != warned_at;
+            let failures = failing.since.map(|_| serde_json::to_string(&failing.failures).unwrap_or_default());
+            let mut update = webhook::Entity::update_many()
+                .col_expr(Column::FailingSince, Expr::value(failing.since))
+                .col_expr(Column::Failures, Expr::value(failures))
+                .col_expr(Column::WarnedAt, Expr::value(failing.warned_at))
+                // What its owner does at the same time wins, and what another recorder notes comes first.
+                .filter(is(tenant, *id).add(Column::UpdatedAt.eq(changed_at)))
+                .filter(is_still(Column::FailingSince, before.since))
+                .filter(is_still(Column::WarnedAt, warned_at))
+                .filter(is_still(Column::Failures, failures_before));
+            if failing.warned_at != warned_at {
+                update = update.col_expr(Column::WarningToldAt, Expr::value(None::<i64>));
+            }
+            if let Some((at, reason)) = disable {
+                update = update
+                    .col_expr(Column::State, Expr::value(WebhookState::Disabled.name()))
+                    .col_expr(Column::DisabledAt, Expr::value(at))
+                    .col_expr(Column::DisabledReason, Expr::value(reason.name()))
+                    .col_expr(Column::ToldAt, Expr::value(None::<i64>))
+                    .col_expr(Column::UpdatedAt, Expr::value(to_millis(now)))
+                    .col_expr(Column::Version, ExprTrait::add(Expr::col(Column::Version), 1));
+            }
+            let done = match disable {
+                Some((_, reason)) => {
+                    self.disable(tenant, *id, update, now).await.map(|was| (was, Noted::Disabled(reason)))
+                }
+                None if is_warned => self.warn(tenant, *id, update).await.map(|was| (was, Noted::Warned)),
+                None => {
+                    if update.exec(&self.db).await?.rows_affected == 0 {
+                        overtaken.push(((tenant.clone(), *id), attempts.clone()));
+                    }
                     continue;
                 }
-                let is_warned = is_active && failing.warned_at.is_some() && failing.warned_at != warned_at;
-                let failures = failing.since.map(|_| serde_json::to_string(&failing.failures).unwrap_or_default());
-                let mut update = webhook::Entity::update_many()
-                    .col_expr(Column::FailingSince, Expr::value(failing.since))
-                    .col_expr(Column::Failures, Expr::value(failures))
-                    .col_expr(Column::WarnedAt, Expr::value(failing.warned_at))
-                    // What its owner does at the same time wins.
-                    .filter(is(tenant, *id).add(Column::UpdatedAt.eq(changed_at)));
-                if failing.warned_at != warned_at {
-                    update = update.col_expr(Column::WarningToldAt, Expr::value(None::<i64>));
-                }
-                if let Some((at, reason)) = disable {
-                    update = update
-                        .col_expr(Column::State, Expr::value(WebhookState::Disabled.name()))
-                        .col_expr(Column::DisabledAt, Expr::value(at))
-                        .col_expr(Column::DisabledReason, Expr::value(reason.name()))
-                        .col_expr(Column::ToldAt, Expr::value(None::<i64>))
-                        .col_expr(Column::UpdatedAt, Expr::value(to_millis(now)))
-                        .col_expr(Column::Version, ExprTrait::add(Expr::col(Column::Version), 1));
-                }
-                let done = match disable {
-                    Some((_, reason)) => {
-                        self.disable(tenant, *id, update, now).await.map(|was| (was, Noted::Disabled(reason)))
-                    }
-                    None if is_warned => self.warn(tenant, *id, update).await.map(|was| (was, Noted::Warned)),
-                    None => {
-                        update.exec(&self.db).await?;
-                        continue;
-                    }
-                };
-                match done {
-                    Ok((true, what)) => noted.push((tenant.clone(), *id, what)),
-                    Ok((false, _)) => {}
-                    // It cannot be disabled as it is, and the others are judged all the same.
-                    Err(StoreError::Corrupt(why)) => tracing::error!(why, "a webhook cannot be disabled"),
-                    Err(error) => return Err(error),
-                }
+            };
+            match done {
+                Ok((true, what)) => noted.push((tenant.clone(), *id, what)),
+                Ok((false, _)) => overtaken.push(((tenant.clone(), *id), attempts.clone())),
+                // It cannot be disabled as it is, and the others are judged all the same.
+                Err(StoreError::Corrupt(why)) => tracing::error!(why, "a webhook cannot be disabled"),
+                Err(error) => return Err(error),
             }
         }
-        Ok(noted)
+        Ok(overtaken)
     }
 
     /// Does that update, and sees to it that the warning is published; false if it finds nothing to update.
@@ -247,10 +282,15 @@ impl Store {
     }
 }
 
+fn is_still<V: Into<sea_orm::Value>>(column: webhook::Column, value: Option<V>) -> SimpleExpr {
+    value.map_or_else(|| column.is_null(), |value| column.eq(value))
+}
+
 /// Id, tenant, state, since when it fails, what has failed, when its tenant was warned, when it was changed.
 type Row = (String, String, String, Option<i64>, Option<String>, Option<i64>, i64);
 /// When, what came of it, and of which delivery.
 type Attempt = (i64, Tried, String);
+type OfWebhook = ((TenantId, WebhookId), Vec<Attempt>);
 
 fn by_webhook<'a>(outcomes: impl IntoIterator<Item = &'a Outcome>) -> BTreeMap<(TenantId, WebhookId), Vec<Attempt>> {
     let mut attempts: BTreeMap<(TenantId, WebhookId), Vec<Attempt>> = BTreeMap::new();
@@ -348,6 +388,9 @@ mod tests {
         assert!(health(None, &attempts, Some(120)).disable.is_some());
         attempts.insert(5, (1121, Delivered));
         let after = health(None, &attempts, Some(120));
-        assert_eq!((after.failing.since, after.failing.warned_at), (Some(1150), None));
+        assert_eq!((after.failing.since, after.failing.warned_at, after.disable), (Some(1150), None, None));
+        attempts.push((1201, Delivered));
+        attempts.remove(5);
+        assert_eq!(health(None, &attempts, Some(120)), Health { failing: Failing::default(), disable: None });
     }
 }

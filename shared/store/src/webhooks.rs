@@ -286,7 +286,7 @@ impl Store {
             update = update.col_expr(Column::Name, Expr::value(name));
         }
         let nothing = || Expr::value(None::<i64>);
-        if change.url.is_some() || change.state.is_some() {
+        if change.url.is_some() || change.state.is_some() || change.sealed.is_some() {
             for column in [Column::FailingSince, Column::WarnedAt, Column::WarningToldAt] {
                 update = update.col_expr(column, nothing());
             }

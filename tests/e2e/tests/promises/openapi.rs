@@ -3,7 +3,7 @@
 use std::process::Stdio;
 
 use serde_json::Value;
-use shopery_e2e::{Client, DatabaseKind, Event, Stack, parts};
+use shopery_e2e::{Client, DatabaseKind, Event, NameServer, Stack, parts};
 use tokio::process::Command;
 
 on_both_databases!(the_api_does_as_its_document_says);
@@ -13,8 +13,9 @@ fn examples() -> String {
     std::env::var("SHOPERY_TEST_EXAMPLES").unwrap_or_else(|_| "15".to_owned())
 }
 
-/// Without limits; and nothing that is made up may be sent to: no name resolves, and no address is allowed.
-async fn open_stack(database: DatabaseKind) -> Stack {
+/// Without limits; and nothing that is made up may be sent to: no name resolves, and no address is allowed. The name server lives
+/// as long as the test.
+async fn open_stack(database: DatabaseKind) -> (Stack, NameServer) {
     let unlimited = [
         "SHOPERY_API_TENANT_LIMIT",
         "SHOPERY_API_CLIENT_LIMIT",
@@ -22,12 +23,13 @@ async fn open_stack(database: DatabaseKind) -> Stack {
         "SHOPERY_INGEST_CLIENT_LIMIT",
         "SHOPERY_ADDRESS_LIMIT",
     ];
-    let plan = Stack::plan().database(database).env("SHOPERY_EGRESS_DNS", "127.0.0.1:9");
-    unlimited.into_iter().fold(plan, |plan, limit| plan.env(limit, "off")).start().await
+    let dns = NameServer::start().await;
+    let plan = Stack::plan().database(database).env("SHOPERY_EGRESS_DNS", dns.address().to_string());
+    (unlimited.into_iter().fold(plan, |plan, limit| plan.env(limit, "off")).start().await, dns)
 }
 
 async fn the_api_does_as_its_document_says(database: DatabaseKind) {
-    let stack = open_stack(database).await;
+    let (stack, _dns) = open_stack(database).await;
     let client = stack.client("tnt_a");
     let webhook = client.create_webhook(&stack.merchant.url("/a"), &["order-created"]).await;
     client.publish(&Event::order("1")).await.expect(202);
@@ -43,7 +45,7 @@ async fn the_api_does_as_its_document_says(database: DatabaseKind) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ingest_does_as_its_document_says() {
-    let stack = open_stack(DatabaseKind::Sqlite).await;
+    let (stack, _dns) = open_stack(DatabaseKind::Sqlite).await;
     let client = stack.client("tnt_a");
     is_described(&stack, &client.ingest).await;
     // One operation alone, so more of it.
