@@ -83,7 +83,7 @@ async fn create(State(app): State<App>, headers: HeaderMap, body: Body) -> Resul
         updated_at: now,
         failing_since: None,
         warned_at: None,
-        is_warning_told: false,
+        is_warning_notified: false,
         disabled: None,
         is_told: false,
         discard_before: None,

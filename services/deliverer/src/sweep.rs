@@ -36,7 +36,7 @@ impl Sweeper {
                 self.breaker.set_timer(&tenant, id, Duration::ZERO).await?;
             }
         }
-        for (tenant, id) in self.circuits.forsaken() {
+        for (tenant, id) in self.circuits.stale() {
             self.breaker.set_timer(&tenant, id, Duration::ZERO).await?;
         }
         Ok(())

@@ -12,15 +12,15 @@ use async_nats::jetstream::kv::{Operation, Store as Bucket, UpdateErrorKind};
 use shopery_model::{TenantId, WebhookId};
 use shopery_queue::{ConfigSubscribers, Outgoing, Parked, Queue, Revision, subject};
 use shopery_runtime::Runtime;
-use shopery_store::{Store, WebhookRecord};
+use shopery_store::{Store, WebhookRecord, WebhookState};
 use tokio::time::Instant;
 
-use crate::notification::{FAILING, pending_notification};
+use crate::notification::pending_notification;
 
 /// Times that a compare-and-set may lose against others.
 const MAX_WRITE_ATTEMPTS: usize = 10;
-/// Whoever changes a webhook waits for so long for NATS, which may restart or elect a leader: an answer before CONFIG has the
-/// change would be followed by events that are routed by what was before.
+/// Maximum time that an author of a change waits for NATS, which may restart or elect a leader. If we answered before CONFIG
+/// has the change, the events published next would be routed by the old webhook.
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(10);
 const RETRY_DELAY: Duration = Duration::from_millis(200);
 /// By then every deliverer knows of a change.
@@ -51,24 +51,30 @@ impl ConfigWriter {
     /// Makes a change of a webhook known, and waits until routers and deliverers have it: what is published from then on
     /// finds it. If NATS is away for longer the controller makes up for it soon; the change itself is safe.
     pub async fn publish(&self, tenant: &TenantId, id: WebhookId) {
-        let deadline = Instant::now() + PUBLISH_TIMEOUT;
-        while let Err(error) = self.try_publish(tenant, id).await {
-            if Instant::now() >= deadline {
-                tracing::warn!(%tenant, webhook = %id, "a webhook's change is published later: {error:#}");
-                return;
-            }
-            tokio::time::sleep(RETRY_DELAY).await;
+        if let Err(error) = self.try_publish(tenant, id).await {
+            tracing::warn!(%tenant, webhook = %id, "a webhook's change is published later: {error:#}");
         }
     }
 
     async fn try_publish(&self, tenant: &TenantId, id: WebhookId) -> anyhow::Result<()> {
         // Those that are there now are in what is read afterwards.
         let pending = self.store.pending_changes_of(id).await?;
+        let deadline = Instant::now() + PUBLISH_TIMEOUT;
+        while let Err(error) = self.write_and_wait(tenant, id).await {
+            if Instant::now() >= deadline {
+                return Err(error);
+            }
+            tokio::time::sleep(RETRY_DELAY).await;
+        }
+        self.notify_of(tenant, id).await?;
+        Ok(self.store.changes_published(&pending).await?)
+    }
+
+    async fn write_and_wait(&self, tenant: &TenantId, id: WebhookId) -> anyhow::Result<()> {
         let written = self.reconcile_one(tenant, id).await?;
         let bucket = self.queue.config_created().await?;
         self.subscribers.wait_until_applied(Revision { bucket, number: written.revision }).await;
-        self.notify_of(tenant, id).await?;
-        Ok(self.store.changes_published(&pending).await?)
+        Ok(())
     }
 
     /// Makes up for what whoever changed a webhook could not do.
@@ -108,11 +114,11 @@ impl ConfigWriter {
             published.with_context(|| format!("cannot publish {}", event.event_type))?;
         }
         let now = shopery_queue::now();
-        if event.event_type.to_string() == FAILING {
-            Ok(self.store.warning_told(tenant, record.id, event.time, now).await?)
-        } else {
-            Ok(self.store.told(tenant, record.id, event.time, now).await?)
+        match record.state {
+            WebhookState::Disabled => self.store.told(tenant, record.id, event.time, now).await?,
+            _ => self.store.warning_notified(tenant, record.id, event.time, now).await?,
         }
+        Ok(())
     }
 
     /// Leaves a tombstone of a webhook that the database does not have, where CONFIG knows nothing of it.

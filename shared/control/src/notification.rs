@@ -8,13 +8,13 @@ use shopery_store::{WebhookRecord, WebhookState};
 use crate::WebhookResource;
 
 const DISABLED: &str = "webhook-disabled";
-pub(crate) const FAILING: &str = "webhook-failing";
+const FAILING: &str = "webhook-failing";
 
 /// The event that is still to be told of a webhook, if there is one. Its id follows from what has happened, so that
 /// EVENTS keeps it once, whoever tells it and however often.
 pub(crate) fn pending_notification(record: &WebhookRecord) -> Result<Option<Event>, Invalid> {
     let disabled = record.disabled.filter(|_| record.state == WebhookState::Disabled && !record.is_told);
-    let warned = record.warned_at.filter(|_| record.state == WebhookState::Active && !record.is_warning_told);
+    let warned = record.warned_at.filter(|_| record.state == WebhookState::Active && !record.is_warning_notified);
     let (event_type, at) = match (disabled, warned) {
         (Some((at, _)), _) => (DISABLED, at),
         (None, Some(at)) => (FAILING, at),
@@ -59,7 +59,7 @@ mod tests {
         assert_eq!(event.id, "webhook-failing:wbh_01HA4XCG60CT4G3EWF4CKYM1MF:1795428000000");
 
         for other in [
-            WebhookRecord { is_warning_told: true, ..failing },
+            WebhookRecord { is_warning_notified: true, ..failing },
             WebhookRecord { is_told: true, ..webhook() },
             WebhookRecord { state: WebhookState::Active, ..webhook() },
             WebhookRecord { disabled: None, ..webhook() },

@@ -21,7 +21,7 @@ pub fn webhook() -> WebhookRecord {
         updated_at: datetime!(2026-11-24 10:00:01 UTC),
         failing_since: Some(datetime!(2026-11-21 10:00 UTC)),
         warned_at: None,
-        is_warning_told: false,
+        is_warning_notified: false,
         disabled: Some((datetime!(2026-11-24 10:00 UTC), DisabledReason::Failing)),
         is_told: false,
         discard_before: None,

@@ -25,8 +25,8 @@ const FEW: usize = 32;
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Seconds between the successes of an endpoint that is as quick as we are.
 const QUICK: f64 = 0.005;
-/// A circuit that nobody has written for so long, though somebody had to, has lost its timer.
-const FORSAKEN_AFTER: Duration = Duration::from_secs(60);
+/// Time after which a circuit whose probe or heartbeat is due counts as stale: a crash has lost its timer.
+const STALE_AFTER: Duration = Duration::from_secs(60);
 /// How much of what is known of an endpoint's pace a new success replaces.
 const NEWS: f64 = 0.1;
 
@@ -176,9 +176,9 @@ impl Circuit {
         self.state == CircuitState::Open && self.probe_at.is_some_and(|at| now < at)
     }
 
-    /// Whether nobody looks after it: the probe, or the drainer's next word, should have come long ago.
-    pub fn is_forsaken(&self, now: OffsetDateTime) -> bool {
-        now - self.probe_at.map_or(self.seen_at, |due| due.max(self.seen_at)) > FORSAKEN_AFTER
+    /// Whether its probe, or the next heartbeat of its drainer, is overdue: a crash has lost its timer.
+    pub fn is_stale(&self, now: OffsetDateTime) -> bool {
+        now - self.probe_at.map_or(self.seen_at, |due| due.max(self.seen_at)) > STALE_AFTER
     }
 
     /// Whether another deliverer than `me` is at it: it has said so within `lease`.
@@ -263,10 +263,10 @@ mod tests {
     }
 
     #[test]
-    fn a_circuit_is_forsaken_when_what_is_due_does_not_come() {
+    fn a_circuit_is_stale_when_what_is_due_does_not_come() {
         let now = time::macros::datetime!(2026-11-24 10:00 UTC);
         let seconds = |seconds: i64| now + time::Duration::seconds(seconds);
-        for (seen_at, probe_at, is_forsaken) in [
+        for (seen_at, probe_at, is_stale) in [
             (seconds(-3), None, false),
             (seconds(-61), None, true),
             // It waits for a probe.
@@ -277,7 +277,7 @@ mod tests {
             (seconds(-3), Some(seconds(-61)), false),
         ] {
             let circuit = Circuit { seen_at, probe_at, ..Circuit::new(CircuitState::Open, now) };
-            assert_eq!(circuit.is_forsaken(now), is_forsaken, "{seen_at} {probe_at:?}");
+            assert_eq!(circuit.is_stale(now), is_stale, "{seen_at} {probe_at:?}");
         }
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use async_nats::jetstream::consumer;
-use async_nats::jetstream::context::ConsumerInfoErrorKind;
+use async_nats::jetstream::context::{ConsumerInfoError, ConsumerInfoErrorKind};
 use async_nats::jetstream::stream::LastRawMessageErrorKind;
 use prometheus_client::metrics::gauge::Gauge;
 use shopery_model::TenantId;
@@ -72,12 +72,12 @@ impl Waiting {
 impl Queue {
     /// Up to which place of its stream a consumer has acknowledged all: none of it comes again.
     pub async fn acknowledged(&self, consumer: Consumer) -> anyhow::Result<u64> {
-        let stream = self.jetstream.get_stream_no_info(consumer.stream).await?;
-        match stream.consumer_info(consumer.name).await {
+        let is_missing = |error: &ConsumerInfoError| error.kind() == ConsumerInfoErrorKind::NotFound;
+        match consumer.info(self).await {
             Ok(info) => Ok(info.ack_floor.stream_sequence),
-            // Whoever works on it has not come yet.
-            Err(error) if error.kind() == ConsumerInfoErrorKind::NotFound => Ok(0),
-            Err(error) => Err(error).with_context(|| format!("cannot look at {}", consumer.name)),
+            // The service that works on it creates it.
+            Err(error) if error.downcast_ref().is_some_and(is_missing) => Ok(0),
+            Err(error) => Err(error),
         }
     }
 

@@ -61,12 +61,12 @@ impl Circuits {
         self.table.read().unwrap_or_else(PoisonError::into_inner).contains_key(&id)
     }
 
-    /// The circuits that nobody looks after.
-    pub fn forsaken(&self) -> Vec<(TenantId, WebhookId)> {
+    /// The circuits whose timer a crash has lost.
+    pub fn stale(&self) -> Vec<(TenantId, WebhookId)> {
         let now = crate::now();
         let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
-        let forsaken = table.iter().filter(|(_, known)| known.circuit.is_forsaken(now));
-        forsaken.map(|(id, known)| (known.tenant.clone(), *id)).collect()
+        let stale = table.iter().filter(|(_, known)| known.circuit.is_stale(now));
+        stale.map(|(id, known)| (known.tenant.clone(), *id)).collect()
     }
 
     /// The circuit as the bucket has it, and the revision to write it back with; 0 if there is none.

@@ -149,9 +149,9 @@ impl<'a, Reason: Serialize> Dead<'a, Reason> {
     }
 }
 
-/// Longest pause before a message is published again. A cluster without a leader refuses at once, and deliveries wait for
+/// Maximum delay before a message is published again. A cluster without a leader refuses at once, and deliveries wait for
 /// this longer than the election takes.
-const MAX_PAUSE: Duration = Duration::from_millis(500);
+const MAX_RETRY_DELAY: Duration = Duration::from_millis(500);
 
 impl Queue {
     /// Publishes and waits for the stream's acknowledgement. Many may be under way at once; each waits for its own.
@@ -192,7 +192,7 @@ impl Queue {
                 Err(error @ (PublishError::Full(_) | PublishError::Unavailable(_))) if Instant::now() + pause < end => {
                     tracing::debug!(subject = %message.subject, %error, "publishing again");
                     tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(MAX_PAUSE);
+                    pause = (pause * 2).min(MAX_RETRY_DELAY);
                 }
                 done => return done,
             }

@@ -31,7 +31,7 @@ use crate::failure::{Failure, SenderFault, find};
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Delay before the next address is tried, as RFC 8305 recommends.
 const STAGGER: Duration = Duration::from_millis(250);
-/// Addresses that are tried: so many take less than the five seconds of an exchange.
+/// Maximum number of addresses to try: started 250 ms apart, they take less than the five seconds of an exchange.
 const MAX_ADDRESSES: usize = 16;
 /// TLS sessions that are kept to be resumed.
 const SESSIONS: usize = 4096;

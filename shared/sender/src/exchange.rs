@@ -31,8 +31,8 @@ use url::{Position, Url};
 use crate::failure::{Failure, find};
 use crate::pool::{Connection, Sender};
 
-/// A server that closes an idle connection does so while the request is on its way to it.
-const SOON: Duration = Duration::from_secs(1);
+/// A server that closes an idle connection does so while the request is on its way. An end that comes later may be a crash.
+const IDLE_CLOSE_WINDOW: Duration = Duration::from_secs(1);
 
 /// What is posted, on whichever connection.
 pub(crate) struct Request<'a> {
@@ -172,7 +172,7 @@ impl Connection {
             let seen = Seen {
                 was_written,
                 is_kept: self.is_kept,
-                is_soon: began.elapsed() < SOON,
+                is_soon: began.elapsed() < IDLE_CLOSE_WINDOW,
                 is_silent: self.wire.bytes() == before,
                 status: if is_http2 { None } else { self.wire.status() },
                 http2: find::<h2::Error>(error.error()).and_then(refusal),

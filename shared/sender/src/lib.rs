@@ -217,7 +217,7 @@ fn no_answer() -> Failure {
     Failure::Endpoint(Fault::Timeout, format!("no answer within {} s", TIMEOUT.as_secs()))
 }
 
-/// Of so many descriptors. While addresses are tried, a connection may take more than one.
+/// Maximum number of connections with this number of descriptors. While addresses are tried, a connection may take several.
 fn max_connections(descriptors: u64) -> usize {
     let free = descriptors.saturating_sub(OTHER_DESCRIPTORS);
     usize::try_from((free - free / 4).clamp(1, MAX_CONNECTIONS)).unwrap_or(usize::MAX)

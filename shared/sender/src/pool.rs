@@ -4,7 +4,7 @@
 //!   serves as many at once as its endpoint allows.
 //! - None is used for longer than [`MAX_AGE`]: its host may have moved.
 //! - None is kept idle for longer than [`MAX_IDLE`]: the server would close it just as a request is on its way.
-//! - There are never more than the process has file descriptors for: those that have been idle for longest give way.
+//! - There are never more than the process has file descriptors for: those that have been idle for longest are evicted.
 //!
 //! Rejected: the client of `reqwest`, which has none of the first three bounds, divides the time to connect among the
 //! addresses of a host, and does not tell whether a request was processed.
@@ -28,7 +28,7 @@ use tokio::time::Instant;
 
 use crate::connect::{Connected, Connector, Origin};
 use crate::failure::{Failure, SenderFault};
-use crate::wire::{Owned, Watched, Wire};
+use crate::wire::{CloseOnDrop, Watched, Wire};
 
 /// After this a connection takes no more requests. A host that has moved is followed within this time and that of a name.
 const MAX_AGE: Duration = Duration::from_secs(60);
@@ -46,7 +46,7 @@ const MAX_HEADER_BYTES: u32 = 256 * 1024;
 /// Requests at once on an HTTP/2 connection before the endpoint has said how many it takes, as RFC 9113 recommends (6.5.2).
 const FIRST_STREAMS: usize = 100;
 /// When all connections are in use or idle, this part of them is closed at once, so that it need not be done for each new one.
-const GIVE_WAY: usize = 16;
+const EVICTED_PART: usize = 16;
 
 pub(crate) type Http1 = http1::SendRequest<Full<Bytes>>;
 pub(crate) type Http2 = http2::SendRequest<Full<Bytes>>;
@@ -82,7 +82,7 @@ struct Inner {
 
 #[derive(Default)]
 struct State {
-    hosts: HashMap<Arc<Origin>, Kept>,
+    hosts: HashMap<Arc<Origin>, Host>,
     /// Connections that are kept, in use, or being made.
     open: usize,
     /// Endpoints that are remembered for refusing HTTP/2.
@@ -92,7 +92,7 @@ struct State {
 
 /// What is kept of a host.
 #[derive(Default)]
-struct Kept {
+struct Host {
     /// Those in use are not here.
     http1: Vec<IdleHttp1>,
     http2: Vec<SharedHttp2>,
@@ -104,16 +104,16 @@ struct Kept {
 }
 
 struct IdleHttp1 {
-    line: Line<Http1>,
-    owned: Owned,
+    handle: Handle<Http1>,
+    close: CloseOnDrop,
     since: Instant,
     until: Instant,
 }
 
 struct SharedHttp2 {
-    line: Line<Http2>,
+    handle: Handle<Http2>,
     /// Closes it when it is no longer kept.
-    _owned: Owned,
+    _close: CloseOnDrop,
     streams: usize,
     /// It has answered a request.
     has_served: bool,
@@ -125,7 +125,7 @@ struct SharedHttp2 {
 }
 
 #[derive(Clone)]
-struct Line<S> {
+struct Handle<S> {
     id: u64,
     sender: S,
     wire: Arc<Wire>,
@@ -139,21 +139,21 @@ pub(crate) struct Connection {
     pub(crate) is_kept: bool,
     pub(crate) sender: Sender,
     /// Of HTTP/1.1: closes it, unless it is kept.
-    owned: Option<Owned>,
-    place: Place,
+    close: Option<CloseOnDrop>,
+    checkout: Checkout,
 }
 
-/// The place of a connection that is in use, among all of them.
-struct Place {
+/// Accounts for a connection that is in use until it is dropped.
+struct Checkout {
     pool: Pool,
     origin: Arc<Origin>,
     id: u64,
     born: Instant,
-    state: PlaceState,
+    state: CheckoutState,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum PlaceState {
+enum CheckoutState {
     /// It ends with the request.
     Http1,
     /// It is idle again.
@@ -179,7 +179,7 @@ struct Reservation {
     pool: Pool,
     origin: Arc<Origin>,
     is_http1: bool,
-    told: Option<watch::Sender<Option<Failure>>>,
+    failed: Option<watch::Sender<Option<Failure>>>,
     is_used: bool,
 }
 
@@ -197,9 +197,9 @@ impl Pool {
         loop {
             let reservation = match self.find(origin, born_after)? {
                 Found::Kept(connection) => return Ok(connection),
-                Found::Connecting(mut told) => {
+                Found::Connecting(mut failed) => {
                     // It is dropped when the connection is there, or nobody makes it any more.
-                    if let Ok(failure) = told.wait_for(Option::is_some).await
+                    if let Ok(failure) = failed.wait_for(Option::is_some).await
                         && let Some(failure) = &*failure
                     {
                         return Err(failure.clone());
@@ -227,22 +227,25 @@ impl Pool {
         let is_usable = |born: Instant| now - born < limits.age && born_after.is_none_or(|after| born > after);
         let shared = kept.http2.iter_mut().find(|shared| {
             let room = shared.max_streams.load(Ordering::Relaxed);
-            !shared.is_over && !shared.line.sender.is_closed() && is_usable(shared.line.born) && shared.streams < room
+            !shared.is_over
+                && !shared.handle.sender.is_closed()
+                && is_usable(shared.handle.born)
+                && shared.streams < room
         });
         if let Some(shared) = shared {
             // With others on it, its end says nothing of one alone.
             let is_kept = shared.has_served && shared.streams == 0;
             shared.streams += 1;
-            let Line { id, sender, wire, born } = shared.line.clone();
+            let Handle { id, sender, wire, born } = shared.handle.clone();
             return Ok(Found::Kept(self.taken(origin, Sender::Http2(sender), None, (id, wire, born), is_kept)));
         }
         // For a request that is sent again, those that are idle are no newer; they stay for others.
         while born_after.is_none()
-            && let Some(IdleHttp1 { line, owned, until, .. }) = kept.http1.pop()
+            && let Some(IdleHttp1 { handle, close, until, .. }) = kept.http1.pop()
         {
-            if now < until && is_usable(line.born) && line.sender.is_ready() {
-                let Line { id, sender, wire, born } = line;
-                let connection = self.taken(origin, Sender::Http1(sender), Some(owned), (id, wire, born), true);
+            if now < until && is_usable(handle.born) && handle.sender.is_ready() {
+                let Handle { id, sender, wire, born } = handle;
+                let connection = self.taken(origin, Sender::Http1(sender), Some(close), (id, wire, born), true);
                 return Ok(Found::Kept(connection));
             }
             state.open -= 1;
@@ -250,34 +253,34 @@ impl Pool {
         if let Some(connecting) = kept.connecting.as_ref().filter(|_| kept.http1_until.is_none()) {
             return Ok(Found::Connecting(connecting.clone()));
         }
-        if state.open >= limits.connections && !state.give_way(limits.connections) {
+        if state.open >= limits.connections && !state.evict(limits.connections) {
             return Err(Failure::Ours(SenderFault::Descriptors));
         }
         let kept = state.hosts.entry(origin.clone()).or_default();
         state.open += 1;
         let is_http1 = kept.http1_until.is_some_and(|until| now < until);
-        let told = (kept.has_spoken_http2 && !is_http1).then(|| {
-            let (told, connecting) = watch::channel(None);
+        let failed = (kept.has_spoken_http2 && !is_http1).then(|| {
+            let (failed, connecting) = watch::channel(None);
             kept.connecting = Some(connecting);
-            told
+            failed
         });
-        Ok(Found::None(Reservation { pool: self.clone(), origin: origin.clone(), is_http1, told, is_used: false }))
+        Ok(Found::None(Reservation { pool: self.clone(), origin: origin.clone(), is_http1, failed, is_used: false }))
     }
 
     fn taken(
         &self,
         origin: &Arc<Origin>,
         sender: Sender,
-        owned: Option<Owned>,
+        close: Option<CloseOnDrop>,
         (id, wire, born): (u64, Arc<Wire>, Instant),
         is_kept: bool,
     ) -> Connection {
         let state = match sender {
-            Sender::Http1(_) => PlaceState::Http1,
-            Sender::Http2(_) => PlaceState::Http2 { is_well: false },
+            Sender::Http1(_) => CheckoutState::Http1,
+            Sender::Http2(_) => CheckoutState::Http2 { is_well: false },
         };
-        let place = Place { pool: self.clone(), origin: origin.clone(), id, born, state };
-        Connection { wire, is_kept, sender, owned, place }
+        let checkout = Checkout { pool: self.clone(), origin: origin.clone(), id, born, state };
+        Connection { wire, is_kept, sender, close, checkout }
     }
 
     pub(crate) fn open(&self) -> Gauge {
@@ -329,12 +332,12 @@ impl State {
         let Self { hosts, open, http1_kept, .. } = self;
         hosts.retain(|_, kept| {
             let before = kept.http1.len() + kept.http2.len();
-            kept.http1.retain(|idle| now < idle.until && !idle.line.sender.is_closed());
+            kept.http1.retain(|idle| now < idle.until && !idle.handle.sender.is_closed());
             kept.http2.retain(|shared| {
                 shared.streams > 0
                     || !(shared.is_over
-                        || shared.line.sender.is_closed()
-                        || now - shared.line.born >= max_age
+                        || shared.handle.sender.is_closed()
+                        || now - shared.handle.born >= max_age
                         || now - shared.idle_since >= MAX_IDLE)
             });
             *open -= before - kept.http1.len() - kept.http2.len();
@@ -347,12 +350,12 @@ impl State {
     }
 
     /// Closes those that have been idle for longest; false if all are in use.
-    fn give_way(&mut self, max: usize) -> bool {
-        let mut idle: Vec<_> = self.hosts.values().flat_map(Kept::idle).collect();
+    fn evict(&mut self, max: usize) -> bool {
+        let mut idle: Vec<_> = self.hosts.values().flat_map(Host::idle).collect();
         if idle.is_empty() {
             return false;
         }
-        let last = (max / GIVE_WAY).min(idle.len() - 1);
+        let last = (max / EVICTED_PART).min(idle.len() - 1);
         let (_, &mut since, _) = idle.select_nth_unstable(last);
         for kept in self.hosts.values_mut() {
             let before = kept.http1.len() + kept.http2.len();
@@ -364,7 +367,7 @@ impl State {
     }
 }
 
-impl Kept {
+impl Host {
     /// Since when each idle connection has been so.
     fn idle(&self) -> impl Iterator<Item = Instant> {
         let http2 = self.http2.iter().filter(|shared| shared.streams == 0).map(|shared| shared.idle_since);
@@ -378,7 +381,7 @@ impl Reservation {
         let (stream, born) = (TokioIo::new(stream), Instant::now());
         let broken = |_| Failure::Endpoint(Fault::ConnectionFailed, "the connection broke at its start".to_owned());
         let max_streams = Arc::new(AtomicUsize::new(FIRST_STREAMS));
-        // Whoever waits for an answer is told how a connection ends.
+        // Whoever waits for an answer is failed how a connection ends.
         let sender = if is_http2 {
             let mut builder = http2::Builder::new(TokioExecutor::new());
             builder.timer(TokioTimer::new()).max_header_list_size(MAX_HEADER_BYTES);
@@ -404,14 +407,14 @@ impl Reservation {
         let id = state.next_id;
         let kept = state.hosts.entry(self.origin.clone()).or_default();
         kept.has_spoken_http2 = is_http2;
-        let mut owned = Some(Owned(wire.clone()));
+        let mut close = Some(CloseOnDrop(wire.clone()));
         if let Sender::Http2(sender) = &sender
-            && let Some(owned) = owned.take()
+            && let Some(close) = close.take()
         {
-            let line = Line { id, sender: sender.clone(), wire: wire.clone(), born };
+            let handle = Handle { id, sender: sender.clone(), wire: wire.clone(), born };
             kept.http2.push(SharedHttp2 {
-                line,
-                _owned: owned,
+                handle,
+                _close: close,
                 streams: 1,
                 has_served: false,
                 max_streams,
@@ -420,13 +423,13 @@ impl Reservation {
             });
         }
         drop(state);
-        Ok(self.pool.taken(&self.origin, sender, owned, (id, wire, born), false))
+        Ok(self.pool.taken(&self.origin, sender, close, (id, wire, born), false))
     }
 
     fn fail(mut self, failure: &Failure) {
-        if let Some(told) = self.told.take() {
-            told.send_replace(Some(failure.clone()));
-            self.told = Some(told);
+        if let Some(failed) = self.failed.take() {
+            failed.send_replace(Some(failure.clone()));
+            self.failed = Some(failed);
         }
     }
 }
@@ -435,7 +438,7 @@ impl Drop for Reservation {
     fn drop(&mut self) {
         let mut state = self.pool.lock();
         state.open -= usize::from(!self.is_used);
-        if self.told.is_some()
+        if self.failed.is_some()
             && let Some(kept) = state.hosts.get_mut(&self.origin)
         {
             kept.connecting = None;
@@ -448,35 +451,35 @@ impl Connection {
     pub(crate) fn keep(mut self, idle: Option<Duration>) {
         match self.sender {
             Sender::Http1(sender) => {
-                let Place { id, born, .. } = self.place;
+                let Checkout { id, born, .. } = self.checkout;
                 let since = Instant::now();
-                if since - born < self.place.pool.0.limits.age
-                    && let Some(owned) = self.owned.take()
+                if since - born < self.checkout.pool.0.limits.age
+                    && let Some(close) = self.close.take()
                 {
                     let until = since + idle.map_or(MAX_IDLE, |idle| idle.min(MAX_IDLE));
-                    let line = Line { id, sender, wire: self.wire, born };
-                    let mut state = self.place.pool.lock();
-                    let kept = state.hosts.entry(self.place.origin.clone()).or_default();
-                    kept.http1.push(IdleHttp1 { line, owned, since, until });
+                    let handle = Handle { id, sender, wire: self.wire, born };
+                    let mut state = self.checkout.pool.lock();
+                    let kept = state.hosts.entry(self.checkout.origin.clone()).or_default();
+                    kept.http1.push(IdleHttp1 { handle, close, since, until });
                     drop(state);
-                    self.place.state = PlaceState::Idle;
+                    self.checkout.state = CheckoutState::Idle;
                 }
             }
-            Sender::Http2(_) => self.place.state = PlaceState::Http2 { is_well: true },
+            Sender::Http2(_) => self.checkout.state = CheckoutState::Http2 { is_well: true },
         }
     }
 }
 
-impl Drop for Place {
+impl Drop for Checkout {
     fn drop(&mut self) {
         let mut guard = self.pool.lock();
         let state = &mut *guard;
         match self.state {
-            PlaceState::Idle => {}
-            PlaceState::Http1 => state.open -= 1,
-            PlaceState::Http2 { is_well } => {
+            CheckoutState::Idle => {}
+            CheckoutState::Http1 => state.open -= 1,
+            CheckoutState::Http2 { is_well } => {
                 let Some(kept) = state.hosts.get_mut(&self.origin) else { return };
-                let Some(index) = kept.http2.iter().position(|shared| shared.line.id == self.id) else { return };
+                let Some(index) = kept.http2.iter().position(|shared| shared.handle.id == self.id) else { return };
                 let shared = &mut kept.http2[index];
                 shared.streams -= 1;
                 shared.idle_since = Instant::now();

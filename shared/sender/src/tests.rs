@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Mutex as StdMutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use rcgen::{CertificateParams, KeyPair};
@@ -12,6 +13,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::*;
 
+static FILES: AtomicUsize = AtomicUsize::new(0);
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
 fn sender(variables: &[(&str, &str)]) -> Sender {
@@ -294,7 +296,9 @@ async fn a_connection_has_a_greatest_age() {
 fn tls(protocols: &[&[u8]]) -> (TlsAcceptor, std::path::PathBuf) {
     let key = KeyPair::generate().unwrap();
     let certificate = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap().self_signed(&key).unwrap();
-    let name = format!("shopery-sender-{}-{}.pem", std::process::id(), certificate.der().len() + protocols.len());
+    // Tests run side by side.
+    let number = FILES.fetch_add(1, Ordering::Relaxed);
+    let name = format!("shopery-sender-{}-{number}.pem", std::process::id());
     let path = std::env::temp_dir().join(name);
     std::fs::write(&path, certificate.pem()).unwrap();
     let key = rustls::pki_types::PrivatePkcs8KeyDer::from(key.serialize_der());

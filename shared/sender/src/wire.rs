@@ -5,8 +5,9 @@ use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 
+use futures_util::task::AtomicWaker;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// As much of an answer as holds its status: `HTTP/1.1 200`.
@@ -20,19 +21,19 @@ pub(crate) struct Wire {
     start: Mutex<Vec<u8>>,
     /// Nobody uses it any more, and who waits to read or write is to end.
     is_over: AtomicBool,
-    waiting: Mutex<Vec<Waker>>,
+    /// Of the one task that reads and writes.
+    task: AtomicWaker,
 }
 
-/// Whose connection it is. When this is dropped the socket is closed, whatever the peer does: the HTTP library would wait for a
-/// peer that takes no more bytes.
+/// When this is dropped the socket is closed, whatever the peer does: the HTTP library would wait for a peer that takes no more
+/// bytes.
 #[derive(Debug)]
-pub(crate) struct Owned(pub(crate) Arc<Wire>);
+pub(crate) struct CloseOnDrop(pub(crate) Arc<Wire>);
 
-impl Drop for Owned {
+impl Drop for CloseOnDrop {
     fn drop(&mut self) {
         self.0.is_over.store(true, Ordering::Release);
-        let waiting = std::mem::take(&mut *self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner));
-        waiting.into_iter().for_each(Waker::wake);
+        self.0.task.wake();
     }
 }
 
@@ -61,13 +62,8 @@ impl Wire {
         if polled.is_ready() {
             return polled;
         }
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        self.task.register(context.waker());
         self.check()?;
-        if !waiting.iter().any(|waker| waker.will_wake(context.waker())) {
-            // Reading and writing, each by one task at a time.
-            waiting.truncate(3);
-            waiting.push(context.waker().clone());
-        }
         Poll::Pending
     }
 

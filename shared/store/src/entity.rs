@@ -28,9 +28,9 @@ pub(crate) mod webhook {
         pub told_at: Option<i64>,
         /// JSON: what has failed since `failing_since`.
         pub failures: Option<String>,
-        /// When it had failed for so long that its tenant is warned, and when the event that warns was stored.
+        /// When we warned that it will be disabled, and when the event of that was stored.
         pub warned_at: Option<i64>,
-        pub warning_told_at: Option<i64>,
+        pub warning_notified_at: Option<i64>,
         pub discard_before: Option<i64>,
         /// Since then its endpoint is another one.
         pub endpoint_since: Option<i64>,

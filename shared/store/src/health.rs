@@ -210,7 +210,7 @@ impl Store {
                 .filter(is_still(Column::WarnedAt, warned_at))
                 .filter(is_still(Column::Failures, failures_before));
             if failing.warned_at != warned_at {
-                update = update.col_expr(Column::WarningToldAt, Expr::value(None::<i64>));
+                update = update.col_expr(Column::WarningNotifiedAt, Expr::value(None::<i64>));
             }
             if let Some((at, reason)) = disable {
                 update = update

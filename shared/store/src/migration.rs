@@ -475,7 +475,7 @@ impl MigrationName for FailuresOfAWebhook {
 impl MigrationTrait for FailuresOfAWebhook {
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
         // SQLite adds one column at a time.
-        for column in [text_null("failures"), big_integer_null("warned_at"), big_integer_null("warning_told_at")] {
+        for column in [text_null("failures"), big_integer_null("warned_at"), big_integer_null("warning_notified_at")] {
             manager.alter_table(Table::alter().table("webhooks").add_column(column).to_owned()).await?;
         }
         Ok(())

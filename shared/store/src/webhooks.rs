@@ -30,9 +30,9 @@ pub struct WebhookRecord {
     pub updated_at: OffsetDateTime,
     /// The first attempt that failed after the last one that did not.
     pub failing_since: Option<OffsetDateTime>,
-    /// When it had failed for so long that it is soon disabled, and whether the tenant's other webhooks have been told.
+    /// When we warned that it will be disabled, and whether the tenant's other webhooks were notified.
     pub warned_at: Option<OffsetDateTime>,
-    pub is_warning_told: bool,
+    pub is_warning_notified: bool,
     /// When and why we have disabled it.
     pub disabled: Option<(OffsetDateTime, DisabledReason)>,
     /// Whether the tenant's other webhooks have been told of that.
@@ -165,7 +165,7 @@ impl Store {
             failing_since: Set(None),
             failures: Set(None),
             warned_at: Set(None),
-            warning_told_at: Set(None),
+            warning_notified_at: Set(None),
             disabled_at: Set(None),
             disabled_reason: Set(None),
             told_at: Set(None),
@@ -287,7 +287,7 @@ impl Store {
         }
         let nothing = || Expr::value(None::<i64>);
         if change.url.is_some() || change.state.is_some() || change.sealed.is_some() {
-            for column in [Column::FailingSince, Column::WarnedAt, Column::WarningToldAt] {
+            for column in [Column::FailingSince, Column::WarnedAt, Column::WarningNotifiedAt] {
                 update = update.col_expr(column, nothing());
             }
             update = update.col_expr(Column::Failures, Expr::value(None::<String>));
@@ -343,8 +343,8 @@ impl Store {
         Ok(())
     }
 
-    /// The tenant's other webhooks have been warned, as of that time.
-    pub async fn warning_told(
+    /// The tenant's other webhooks were notified of the warning of that time.
+    pub async fn warning_notified(
         &self,
         tenant: &TenantId,
         id: WebhookId,
@@ -352,7 +352,7 @@ impl Store {
         now: OffsetDateTime,
     ) -> Result<(), StoreError> {
         use webhook::Column;
-        let told = webhook::Entity::update_many().col_expr(Column::WarningToldAt, Expr::value(to_millis(now)));
+        let told = webhook::Entity::update_many().col_expr(Column::WarningNotifiedAt, Expr::value(to_millis(now)));
         let still = is(tenant, id).add(Column::WarnedAt.eq(to_millis(warned_at)));
         told.filter(still).exec(&self.db).await?;
         Ok(())
@@ -420,7 +420,7 @@ pub(crate) fn read(row: webhook::Model) -> Result<WebhookRecord, StoreError> {
         rules: serde_json::from_str(&row.rules).map_err(|_| corrupt("rules"))?,
         failing_since: row.failing_since.map(from_millis),
         warned_at: row.warned_at.map(from_millis),
-        is_warning_told: row.warning_told_at.is_some(),
+        is_warning_notified: row.warning_notified_at.is_some(),
         disabled: match row.disabled_reason.as_deref() {
             None => None,
             Some("failing") => Some(DisabledReason::Failing),

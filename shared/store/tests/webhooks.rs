@@ -23,7 +23,7 @@ fn record() -> WebhookRecord {
         updated_at: CREATED,
         failing_since: None,
         warned_at: None,
-        is_warning_told: false,
+        is_warning_notified: false,
         disabled: None,
         is_told: false,
         discard_before: None,

@@ -36,13 +36,9 @@ pub enum Behaviour {
         times: usize,
         status: u16,
     },
-    /// The first request gets `status` and `Retry-After`, those after it 200.
-    BusyOnce {
-        status: u16,
-        retry_after: String,
-    },
-    /// The same for the first two.
-    BusyTwice {
+    /// The first requests get `status` and `Retry-After`, those after them 200.
+    Busy {
+        times: usize,
         status: u16,
         retry_after: String,
     },
@@ -330,13 +326,10 @@ impl Behaviour {
         match self {
             Self::Answer(status) => Ok(plain(status)),
             Self::FailFirst { times, status } => Ok(plain(if number <= times { status } else { 200 })),
-            Self::BusyOnce { status, retry_after } if number == 1 => {
+            Self::Busy { times, status, retry_after } if number <= times => {
                 Ok(with_header(plain(status), hyper::header::RETRY_AFTER, &retry_after))
             }
-            Self::BusyTwice { status, retry_after } if number <= 2 => {
-                Ok(with_header(plain(status), hyper::header::RETRY_AFTER, &retry_after))
-            }
-            Self::BusyOnce { .. } | Self::BusyTwice { .. } => Ok(plain(200)),
+            Self::Busy { .. } => Ok(plain(200)),
             Self::Turns(answers) => Ok(plain(answers[(number - 1) % answers.len()])),
             Self::Refuse { text, status } => {
                 let has_it = arrival.body.windows(text.len()).any(|part| part == text.as_bytes());

@@ -205,7 +205,7 @@ async fn probes_wait_for_as_long_as_the_endpoint_asks() {
     let plan = Stack::plan().env("SHOPERY_CIRCUIT_FAILURES", "1").env("SHOPERY_PROBE_FIRST", "200ms");
     let stack = plan.env("SHOPERY_RETRY_SCHEDULE", "1h").start().await;
     let client = stack.client("tnt_a");
-    stack.merchant.behave("/busy", Behaviour::BusyTwice { status: 503, retry_after: "3".to_owned() });
+    stack.merchant.behave("/busy", Behaviour::Busy { times: 2, status: 503, retry_after: "3".to_owned() });
     let webhook = client.create_webhook(&stack.merchant.url("/busy"), &["*"]).await;
     client.publish(&Event::order("1")).await.expect(202);
     // Its circuit is open by then.
@@ -251,7 +251,7 @@ async fn retry_after_of_a_busy_endpoint_is_honoured() {
     let stack = Stack::plan().env("SHOPERY_RETRY_SCHEDULE", "200ms,200ms").start().await;
     let client = stack.client("tnt_a");
     for (path, status) in [("/429", 429), ("/503", 503), ("/500", 500)] {
-        stack.merchant.behave(path, Behaviour::BusyOnce { status, retry_after: "3".to_owned() });
+        stack.merchant.behave(path, Behaviour::Busy { times: 1, status, retry_after: "3".to_owned() });
         client.create_webhook(&stack.merchant.url(path), &["*"]).await;
     }
     client.publish(&Event::order("1")).await.expect(202);

@@ -42,39 +42,38 @@ async fn all_delivered(stack: &Stack, nginx: &Nginx, published: &HashSet<String>
     stack.metrics(Service::Deliverer).await.sum("shopery_sender_requests_resent_total")
 }
 
+/// Delivers everything to nginx, `port` of which leads to it; it takes other workers again and again if `is_reloaded`.
+async fn deliver_all(nginx: &Nginx, port: u16, is_reloaded: bool) {
+    let stack = stack(nginx, port).await;
+    let client = stack.client("tnt_a");
+    client.create_webhook(&format!("https://127.0.0.1:{port}/a"), &["*"]).await;
+    let reload = || {
+        if is_reloaded {
+            nginx.reload();
+        }
+    };
+    let published = publish(&client, reload).await;
+    println!("{} requests were sent again at once", all_delivered(&stack, nginx, &published).await);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn nginx_that_ends_http_2_connections_fails_no_attempt() {
     let nginx = Nginx::start("ssl http2", "keepalive_requests 100; keepalive_timeout 1s;").await;
-    let stack = stack(&nginx, nginx.port()).await;
-    let client = stack.client("tnt_a");
-    client.create_webhook(&format!("https://127.0.0.1:{}/a", nginx.port()), &["*"]).await;
-    let published = publish(&client, || nginx.reload()).await;
-    let resent = all_delivered(&stack, &nginx, &published).await;
-    println!("{resent} requests were sent again at once");
+    deliver_all(&nginx, nginx.port(), true).await;
     assert!(nginx.served().iter().all(|served| served.protocol == "HTTP/2.0"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nginx_that_ends_http_1_connections_fails_no_attempt() {
     let nginx = Nginx::start("ssl", "keepalive_requests 20; keepalive_timeout 1s;").await;
-    let stack = stack(&nginx, nginx.port()).await;
-    let client = stack.client("tnt_a");
-    client.create_webhook(&format!("https://127.0.0.1:{}/a", nginx.port()), &["*"]).await;
-    let published = publish(&client, || nginx.reload()).await;
-    let resent = all_delivered(&stack, &nginx, &published).await;
-    println!("{resent} requests were sent again at once");
+    deliver_all(&nginx, nginx.port(), true).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nginx_far_away_that_ends_connections_fails_no_attempt() {
     let nginx = Nginx::start("ssl http2", "keepalive_requests 100; keepalive_timeout 1s;").await;
     let distance = Distance::to(nginx.port(), Duration::from_millis(150)).await;
-    let stack = stack(&nginx, distance.port()).await;
-    let client = stack.client("tnt_a");
-    client.create_webhook(&format!("https://127.0.0.1:{}/a", distance.port()), &["*"]).await;
-    let published = publish(&client, || {}).await;
-    let resent = all_delivered(&stack, &nginx, &published).await;
-    println!("{resent} requests were sent again at once");
+    deliver_all(&nginx, distance.port(), false).await;
 }
 
 /// The deliverer's limit of file descriptors, as somebody lowers it who does not know.
