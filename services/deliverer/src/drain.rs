@@ -9,7 +9,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 use futures_util::future::join_all;
 use shopery_model::{
     AttemptId, Circuit, CircuitState, DeliveryState, Fault, Job, MalformedJob, Outcome, TenantId, Webhook, WebhookId,
@@ -38,6 +38,9 @@ const MAX_PACE_BESIDE_OTHERS: usize = 24;
 /// endpoint still fails.
 const SHOWN_PROBES: u32 = 5;
 const SHOWN_LATER: u32 = 12;
+/// How long a drain goes on while others wait for its place here, and how long those wait before they ask again.
+const TURN: Duration = Duration::from_secs(60);
+const NO_PLACE: Duration = Duration::from_secs(30);
 /// Others may park a job just as the circuit closes: somebody looks once more.
 const LAST_LOOK: Duration = Duration::from_secs(2);
 
@@ -51,6 +54,8 @@ pub(crate) struct Drainer {
     pub(crate) pacer: Pacer,
     /// Attempts that drains may have under way.
     pub(crate) slots: Arc<Semaphore>,
+    /// Drains that there may be here.
+    pub(crate) drains: Arc<Semaphore>,
 }
 
 /// A circuit that this deliverer has taken.
@@ -61,6 +66,7 @@ pub(crate) struct Drain<'a> {
     pub(crate) circuit: Circuit,
     revision: u64,
     message: Message,
+    begun: Instant,
     lease_renewed: Instant,
     /// Attempts that may begin together.
     pace: usize,
@@ -85,16 +91,32 @@ enum Round {
 
 impl Drainer {
     /// Processes the timer of an endpoint that has fired. If that cannot be finished, the timer is redelivered.
-    pub(crate) async fn drain(&self, taken: Taken, shutdown: &Shutdown) {
-        if let Err(error) = self.see_to(taken.message.clone(), shutdown).await {
+    ///
+    /// A drain can take hours, at the pace of its webhook, so it gives its slot back: the slots are for retries.
+    pub(crate) async fn drain(&self, mut taken: Taken, shutdown: &Shutdown) {
+        let done = match self.drains.clone().try_acquire_owned() {
+            Ok(slot) => {
+                taken.slot = slot;
+                self.see_to(taken.message.clone(), shutdown).await
+            }
+            Err(_) => self.postpone(&taken.message).await,
+        };
+        if let Err(error) = done {
             taken.settle(Disposition::Retry(error.context("cannot send what is parked"))).await;
         }
     }
 
+    /// There are as many drains here as there may be. The timer is set again: it would be pending if it were redelivered, and
+    /// what is pending is bounded for all.
+    async fn postpone(&self, message: &Message) -> anyhow::Result<()> {
+        let (tenant, id) = parse_drain(message)?;
+        self.breaker.set_timer(&tenant, id, NO_PLACE).await?;
+        message.ack().await;
+        Ok(())
+    }
+
     async fn see_to(&self, message: Message, shutdown: &Shutdown) -> anyhow::Result<()> {
-        let Some((tenant, id)) = subject::parse_drain(message.subject()) else {
-            bail!("the subject names no webhook");
-        };
+        let (tenant, id) = parse_drain(&message)?;
         let (circuit, revision) = self.circuits.read(&tenant, id).await?;
         if Parked::is_wake(&message)
             && circuit.as_ref().is_some_and(|circuit| circuit.waits_for_probe(shopery_queue::now()))
@@ -146,6 +168,7 @@ impl Drainer {
             circuit,
             revision,
             message,
+            begun: now,
             lease_renewed: now,
             pace: 1,
             removed: false,
@@ -166,6 +189,10 @@ impl Drainer {
     ) -> anyhow::Result<()> {
         bury_parked(&self.queue, tenant, id, sequence, frame, error).await
     }
+}
+
+fn parse_drain(message: &Message) -> anyhow::Result<(TenantId, WebhookId)> {
+    subject::parse_drain(message.subject()).context("the subject names no webhook")
 }
 
 /// Puts a parked job that does not decode on DEAD.
@@ -196,7 +223,10 @@ impl Drain<'_> {
         }
         let parked = Parked::open(queue, &self.tenant, id).await?;
         loop {
-            if self.is_over(shutdown).await? || self.webhook.rules.ordered {
+            if let Some(delay) = self.is_over(shutdown).await? {
+                return self.hand_over(delay).await;
+            }
+            if self.webhook.rules.ordered {
                 return self.hand_over(Duration::ZERO).await;
             }
             self.renew_lease_in_time().await?;
@@ -208,17 +238,19 @@ impl Drain<'_> {
         }
     }
 
-    /// Takes the webhook as it is now. True if this deliverer has to stop: it drains, or the webhook cannot be sent to,
-    /// which is for whoever takes the next timer.
-    pub(crate) async fn is_over(&mut self, shutdown: &Shutdown) -> anyhow::Result<bool> {
+    /// Takes the webhook as it is now. If this deliverer has to stop, the delay after which another goes on: it shuts down, the
+    /// webhook cannot be sent to, which is for whoever takes the next timer, or others wait for a place.
+    pub(crate) async fn is_over(&mut self, shutdown: &Shutdown) -> anyhow::Result<Option<Duration>> {
         let webhook = self.drainer.webhooks.get(&self.tenant, self.webhook.id).await?;
-        match webhook.found().filter(|webhook| webhook.can_be_sent_to()) {
-            Some(webhook) => {
-                self.webhook = webhook;
-                Ok(shutdown.is_draining())
-            }
-            None => Ok(true),
+        let Some(webhook) = webhook.found().filter(|webhook| webhook.can_be_sent_to()) else {
+            return Ok(Some(Duration::ZERO));
+        };
+        self.webhook = webhook;
+        if shutdown.is_draining() {
+            return Ok(Some(Duration::ZERO));
         }
+        let is_crowded = self.drainer.drains.available_permits() == 0;
+        Ok((is_crowded && self.begun.elapsed() > TURN).then_some(NO_PLACE))
     }
 
     /// Another deliverer goes on, after a delay.

@@ -14,8 +14,10 @@ use tokio::time::Instant;
 
 /// A job that has waited so long for its turn is parked.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// Gates that are kept; beyond, the idle ones are forgotten.
-const MAX_GATES: usize = 100_000;
+/// Gates that are kept, some 200 bytes each. Beyond, a sixteenth of them is forgotten: the idle ones that were used least
+/// recently.
+const MAX_GATES: usize = 1 << 20;
+const FORGOTTEN: usize = MAX_GATES / 16;
 /// Endpoints that are offered a slot that another one has left, at a time.
 const OFFERS: usize = 8;
 
@@ -50,6 +52,8 @@ struct Share {
 struct Entry {
     tenant: TenantId,
     gate: Gate,
+    /// When the last attempt began or ended.
+    used_at: Duration,
     waiting: VecDeque<oneshot::Sender<Pass>>,
 }
 
@@ -84,6 +88,7 @@ impl Endpoints {
             match admission {
                 Admission::Start => {
                     entry.gate.start(now);
+                    entry.used_at = now;
                     *slots -= 1;
                     share.under_way += 1;
                     return Some(self.pass(id));
@@ -141,6 +146,7 @@ impl Endpoints {
                     Some((delivery, success)) => entry.gate.finish(delivery, success, now),
                     None => entry.gate.abandon(),
                 }
+                entry.used_at = now;
                 entry.gate.failures()
             });
             state.admit_waiting(id, now, &mut turns);
@@ -152,7 +158,7 @@ impl Endpoints {
                 }
             }
             if state.gates.len() > MAX_GATES {
-                state.gates.retain(|_, entry| !entry.gate.is_idle() || !entry.waiting.is_empty());
+                state.forget_least_recent(FORGOTTEN);
             }
             failures
         };
@@ -173,6 +179,15 @@ impl Endpoints {
 }
 
 impl State {
+    /// Forgets so many gates, or all that are idle if those are fewer.
+    fn forget_least_recent(&mut self, count: usize) {
+        let is_idle = |entry: &Entry| entry.gate.is_idle() && entry.waiting.is_empty();
+        let mut idle: Vec<_> = self.gates.values().filter(|entry| is_idle(entry)).map(|entry| entry.used_at).collect();
+        let Some(last) = idle.len().min(count).checked_sub(1) else { return };
+        let (_, &mut used_at, _) = idle.select_nth_unstable(last);
+        self.gates.retain(|_, entry| entry.used_at > used_at || !is_idle(entry));
+    }
+
     fn admit_waiting(&mut self, id: WebhookId, now: Duration, turns: &mut Vec<(WebhookId, oneshot::Sender<Pass>)>) {
         let Some(entry) = self.gates.get_mut(&id) else { return };
         let Some(share) = self.shares.get_mut(&entry.tenant) else { return };
@@ -193,7 +208,7 @@ impl State {
 
 impl Entry {
     fn new(tenant: TenantId) -> Self {
-        Self { tenant, gate: Gate::default(), waiting: VecDeque::new() }
+        Self { tenant, gate: Gate::default(), used_at: Duration::ZERO, waiting: VecDeque::new() }
     }
 }
 
@@ -267,6 +282,29 @@ mod tests {
         drop(passes);
         let state = endpoints.lock();
         assert_eq!((state.slots, state.room, state.shares.len()), (512, 2048, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_least_recent_endpoints_are_forgotten_first() {
+        let endpoints = Endpoints::new(512, 2048);
+        let ids: Vec<_> = (0..100).map(|_| WebhookId::generate()).collect();
+        let tenant = tenant("t");
+        for id in &ids {
+            let pass = endpoints.enter(&tenant, *id).await.unwrap();
+            assert_eq!(pass.finish(delivery(*id), false), 1);
+            tokio::time::advance(Duration::from_millis(1)).await;
+        }
+        let held = endpoints.enter(&tenant, ids[0]).await.unwrap();
+        endpoints.lock().forget_least_recent(10);
+        let state = endpoints.lock();
+        let kept: Vec<_> = ids.iter().map(|id| state.gates.contains_key(id)).collect();
+        // The first one is in use.
+        assert_eq!(kept.iter().position(|is_kept| !is_kept), Some(1));
+        assert_eq!(kept.iter().filter(|is_kept| !**is_kept).count(), 10);
+        assert!(kept[11..].iter().all(|is_kept| *is_kept));
+        assert_eq!(state.gates[&ids[99]].gate.failures(), 1);
+        drop(state);
+        drop(held);
     }
 
     #[tokio::test]

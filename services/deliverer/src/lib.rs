@@ -49,6 +49,9 @@ use crate::sweep::Sweeper;
 
 /// Jobs that are held for each attempt that may be under way: most of those wait for their turn.
 const HELD: usize = 4;
+/// Each is a task that mostly waits, and a message that the consumer counts as pending: of its 50,000, so many deliverers as a
+/// cluster has can use these.
+const MAX_DRAINS: usize = 1024;
 /// Of the attempts that may be under way, drains may make so many beside them.
 const DRAINS_SHARE: usize = 2;
 
@@ -153,12 +156,14 @@ pub async fn run(config: Config, runtime: Runtime) -> anyhow::Result<()> {
             attempter,
             pacer: pacer.clone(),
             slots: Arc::new(Semaphore::new((slots / DRAINS_SHARE).max(1))),
+            drains: Arc::new(Semaphore::new(MAX_DRAINS)),
         },
         pacer,
         shutdown: runtime.shutdown.clone(),
     };
     let workers = Arc::new(workers);
-    let sweeper = Sweeper { queue: queue.clone(), circuits, breaker, interval: config.sweep };
+    let sweeper =
+        Sweeper { queue: queue.clone(), webhooks: webhooks.clone(), circuits, breaker, interval: config.sweep };
     let overdue = Overdue::new(queue.clone(), config.overdue, config.sweep, &runtime);
     let ages = ages(&runtime);
     // Each has places of its own: none can take another's.

@@ -73,7 +73,10 @@ impl Drain<'_> {
         let (mut backlog, mut failed) = (Backlog::default(), HashSet::new());
         let mut idle_until = Instant::now() + LINGER;
         loop {
-            if self.is_over(shutdown).await? || !self.webhook.rules.ordered {
+            if let Some(delay) = self.is_over(shutdown).await? {
+                return self.hand_over(delay).await;
+            }
+            if !self.webhook.rules.ordered {
                 return self.hand_over(Duration::ZERO).await;
             }
             self.renew_lease_in_time().await?;

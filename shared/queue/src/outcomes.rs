@@ -4,11 +4,13 @@
 //! (it is full, or NATS is away), the messages of the batch are kept from being handed to others, and new work waits:
 //! what is delivered must not be delivered again for want of a record.
 
+use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt};
 use shopery_model::{DeliveryId, DeliveryState, Outcome};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
@@ -20,15 +22,24 @@ const LINGER: Duration = Duration::from_millis(50);
 const MAX_OUTCOMES: usize = 256;
 /// A message is begun anew before it grows beyond this: half of what a NATS message may have by default.
 const MAX_BYTES: usize = 512 * 1024;
-/// Batches that wait for their acknowledgement at a time.
-const UNACKNOWLEDGED: usize = 8;
+
+/// Reports that wait, in a batch or for one. Whoever has another waits until there is room.
+const MAX_REPORTS: usize = 8 * MAX_OUTCOMES;
 
 /// Where a service hands in what has become of deliveries.
 #[derive(Debug, Clone)]
-pub struct Outcomes(mpsc::Sender<Report>);
+pub struct Outcomes {
+    sender: mpsc::Sender<Report>,
+    room: Arc<Semaphore>,
+    queue: Queue,
+}
 
-/// Outcomes, and the message that is done when they are stored.
-type Report = (Vec<Outcome>, Message);
+/// Outcomes, the message that is done when they are stored, and their permit among the reports that wait.
+struct Report {
+    outcomes: Vec<Outcome>,
+    message: Message,
+    permit: OwnedSemaphorePermit,
+}
 
 /// Outcomes on their way to OUTCOMES, in as many messages as their bytes need: what one message could not hold, NATS
 /// would refuse for ever.
@@ -39,6 +50,7 @@ struct Batch {
     outcomes: usize,
     bytes: usize,
     messages: Vec<Message>,
+    permits: Vec<OwnedSemaphorePermit>,
     /// What has ended without its endpoint having been told.
     undelivered: Vec<DeliveryId>,
 }
@@ -46,13 +58,17 @@ struct Batch {
 impl Outcomes {
     /// Starts the gathering. It ends, all outcomes published, after the last `Outcomes` is dropped.
     pub fn start(queue: Queue, service: &'static str) -> (Self, JoinHandle<()>) {
-        let (sender, receiver) = mpsc::channel(MAX_OUTCOMES);
-        (Self(sender), tokio::spawn(gather(queue, service, receiver)))
+        // Never full: each report has a permit by then.
+        let (sender, receiver) = mpsc::channel(MAX_REPORTS);
+        let room = Arc::new(Semaphore::new(MAX_REPORTS));
+        (Self { sender, room, queue: queue.clone() }, tokio::spawn(gather(queue, service, receiver)))
     }
 
     /// Hands outcomes over, with the message to acknowledge for them.
     pub async fn add(&self, outcomes: Vec<Outcome>, message: Message) {
-        if self.0.send((outcomes, message)).await.is_err() {
+        let room = self.room.clone().acquire_owned();
+        let Ok(permit) = while_kept(&self.queue, std::slice::from_ref(&message), room).await else { return };
+        if self.sender.send(Report { outcomes, message, permit }).await.is_err() {
             tracing::error!("outcomes found nobody to publish them; their message comes again");
         }
     }
@@ -69,7 +85,6 @@ pub async fn store_outcomes(queue: &Queue, service: &str, outcomes: &[Outcome]) 
 }
 
 async fn gather(queue: Queue, service: &'static str, mut reports: mpsc::Receiver<Report>) {
-    let slots = std::sync::Arc::new(tokio::sync::Semaphore::new(UNACKNOWLEDGED));
     let tasks = TaskTracker::new();
     while let Some(first) = reports.recv().await {
         let max_payload = queue.max_payload();
@@ -82,21 +97,33 @@ async fn gather(queue: Queue, service: &'static str, mut reports: mpsc::Receiver
                 Ok(None) | Err(_) => break,
             }
         }
-        let Ok(slot) = slots.clone().acquire_owned().await else { break };
         let queue = queue.clone();
-        tasks.spawn(async move {
-            batch.publish(&queue, service).await;
-            drop(slot);
-        });
+        tasks.spawn(async move { batch.publish(&queue, service).await });
     }
     tasks.close();
     tasks.wait().await;
 }
 
+/// Waits for something, however long it takes, and keeps messages from being given to others meanwhile.
+async fn while_kept<T>(queue: &Queue, messages: &[Message], awaited: impl Future<Output = T>) -> T {
+    let mut awaited = pin!(awaited);
+    loop {
+        match tokio::time::timeout(queue.limits.ack_wait / 3, &mut awaited).await {
+            Ok(done) => return done,
+            Err(_) => {
+                for message in messages {
+                    message.progress().await;
+                }
+            }
+        }
+    }
+}
+
 impl Batch {
-    fn add(&mut self, (outcomes, message): Report, max_payload: usize) {
+    fn add(&mut self, Report { outcomes, message, permit }: Report, max_payload: usize) {
         self.write(&outcomes, max_payload);
         self.messages.push(message);
+        self.permits.push(permit);
     }
 
     fn write(&mut self, outcomes: &[Outcome], max_payload: usize) {
@@ -123,7 +150,7 @@ impl Batch {
     }
 
     /// Stores all of it, or fails; a part that is stored by then is stored again with the next try, to no harm.
-    async fn store(&mut self, queue: &Queue, service: &str, patience: Duration) -> Result<(), PublishError> {
+    async fn store(&mut self, queue: &Queue, service: &str, timeout: Duration) -> Result<(), PublishError> {
         for body in &mut self.bodies {
             if body.is_empty() {
                 continue;
@@ -131,7 +158,7 @@ impl Batch {
             let mut whole = std::mem::take(body);
             whole.push(b']');
             let message = Outgoing::new(subject::outcomes(service), whole.into());
-            if let Err(error) = queue.publish_until_stored(&message, patience).await {
+            if let Err(error) = queue.publish_until_stored(&message, timeout).await {
                 *body = message.body.into();
                 body.pop();
                 return Err(error);
@@ -142,14 +169,15 @@ impl Batch {
     }
 
     async fn publish(mut self, queue: &Queue, service: &str) {
-        let patience = queue.limits.ack_wait / 3;
-        while let Err(error) = self.store(queue, service, patience).await {
-            tracing::warn!(%error, outcomes = self.outcomes, "outcomes cannot be stored; holding back new work");
-            for message in &self.messages {
-                message.progress().await;
+        let messages = std::mem::take(&mut self.messages);
+        let timeout = queue.limits.ack_wait / 3;
+        let stored = async {
+            while let Err(error) = self.store(queue, service, timeout).await {
+                tracing::warn!(%error, outcomes = self.outcomes, "outcomes cannot be stored; holding back new work");
             }
-        }
-        for message in &self.messages {
+        };
+        while_kept(queue, &messages, stored).await;
+        for message in &messages {
             message.ack().await;
         }
     }

@@ -261,7 +261,7 @@ pub const DELIVERER_BULK: Consumer =
     Consumer { stream: JOBS, name: "deliverer-bulk", filter: "jobs.bulk.>", max_ack_pending: 50_000 };
 /// RETRY → deliverer
 pub const DELIVERER_DUE: Consumer =
-    Consumer { stream: RETRY, name: "deliverer-due", filter: "due.>", max_ack_pending: 20_000 };
+    Consumer { stream: RETRY, name: "deliverer-due", filter: "due.>", max_ack_pending: 50_000 };
 /// OUTCOMES → recorder
 pub const RECORDER: Consumer =
     Consumer { stream: OUTCOMES, name: "recorder", filter: "outcomes.>", max_ack_pending: 1000 };

@@ -119,6 +119,27 @@ async fn a_tenant_that_fills_the_event_stream_gives_up_its_own_events() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn webhooks_with_a_rate_limit_take_no_place_from_the_retries_of_others() {
+    // Sixteen places for what is due.
+    let stack = Stack::plan().env("SHOPERY_SLOTS", "4").env("SHOPERY_RETRY_SCHEDULE", "1s").start().await;
+    let loud = stack.client("tnt_loud");
+    for number in 0..20 {
+        let url = stack.merchant.url(&format!("/loud/{number}"));
+        loud.create_webhook_with(&url, &["*"], json!({ "rateLimit": 1 })).await;
+    }
+    let events: Vec<_> = (0..100).map(|number| Event::order(&number.to_string())).collect();
+    loud.try_publish_batch(&events).await.unwrap().expect(202);
+    for number in 0..20 {
+        stack.merchant.wait_at(&format!("/loud/{number}"), 1, SOON).await;
+    }
+    let quiet = stack.client("tnt_quiet");
+    stack.merchant.behave("/quiet", Behaviour::FailFirst { times: 1, status: 500 });
+    quiet.create_webhook(&stack.merchant.url("/quiet"), &["*"]).await;
+    quiet.publish(&Event::order("1")).await.expect(202);
+    stack.merchant.wait_at("/quiet", 2, Duration::from_secs(20)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_webhook_that_fills_what_is_parked_takes_no_place_from_others() {
     let stack = Stack::plan()
         .env("SHOPERY_PARKED_MAX_MIB", "4")

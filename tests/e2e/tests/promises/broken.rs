@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use futures_util::{FutureExt as _, StreamExt as _};
 use serde_json::json;
 use shopery_e2e::stack::Plan;
 use shopery_e2e::{Behaviour, Client, Event, Service, Stack, wait};
@@ -152,6 +153,15 @@ async fn what_a_disabled_webhook_has_waiting_is_sent_when_it_is_enabled_and_forg
     assert_eq!(late, 0, "a deleted webhook was delivered to");
 }
 
+/// A circuit whose deliverer, and the timer that it should have had, are long gone.
+async fn put_stale_circuit(operator: &async_nats::Client, webhook: &str) {
+    let circuits = async_nats::jetstream::new(operator.clone()).get_key_value("CIRCUITS").await.unwrap();
+    let ago = time::OffsetDateTime::now_utc() - Duration::from_secs(120);
+    let ago = ago.format(&time::format_description::well_known::Rfc3339).unwrap();
+    let circuit = json!({ "state": "draining", "since": ago, "probes": 0, "drainer": null, "seenAt": ago });
+    circuits.put(format!("tnt_a.{webhook}"), circuit.to_string().into()).await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_circuit_whose_timer_a_crash_has_lost_is_looked_after() {
     let stack = Stack::plan().env("SHOPERY_SWEEP_INTERVAL", "1s").start().await;
@@ -159,13 +169,35 @@ async fn a_circuit_whose_timer_a_crash_has_lost_is_looked_after() {
     let webhook = client.create_webhook(&stack.merchant.url("/a"), &["*"]).await;
     client.publish(&event(0)).await.expect(202);
     client.in_state(&webhook, "delivered", 1, SOON).await;
-    let circuits = async_nats::jetstream::new(stack.operator().await).get_key_value("CIRCUITS").await.unwrap();
-    let ago = time::OffsetDateTime::now_utc() - Duration::from_secs(120);
-    let ago = ago.format(&time::format_description::well_known::Rfc3339).unwrap();
-    let circuit = json!({ "state": "draining", "since": ago, "probes": 0, "drainer": null, "seenAt": ago });
-    circuits.put(format!("tnt_a.{webhook}"), circuit.to_string().into()).await.unwrap();
+    put_stale_circuit(&stack.operator().await, &webhook).await;
     client.publish(&event(1)).await.expect(202);
     client.in_state(&webhook, "delivered", 2, SOON).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_parked_of_a_disabled_webhook_costs_no_timer() {
+    let stack = Stack::plan().env("SHOPERY_SWEEP_INTERVAL", "200ms").start().await;
+    let disabled = stack.client("tnt_disabled");
+    let waiting = disabled.create_webhook_with(&stack.merchant.url("/b"), &["*"], json!({ "isEnabled": false })).await;
+    disabled.publish(&event(0)).await.expect(202);
+    disabled.in_state(&waiting, "parked", 1, SOON).await;
+    let operator = stack.operator().await;
+    let mut timers = operator.subscribe("retry.tnt_disabled.>").await.unwrap();
+    operator.flush().await.unwrap();
+
+    // What only a sweep sees to shows that there were some.
+    let client = stack.client("tnt_a");
+    let webhook = client.create_webhook(&stack.merchant.url("/a"), &["*"]).await;
+    for swept in 1..=3 {
+        put_stale_circuit(&operator, &webhook).await;
+        client.publish(&event(swept)).await.expect(202);
+        client.in_state(&webhook, "delivered", swept, SOON).await;
+    }
+    operator.flush().await.unwrap();
+    let timer = timers.next().now_or_never();
+    assert!(timer.is_none(), "{timer:?}");
+    disabled.patch(&format!("/company/webhooks/{waiting}"), &json!({ "isEnabled": true })).await.expect(200);
+    disabled.in_state(&waiting, "delivered", 1, SOON).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use serde_json::Value;
-use shopery_e2e::{Client, Distance, Event, Merchant, NameServer, Nginx, Service, Stack, ports, wait};
+use shopery_e2e::{Client, Distance, Event, Merchant, NameServer, Nginx, Service, Silent, Stack, ports, wait};
 use tokio::process::Command;
 
 const SOON: Duration = Duration::from_secs(120);
@@ -155,4 +155,61 @@ async fn name_servers_of_ours_that_are_silent_are_charged_to_no_endpoint() {
     client.publish(&Event::order("2")).await.expect(202);
     let failed = client.in_state(&broken, "pending", 1, SOON).await.remove(0);
     assert_eq!(failed["error"]["reason"], "dns_failed", "{failed}");
+}
+
+/// A stack that finds the endpoints' names at `dns`, and what serves `shop.example` at these addresses.
+async fn named(dns: &NameServer, port: u16, addresses: &[Ipv4Addr]) -> (Stack, Vec<Merchant>) {
+    let plan = Stack::plan().env("SHOPERY_EGRESS_DNS", dns.address().to_string());
+    let plan = plan.env("SHOPERY_EGRESS_ALLOW", "127.0.0.0/8").env("SHOPERY_EGRESS_PORTS", port.to_string());
+    let stack = plan.start().await;
+    let mut merchants = Vec::new();
+    for address in addresses {
+        let tls = stack.authority.server_config(&["shop.example"], &[b"h2", b"http/1.1"]).unwrap();
+        merchants.push(Merchant::at(*address, port, tls).await);
+    }
+    (stack, merchants)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_that_moves_is_followed_though_the_old_one_still_answers() {
+    let (dns, port) = (NameServer::start().await, ports::free());
+    let (stack, merchants) = named(&dns, port, &[Ipv4Addr::new(127, 0, 0, 2), Ipv4Addr::new(127, 0, 0, 3)]).await;
+    dns.answer("shop.example", &[&["127.0.0.2"]]);
+    let client = stack.client("tnt_a");
+    client.create_webhook(&format!("https://shop.example:{port}/"), &["*"]).await;
+    client.publish(&Event::order("0")).await.expect(202);
+    merchants[0].wait_at("/", 1, SOON).await;
+    dns.answer("shop.example", &[&["127.0.0.3"]]);
+    // The connection is never idle for as long as it would be closed for that.
+    let mut published = 1;
+    wait::until("the endpoint's new address to be used", SOON, async || {
+        client.publish(&Event::order(&published.to_string())).await.expect(202);
+        published += 1;
+        let arrived = merchants[1].count();
+        if arrived > 0 { Ok(()) } else { Err(format!("{published} published")) }
+    })
+    .await;
+    let last = Event::order("last");
+    client.publish(&last).await.expect(202);
+    published += 1;
+    merchants[1].wait_for("the last one", SOON, |all| all.iter().any(|one| one.event_id() == last.id)).await;
+    wait::until_true("all deliveries", SOON, async || merchants[0].count() + merchants[1].count() == published).await;
+    none_is_charged(&stack, &client).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_most_of_whose_addresses_are_silent_is_reached() {
+    let (dns, port) = (NameServer::start().await, ports::free());
+    let (stack, merchants) = named(&dns, port, &[Ipv4Addr::LOCALHOST]).await;
+    let mut silent = Vec::new();
+    for last in 2..8 {
+        silent.push(Silent::at(Ipv4Addr::new(127, 0, 0, last), port).await);
+    }
+    let addresses = ["127.0.0.2", "127.0.0.3", "127.0.0.4", "127.0.0.5", "127.0.0.6", "127.0.0.7", "127.0.0.1"];
+    dns.answer("shop.example", &[&addresses]);
+    let client = stack.client("tnt_a");
+    client.create_webhook(&format!("https://shop.example:{port}/"), &["*"]).await;
+    client.publish(&Event::order("1")).await.expect(202);
+    merchants[0].wait_at("/", 1, SOON).await;
+    none_is_charged(&stack, &client).await;
 }
