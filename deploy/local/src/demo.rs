@@ -13,7 +13,7 @@ use crate::{Delivery, Endpoint, TENANT};
 
 const WEBHOOK: &str = "demo";
 const EVENT: &str = "order-created";
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The two HTTP faces, as a merchant's developer and a platform service use them.
 #[derive(Debug)]
@@ -27,7 +27,7 @@ pub struct Client {
 impl Client {
     pub fn new(api_url: String, ingest_url: String, token: String) -> anyhow::Result<Self> {
         // Plain HTTP to this machine: no proxy, and no certificates to look for.
-        let http = reqwest::Client::builder().no_proxy().tls_certs_only([]).timeout(PATIENCE).build()?;
+        let http = reqwest::Client::builder().no_proxy().tls_certs_only([]).timeout(TIMEOUT).build()?;
         Ok(Self { http, api_url, ingest_url, token })
     }
 
@@ -65,9 +65,9 @@ pub async fn run(client: &Client, endpoint: &mut Endpoint) -> anyhow::Result<()>
     let event = ("application/cloudevents+json", event(&event_id));
     client.call(Method::POST, format!("{}/events", client.ingest_url), Some(event)).await?;
 
-    let Some(delivery) = arrival(endpoint, &webhook, &event_id, published + PATIENCE).await else {
+    let Some(delivery) = arrival(endpoint, &webhook, &event_id, published + TIMEOUT).await else {
         let why = last_error(client, &webhook, &event_id).await;
-        bail!("the sample order was not delivered within {} s{why}", PATIENCE.as_secs());
+        bail!("the sample order was not delivered within {} s{why}", TIMEOUT.as_secs());
     };
     let verified = standardwebhooks::Webhook::new(secret)
         .and_then(|verifier| verifier.verify(&delivery.body, &delivery.headers))

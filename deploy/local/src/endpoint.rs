@@ -25,7 +25,7 @@ use crate::tls::Authority;
 const WAITING: usize = 1024;
 const MAX_CONNECTIONS: usize = 1024;
 const MAX_BODY: usize = 1024 * 1024;
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A delivery that arrived.
 #[derive(Debug)]
@@ -117,7 +117,7 @@ impl Door {
 
     async fn attend(self, stream: TcpStream) {
         let _ = stream.set_nodelay(true);
-        let Ok(Ok(stream)) = timeout(PATIENCE, self.tls.accept(stream)).await else { return };
+        let Ok(Ok(stream)) = timeout(TIMEOUT, self.tls.accept(stream)).await else { return };
         let mut server = auto::Builder::new(TokioExecutor::new());
         server.http1().timer(TokioTimer::new()).header_read_timeout(None);
         let service = service_fn(move |request| {
@@ -134,7 +134,7 @@ impl Door {
         let status = if parts.method != Method::POST {
             StatusCode::METHOD_NOT_ALLOWED
         } else {
-            match timeout(PATIENCE, Limited::new(body, MAX_BODY).collect()).await {
+            match timeout(TIMEOUT, Limited::new(body, MAX_BODY).collect()).await {
                 Ok(Ok(body)) => {
                     let request = format!("{} {} {:?}", parts.method, parts.uri.path(), parts.version);
                     let body = body.to_bytes();

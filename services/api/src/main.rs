@@ -11,7 +11,7 @@ fn main() -> ExitCode {
     if arguments.next_if(|first| first == reencrypt::COMMAND).is_some() {
         return service::command(reencrypt::ABOUT, arguments, reencrypt::Config::read, reencrypt::run);
     }
-    service::main(ABOUT, Config::read, async |config, runtime| {
+    service::main(ABOUT, Config::read, |config, runtime| async move {
         let listener = shopery_http::bind(config.listen).await?;
         run(config, listener, runtime).await
     })

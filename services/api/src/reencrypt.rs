@@ -30,7 +30,7 @@ const SEALED: &str = "v1.";
 const PAGE: u64 = 500;
 /// How often CONFIG is compared until all of it is in line, and how long after another.
 const TRIES: usize = 20;
-const SOON: Duration = Duration::from_millis(200);
+const RETRY_DELAY: Duration = Duration::from_millis(200);
 
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -81,7 +81,7 @@ pub async fn run(config: Config, runtime: Runtime) -> anyhow::Result<()> {
             return Ok(());
         }
         // What was written just now comes back by the mirror.
-        tokio::time::sleep(SOON).await;
+        tokio::time::sleep(RETRY_DELAY).await;
     }
     bail!("CONFIG still has entries that another key has sealed: others change them; run it again")
 }

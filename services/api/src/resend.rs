@@ -18,7 +18,7 @@ use crate::openapi::schemas;
 use crate::{App, database_problem, queue_problem};
 
 /// How long JOBS may be full before the request fails.
-const PATIENCE: Duration = Duration::from_secs(3);
+const PUBLISH_TIMEOUT: Duration = Duration::from_secs(3);
 
 pub(crate) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new().routes(routes!(resend))
@@ -64,7 +64,7 @@ async fn resend(State(app): State<App>, headers: HeaderMap, Path(id): Path<Strin
             "the event of this delivery is no longer held; fetch the resource itself to have its state",
         ));
     };
-    app.queue.publish_until_stored(&message(&job), PATIENCE).await.map_err(publish_problem)?;
+    app.queue.publish_until_stored(&message(&job), PUBLISH_TIMEOUT).await.map_err(publish_problem)?;
     // If this fails the request is repeated, and its job is the one that JOBS has already.
     app.store.record(&[requested(job.meta)]).await.map_err(database_problem)?;
     let location = format!("/company/deliveries/{id}");

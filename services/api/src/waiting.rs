@@ -10,7 +10,7 @@ use shopery_queue::{Parked, Queue};
 use crate::body::Fields;
 
 /// A webhook is shown without this rather than late.
-const PATIENCE: Duration = Duration::from_secs(2);
+const LOOK_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What waits for a webhook now; `None` if PARKED does not say.
 pub(crate) async fn look(queue: &Queue, tenant: &TenantId, id: WebhookId) -> Option<Backlog> {
@@ -19,7 +19,7 @@ pub(crate) async fn look(queue: &Queue, tenant: &TenantId, id: WebhookId) -> Opt
         let oldest_at = if parked == 0 { None } else { Parked::oldest(queue, tenant, id).await? };
         anyhow::Ok(Backlog { parked, oldest_at })
     };
-    match tokio::time::timeout(PATIENCE, look).await.map_err(anyhow::Error::from).flatten() {
+    match tokio::time::timeout(LOOK_TIMEOUT, look).await.map_err(anyhow::Error::from).flatten() {
         Ok(waiting) => Some(waiting),
         Err(error) => {
             tracing::warn!(%tenant, webhook = %id, "cannot tell what waits: {error:#}");

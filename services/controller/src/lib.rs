@@ -37,7 +37,7 @@ pub const ABOUT: About = About {
 };
 
 /// How often the leader looks whether all streams and buckets are there, besides after every new connection.
-const DECLARE_INTERVAL: Duration = Duration::from_secs(5);
+const DECLARE_INTERVAL: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Clone)]
 pub struct Config {

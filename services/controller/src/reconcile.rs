@@ -27,10 +27,12 @@ const OUTBOX_INTERVAL: Duration = Duration::from_secs(1);
 const OUTBOX_DELAY: time::Duration = time::Duration::seconds(2);
 /// How often all webhooks are compared, from the end of one comparison to the start of the next.
 const COMPARE_INTERVAL: Duration = Duration::from_secs(300);
-/// Delay between two pages of a comparison that nobody waits for: a hundred thousand webhooks take a minute and a half.
-const PAGE_DELAY: Duration = Duration::from_millis(500);
 /// Webhooks read from the database at a time.
 const PAGE: usize = 500;
+/// The pages of a comparison that nobody waits for, and the delay between two of them: a thousand webhooks take less than a minute, a
+/// hundred thousand an hour, and a thousandth of a core.
+const SMALL_PAGE: usize = 25;
+const PAGE_DELAY: Duration = Duration::from_secs(1);
 /// Delay before what failed is tried again.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
 /// Tombstones are written again for what was deleted within this time: nothing waits longer for a webhook.
@@ -47,37 +49,58 @@ pub(crate) struct Reconciler {
 impl Reconciler {
     /// Runs until the drain begins. `starting` is over when CONFIG is complete.
     pub(crate) async fn run(&self, starting: &Starting, shutdown: &Shutdown) -> anyhow::Result<()> {
-        let mut applied = self.published.applied();
-        let mut compared_at: Option<Instant> = None;
+        tokio::select! {
+            () = self.keep_comparing(starting) => {}
+            () = self.follow_outbox() => {}
+            () = shutdown.draining() => {}
+        }
+        Ok(())
+    }
+
+    async fn follow_outbox(&self) {
         loop {
-            let is_complete = applied.borrow_and_update().is_complete;
-            if !is_complete || compared_at.is_none_or(|at| at.elapsed() > COMPARE_INTERVAL) {
-                let delay = if is_complete && compared_at.is_some() { PAGE_DELAY } else { Duration::ZERO };
-                tokio::select! {
-                    compared = self.compare_all(delay) => match compared {
-                        Ok(changed) => {
-                            compared_at = Some(Instant::now());
-                            starting.over();
-                            if changed > 0 {
-                                tracing::info!(changed, "CONFIG was brought in line with the database");
-                            }
-                        }
-                        Err(error) => {
-                            tracing::warn!("cannot compare CONFIG with the database; trying again: {error:#}");
-                            tokio::time::sleep(RETRY_DELAY).await;
-                        }
-                    },
-                    () = shutdown.draining() => return Ok(()),
-                }
-            }
             if let Err(error) = self.work_off_outbox().await {
                 tracing::warn!("cannot publish changes of webhooks; trying again: {error:#}");
             }
-            tokio::select! {
-                () = tokio::time::sleep(OUTBOX_INTERVAL) => {}
-                // It says when it has a bucket that is not complete.
-                Ok(_) = applied.wait_for(|applied| !applied.is_complete), if is_complete => {}
-                () = shutdown.draining() => return Ok(()),
+            tokio::time::sleep(OUTBOX_INTERVAL).await;
+        }
+    }
+
+    async fn keep_comparing(&self, starting: &Starting) {
+        let mut applied = self.published.applied();
+        // `None`: CONFIG was never compared, and those who start wait for that.
+        let mut next = None;
+        loop {
+            let is_complete = applied.borrow_and_update().is_complete;
+            let compare = async {
+                match next {
+                    Some(next) if is_complete => {
+                        tokio::time::sleep_until(next).await;
+                        self.compare_all(SMALL_PAGE, PAGE_DELAY).await
+                    }
+                    _ => self.compare_all(PAGE, Duration::ZERO).await,
+                }
+            };
+            let compared = tokio::select! {
+                compared = compare => compared,
+                // Another bucket, which is not complete: everybody waits.
+                Ok(_) = applied.wait_for(|applied| !applied.is_complete), if is_complete => continue,
+            };
+            match compared {
+                Ok(changed) => {
+                    next = Some(Instant::now() + COMPARE_INTERVAL);
+                    starting.over();
+                    if changed > 0 {
+                        tracing::info!(changed, "CONFIG was brought in line with the database");
+                    }
+                    // The mark comes back to us.
+                    let marked = applied.wait_for(|applied| applied.is_complete);
+                    let _ = tokio::time::timeout(RETRY_DELAY, marked).await;
+                }
+                Err(error) => {
+                    tracing::warn!("cannot compare CONFIG with the database; trying again: {error:#}");
+                    tokio::time::sleep(RETRY_DELAY).await;
+                }
             }
         }
     }
@@ -111,14 +134,14 @@ impl Reconciler {
     }
 
     /// Brings all of CONFIG in line; returns how many entries had to be changed.
-    async fn compare_all(&self, delay: Duration) -> anyhow::Result<usize> {
+    async fn compare_all(&self, page_size: usize, delay: Duration) -> anyhow::Result<usize> {
         // Read before the database: what is newer there is then written again, to no harm.
         let began = *self.published.applied().borrow();
         let mut known: HashMap<WebhookId, Arc<Webhook>> =
             self.published.all().into_iter().map(|webhook| (webhook.id, webhook)).collect();
         let (mut after, mut changed) = (None::<String>, 0);
         loop {
-            let page = self.store.all_webhooks(after.as_deref(), PAGE as u64).await?;
+            let page = self.store.all_webhooks(after.as_deref(), page_size as u64).await?;
             for row in &page {
                 let record = match row {
                     Ok(record) => record,
@@ -142,7 +165,7 @@ impl Reconciler {
                 Some(Err(last)) => Some(last.id.clone()),
                 None => None,
             };
-            if page.len() < PAGE {
+            if page.len() < page_size {
                 break;
             }
             tokio::time::sleep(delay).await;

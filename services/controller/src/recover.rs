@@ -34,7 +34,7 @@ const LONGEST_TURN: Duration = Duration::from_secs(12);
 /// How long the deliveries of a recovery may take to be counted.
 const LONGEST_COUNT: Duration = Duration::from_secs(3);
 /// How often we look for recoveries that were asked for, or that another leader has left behind.
-const LOOK: Duration = Duration::from_millis(500);
+const LOOK: Duration = Duration::from_secs(1);
 /// How often what cancelled recoveries have left behind is removed.
 const SWEEP: Duration = Duration::from_secs(60);
 /// The next turn after one that failed: JOBS is full, or NATS or the database is away.

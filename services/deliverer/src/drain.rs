@@ -9,14 +9,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use futures_util::future::join_all;
 use shopery_model::{
     AttemptId, Circuit, CircuitState, DeliveryState, Fault, Job, MalformedJob, Outcome, TenantId, Webhook, WebhookId,
 };
 use shopery_queue::{
-    Circuits, Dead, Disposition, Lookup, Message, Pacer, Parked, ParkedJob, Queue, Taken, WebhookCache, store_outcomes,
-    subject,
+    Circuits, Dead, Disposition, Lookup, Message, Pacer, Parked, ParkedJob, PublishError, Queue, Taken, WebhookCache,
+    store_outcomes, subject,
 };
 use shopery_runtime::Shutdown;
 use tokio::sync::Semaphore;
@@ -26,6 +26,7 @@ use crate::attempt::{Attempted, Attempter, Tried, outcome};
 use crate::breaker::Breaker;
 use crate::ended::End;
 
+const TAKEN: &str = "another deliverer has taken the circuit";
 /// A drainer says so often that it is at it, and is given up on after so long.
 const HEARTBEAT: Duration = Duration::from_secs(3);
 const LEASE: Duration = Duration::from_secs(12);
@@ -97,7 +98,7 @@ impl Drainer {
         let done = match self.drains.clone().try_acquire_owned() {
             Ok(slot) => {
                 taken.slot = slot;
-                self.see_to(taken.message.clone(), shutdown).await
+                self.process(taken.message.clone(), shutdown).await
             }
             Err(_) => self.postpone(&taken.message).await,
         };
@@ -115,7 +116,7 @@ impl Drainer {
         Ok(())
     }
 
-    async fn see_to(&self, message: Message, shutdown: &Shutdown) -> anyhow::Result<()> {
+    async fn process(&self, message: Message, shutdown: &Shutdown) -> anyhow::Result<()> {
         let (tenant, id) = parse_drain(&message)?;
         let (circuit, revision) = self.circuits.read(&tenant, id).await?;
         if Parked::is_wake(&message)
@@ -179,7 +180,7 @@ impl Drainer {
         if drain.webhook.rules.ordered { drain.run_ordered(shutdown).await } else { drain.run(shutdown).await }
     }
 
-    pub(crate) async fn bury(
+    pub(crate) async fn dead_letter(
         &self,
         tenant: &TenantId,
         id: WebhookId,
@@ -187,7 +188,7 @@ impl Drainer {
         frame: &[u8],
         error: &MalformedJob,
     ) -> anyhow::Result<()> {
-        bury_parked(&self.queue, tenant, id, sequence, frame, error).await
+        dead_letter_parked(&self.queue, tenant, id, sequence, frame, error).await
     }
 }
 
@@ -196,7 +197,7 @@ fn parse_drain(message: &Message) -> anyhow::Result<(TenantId, WebhookId)> {
 }
 
 /// Puts a parked job that does not decode on DEAD.
-pub(crate) async fn bury_parked(
+pub(crate) async fn dead_letter_parked(
     queue: &Queue,
     tenant: &TenantId,
     id: WebhookId,
@@ -206,7 +207,7 @@ pub(crate) async fn bury_parked(
 ) -> anyhow::Result<()> {
     let subject = subject::parked(tenant, id);
     let dead = Dead::whole(&subject, error.to_string(), frame);
-    Ok(queue.bury("undecodable-job", Some(tenant), format!("PARKED:{sequence}"), &dead).await?)
+    Ok(queue.dead_letter("undecodable-job", Some(tenant), format!("PARKED:{sequence}"), &dead).await?)
 }
 
 impl Drain<'_> {
@@ -326,21 +327,20 @@ impl Drain<'_> {
         drop(slots);
         let mut outcomes = Vec::with_capacity(sequences.len());
         let (mut attempted, mut attempted_jobs, mut ended) = (Vec::new(), Vec::new(), Vec::new());
-        // What could not be tried stays where it is, and the others must not be sent again for it.
-        let (mut done, mut untried) = (Vec::with_capacity(sequences.len()), None);
+        // What could not be tried or followed up stays where it is, and the others must not be sent again for it.
+        let (mut done, mut unfinished) = (Vec::with_capacity(sequences.len()), None);
         for ((sequence, job), tried) in sequences.into_iter().zip(jobs).zip(tried) {
             match tried {
                 Ok(Tried::Attempted(made)) => {
                     attempted.push(*made);
-                    attempted_jobs.push(job);
-                    done.push(sequence);
+                    attempted_jobs.push((sequence, job));
                 }
                 Ok(Tried::Ended(end)) => {
                     outcomes.push(end.outcome(job.meta));
                     ended.push(sequence);
                     done.push(sequence);
                 }
-                Err(error) => untried = Some(error),
+                Err(error) => unfinished = Some(error),
             }
         }
         let jobs = attempted_jobs;
@@ -354,18 +354,25 @@ impl Drain<'_> {
         if failed > 0 && failed == attempted.len() && is_broken && !is_gone {
             self.asked = attempted.iter().filter_map(|attempted| attempted.answer.retry_after).max();
             let failed = jobs.into_iter().zip(attempted);
-            outcomes.extend(failed.map(|(job, attempted)| outcome(job.meta, attempted, DeliveryState::Parked, None)));
+            outcomes
+                .extend(failed.map(|((_, job), attempted)| outcome(job.meta, attempted, DeliveryState::Parked, None)));
             self.store(&outcomes).await?;
             for sequence in ended {
                 parked.remove(sequence).await?;
             }
             return Ok(Round::Failed);
         }
-        for (job, attempted) in jobs.into_iter().zip(attempted) {
-            outcomes.push(self.drainer.attempter.follow_up(job, attempted, None).await?);
+        for ((sequence, job), attempted) in jobs.into_iter().zip(attempted) {
+            match self.drainer.attempter.follow_up(job, attempted, None).await {
+                Ok(outcome) => {
+                    outcomes.push(outcome);
+                    done.push(sequence);
+                }
+                Err(error) => unfinished = Some(error),
+            }
         }
         self.store(&outcomes).await?;
-        if let Some(error) = untried {
+        if let Some(error) = unfinished {
             for sequence in done {
                 parked.remove(sequence).await?;
             }
@@ -408,7 +415,7 @@ impl Drain<'_> {
     }
 
     /// The jobs that are still to be sent. The others end; what does not decode goes to DEAD.
-    async fn without_ended(&self, parked: &Parked, jobs: Vec<ParkedJob>) -> anyhow::Result<Vec<(u64, Job)>> {
+    async fn without_ended(&mut self, parked: &Parked, jobs: Vec<ParkedJob>) -> anyhow::Result<Vec<(u64, Job)>> {
         let (now, max_age) = (shopery_queue::now(), self.drainer.queue.limits.parked_max_age);
         let known = Lookup::Found(self.webhook.clone());
         let (mut waiting, mut outcomes, mut ended) = (Vec::with_capacity(jobs.len()), Vec::new(), Vec::new());
@@ -420,7 +427,7 @@ impl Drain<'_> {
                     ended.push(sequence);
                 }
                 (Err(error), _) => {
-                    self.drainer.bury(&self.tenant, self.webhook.id, sequence, &frame, &error).await?;
+                    self.drainer.dead_letter(&self.tenant, self.webhook.id, sequence, &frame, &error).await?;
                     ended.push(sequence);
                 }
             }
@@ -432,8 +439,22 @@ impl Drain<'_> {
         Ok(waiting)
     }
 
-    pub(crate) async fn store(&self, outcomes: &[Outcome]) -> anyhow::Result<()> {
-        Ok(store_outcomes(&self.drainer.queue, "deliverer", outcomes).await?)
+    /// Stores outcomes, however long that takes: what was sent must not be sent again for want of a record. Fails if another
+    /// deliverer has taken over meanwhile.
+    pub(crate) async fn store(&mut self, outcomes: &[Outcome]) -> anyhow::Result<()> {
+        let queue = &self.drainer.queue;
+        while let Err(error) = store_outcomes(queue, "deliverer", outcomes, HEARTBEAT).await {
+            if !matches!(error, PublishError::Full(_) | PublishError::Unavailable(_)) {
+                return Err(error.into());
+            }
+            tracing::warn!(%error, outcomes = outcomes.len(), "outcomes cannot be stored; a drain waits");
+            match self.claim().await {
+                Ok(is_ours) => ensure!(is_ours, TAKEN),
+                // Nor can another one take it.
+                Err(error) => tracing::debug!("cannot renew the claim on a circuit: {error:#}"),
+            }
+        }
+        Ok(())
     }
 
     pub(crate) async fn renew_lease_in_time(&mut self) -> anyhow::Result<()> {
@@ -442,13 +463,19 @@ impl Drain<'_> {
 
     /// Renews the claim on the circuit, and on the message. Fails if another deliverer has taken over.
     async fn renew_lease(&mut self) -> anyhow::Result<()> {
+        ensure!(self.claim().await?, TAKEN);
+        Ok(())
+    }
+
+    /// False if another deliverer has taken over.
+    async fn claim(&mut self) -> anyhow::Result<bool> {
         self.circuit.seen_at = shopery_queue::now();
         let written =
             self.drainer.circuits.write(&self.tenant, self.webhook.id, self.circuit.clone(), self.revision).await?;
-        let Some(revision) = written else { bail!("another deliverer has taken the circuit") };
+        let Some(revision) = written else { return Ok(false) };
         (self.revision, self.lease_renewed) = (revision, Instant::now());
         self.message.progress().await;
-        Ok(())
+        Ok(true)
     }
 
     async fn wait_for_probe(mut self) -> anyhow::Result<()> {
@@ -466,7 +493,7 @@ impl Drain<'_> {
         // A new drain knows nothing of this one's pace.
         tokio::time::sleep_until(self.next).await;
         if !drainer.circuits.close(&self.tenant, id, self.revision).await? {
-            bail!("another deliverer has taken the circuit");
+            bail!(TAKEN);
         }
         if self.removed {
             tracing::info!(tenant = %self.tenant, webhook = %id, "what was parked has been sent");

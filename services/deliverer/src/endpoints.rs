@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 /// A job that has waited so long for its turn is parked.
-const PATIENCE: Duration = Duration::from_secs(2);
+const MAX_WAIT: Duration = Duration::from_secs(2);
 /// Gates that are kept, some 200 bytes each. Beyond, a sixteenth of them is forgotten: the idle ones that were used least
 /// recently.
 const MAX_GATES: usize = 1 << 20;
@@ -106,7 +106,7 @@ impl Endpoints {
                 Admission::Wait | Admission::Park => return None,
             }
         };
-        match tokio::time::timeout(PATIENCE, turn).await {
+        match tokio::time::timeout(MAX_WAIT, turn).await {
             Ok(Ok(pass)) => Some(pass),
             Ok(Err(_)) => None,
             Err(_) => {

@@ -27,6 +27,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context as _;
+use futures_util::future::try_join_all;
 use prometheus_client::metrics::family::Family;
 use shopery_model::{Keyring, Lane, RetrySchedule};
 use shopery_queue::{
@@ -36,7 +38,7 @@ use shopery_runtime::service::About;
 use shopery_runtime::{Env, Runtime, Shutdown};
 use shopery_sender::Sender;
 use tokio::sync::Semaphore;
-use tokio_util::task::TaskTracker;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::attempt::Attempter;
 use crate::breaker::Breaker;
@@ -172,15 +174,16 @@ pub async fn run(config: Config, runtime: Runtime) -> anyhow::Result<()> {
     let bulk = Intake::open(&queue, topology::DELIVERER_BULK, slots, &runtime.shutdown).await?;
     let due = Intake::open(&queue, topology::DELIVERER_DUE, held, &runtime.shutdown).await?;
     starting.over();
-    tokio::join!(
-        work(fresh, workers.clone(), Lane::Fast),
-        work(bulk, workers.clone(), Lane::Bulk),
-        work(due, workers.clone(), Lane::Fast),
+    let work = [(fresh, Lane::Fast), (bulk, Lane::Bulk), (due, Lane::Fast)]
+        .map(|(intake, lane)| AbortOnDropHandle::new(tokio::spawn(work(intake, workers.clone(), lane))));
+    let (worked, ..) = tokio::join!(
+        try_join_all(work),
         sweeper.run(&runtime.shutdown),
         overdue.run(&runtime.shutdown),
         webhooks.answer(&queue, &runtime.shutdown),
         watch_ages(&queue, &ages, &runtime.shutdown),
     );
+    worked.context("the work of a lane has panicked")?;
     // The last outcomes are published when nobody can add one any more.
     drop(workers);
     recording.await?;

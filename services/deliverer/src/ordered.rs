@@ -183,7 +183,7 @@ impl Drain<'_> {
                 match Job::decode(&frame) {
                     Ok(job) => backlog.add(sequence, at, job),
                     Err(error) => {
-                        self.drainer.bury(&self.tenant, self.webhook.id, sequence, &frame, &error).await?;
+                        self.drainer.dead_letter(&self.tenant, self.webhook.id, sequence, &frame, &error).await?;
                         parked.remove(sequence).await?;
                     }
                 }

@@ -14,7 +14,7 @@ use crate::ended::End;
 const MANY: usize = 256;
 /// How long what is scheduled is looked for after a webhook was enabled to start anew. What a crash has left by then
 /// ends when it is due.
-const SOON: Duration = Duration::from_secs(10 * 60);
+const LOOKED_FOR: Duration = Duration::from_secs(10 * 60);
 
 impl Drainer {
     /// Ends what a webhook has waiting and is not to be sent: all of it if the webhook was deleted.
@@ -27,7 +27,7 @@ impl Drainer {
     ) -> anyhow::Result<()> {
         self.end_parked(tenant, id, webhook, message).await?;
         let now = shopery_queue::now();
-        let is_new = |webhook: &Webhook| webhook.discard_before.is_some_and(|before| now - before < SOON);
+        let is_new = |webhook: &Webhook| webhook.discard_before.is_some_and(|before| now - before < LOOKED_FOR);
         let is_any_to_end = match webhook {
             Lookup::Deleted => true,
             Lookup::Found(webhook) => is_new(webhook),
@@ -65,10 +65,10 @@ impl Drainer {
                 match (Job::decode(&frame), end(at)) {
                     (Ok(job), Some(end)) => outcomes.push(end.outcome(job.meta)),
                     (Ok(_), None) => {}
-                    (Err(error), _) => self.bury(tenant, id, sequence, &frame, &error).await?,
+                    (Err(error), _) => self.dead_letter(tenant, id, sequence, &frame, &error).await?,
                 }
             }
-            store_outcomes(&self.queue, "deliverer", &outcomes).await?;
+            store_outcomes(&self.queue, "deliverer", &outcomes, self.queue.limits.ack_wait / 3).await?;
             parked.remove_through(last).await?;
             message.progress().await;
             if is_over {
@@ -97,7 +97,7 @@ impl Drainer {
                 outcomes.extend(end.map(|end| end.outcome(job.meta)));
                 end.is_some()
             });
-            store_outcomes(&self.queue, "deliverer", &outcomes).await?;
+            store_outcomes(&self.queue, "deliverer", &outcomes, self.queue.limits.ack_wait / 3).await?;
             self.queue.remove_schedules(&schedules).await?;
             message.progress().await;
         }

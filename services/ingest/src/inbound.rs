@@ -77,11 +77,11 @@ pub(crate) async fn forward(
                 Err(Refused::Unavailable(problem)) => Err(anyhow!(problem.detail)),
                 Err(Refused::Invalid(tenant, problem)) => {
                     acceptor.refuse(Source::Nats, "invalid");
-                    bury("invalid-event", &queue, message, tenant.as_ref(), &problem).await
+                    dead_letter("invalid-event", &queue, message, tenant.as_ref(), &problem).await
                 }
                 Err(Refused::Conflict(tenant, problem)) => {
                     acceptor.refuse(Source::Nats, "conflict");
-                    bury("conflicting-event", &queue, message, Some(&tenant), &problem).await
+                    dead_letter("conflicting-event", &queue, message, Some(&tenant), &problem).await
                 }
             };
             taken.settle(forwarded.map_or_else(Disposition::Retry, |()| Disposition::Done)).await;
@@ -211,7 +211,7 @@ fn attributes(headers: &HeaderMap) -> BinaryAttributes {
 }
 
 /// Puts a message on DEAD as an operator can read it: unpacked, with the headers that belong to it.
-async fn bury(
+async fn dead_letter(
     reason: &str,
     queue: &Queue,
     message: &shopery_queue::Message,
@@ -228,7 +228,7 @@ async fn bury(
     };
     let payload = payload.unwrap_or_else(|_| message.payload().clone());
     let dead = Dead::start_of(message.subject(), problem, &payload).with_headers(headers);
-    queue.bury(reason, tenant, id, &dead).await.context("cannot put a bad event on DEAD")
+    queue.dead_letter(reason, tenant, id, &dead).await.context("cannot put a bad event on DEAD")
 }
 
 #[cfg(test)]

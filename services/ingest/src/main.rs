@@ -7,7 +7,7 @@ use shopery_runtime::service;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    service::main(ABOUT, Config::read, async |config, runtime| {
+    service::main(ABOUT, Config::read, |config, runtime| async move {
         let listener = shopery_http::bind(config.listen).await?;
         run(config, listener, runtime).await
     })

@@ -108,8 +108,8 @@ impl Recorder {
                 Err(error) => {
                     let dead = Dead::whole(message.message.subject(), error.to_string(), part.get().as_bytes());
                     let id = format!("outcome:{}:{place}", stored.sequence);
-                    let buried = self.queue.bury("undecodable-outcome", None, id, &dead).await;
-                    buried.map_err(|error| Disposition::Retry(anyhow!("cannot put an outcome on DEAD: {error}")))?;
+                    let stored = self.queue.dead_letter("undecodable-outcome", None, id, &dead).await;
+                    stored.map_err(|error| Disposition::Retry(anyhow!("cannot put an outcome on DEAD: {error}")))?;
                 }
             }
         }

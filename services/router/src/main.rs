@@ -7,7 +7,7 @@ use shopery_runtime::service;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    service::main(ABOUT, Config::read, async |config, runtime| {
+    service::main(ABOUT, Config::read, |config, runtime| async move {
         let listener = shopery_http::bind(config.listen).await?;
         let operations = shopery_http::serve(listener, shopery_http::operations(&runtime), &runtime.shutdown);
         // The service first: before anybody asks, it says that it is starting.

@@ -22,7 +22,7 @@ const FRESH: Duration = Duration::from_secs(1);
 /// Jobs that may wait for an endpoint whatever it does.
 const FEW: usize = 32;
 /// As many jobs may wait for an endpoint as it is likely to take within this time.
-const PATIENCE: Duration = Duration::from_secs(1);
+const MAX_WAIT: Duration = Duration::from_secs(1);
 /// Seconds between the successes of an endpoint that is as quick as we are.
 const QUICK: f64 = 0.005;
 /// Time after which a circuit whose probe or heartbeat is due counts as stale: a crash has lost its timer.
@@ -82,7 +82,7 @@ impl Gate {
             None => (room / 4).max(FEW),
             // What waits for it is gone in no time, so it holds nothing up.
             Some(interval) if interval < QUICK => usize::MAX,
-            Some(interval) => ((PATIENCE.as_secs_f64() / interval) as usize).max(FEW),
+            Some(interval) => ((MAX_WAIT.as_secs_f64() / interval) as usize).max(FEW),
         };
         if room > 0 && waiting < bound { Admission::Wait } else { Admission::Park }
     }

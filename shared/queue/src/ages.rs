@@ -17,7 +17,7 @@ use crate::topology::{self, Consumer};
 use crate::{Parked, Partition, Queue};
 
 /// How often ages are looked at: two small requests for each.
-const INTERVAL: Duration = Duration::from_secs(5);
+const INTERVAL: Duration = Duration::from_secs(10);
 
 /// In seconds.
 pub type Age = Gauge<f64, AtomicU64>;

@@ -56,7 +56,7 @@ impl Message {
         let id = format!("{}:{}", stored.stream, stored.sequence);
         let dead = Dead::whole(self.subject(), why, self.payload());
         self.queue
-            .bury(reason, tenant, id, &dead)
+            .dead_letter(reason, tenant, id, &dead)
             .await
             .map_err(|error| anyhow!("cannot put a message on DEAD: {error}"))
     }

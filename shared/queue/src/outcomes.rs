@@ -74,12 +74,17 @@ impl Outcomes {
     }
 }
 
-/// Stores outcomes that belong to no message, before it returns.
-pub async fn store_outcomes(queue: &Queue, service: &str, outcomes: &[Outcome]) -> Result<(), PublishError> {
+/// Stores outcomes that belong to no message, before it returns. Each message of them is published again for up to `timeout`.
+pub async fn store_outcomes(
+    queue: &Queue,
+    service: &str,
+    outcomes: &[Outcome],
+    timeout: Duration,
+) -> Result<(), PublishError> {
     for part in outcomes.chunks(MAX_OUTCOMES) {
         let mut batch = Batch::default();
         batch.write(part, queue.max_payload());
-        batch.store(queue, service, queue.limits.ack_wait / 3).await?;
+        batch.store(queue, service, timeout).await?;
     }
     Ok(())
 }

@@ -200,7 +200,7 @@ impl Queue {
     }
 
     /// Puts a message that nobody can use on DEAD, with the reason. `id` keeps a repeat from adding a second one.
-    pub async fn bury(
+    pub async fn dead_letter(
         &self,
         reason: &str,
         tenant: Option<&TenantId>,

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::{Env, Runtime, Shutdown, descriptors, telemetry};
 
@@ -19,21 +20,23 @@ pub struct About {
 }
 
 /// Runs a service until a signal stops it. `read` names and checks its variables; `run` returns once it is drained.
-pub fn main<C>(
-    about: About,
-    read: impl Fn(&mut Env) -> Option<C>,
-    run: impl AsyncFnOnce(C, Runtime) -> anyhow::Result<()>,
-) -> ExitCode {
+pub fn main<C, F>(about: About, read: impl Fn(&mut Env) -> Option<C>, run: impl FnOnce(C, Runtime) -> F) -> ExitCode
+where
+    F: Future<Output = anyhow::Result<()>> + Send + 'static,
+{
     command(about, std::env::args().skip(1), read, run)
 }
 
 /// The same, of a command that a service has beside serving. `arguments` are those behind its name.
-pub fn command<C>(
+pub fn command<C, F>(
     about: About,
     arguments: impl Iterator<Item = String>,
     read: impl Fn(&mut Env) -> Option<C>,
-    run: impl AsyncFnOnce(C, Runtime) -> anyhow::Result<()>,
-) -> ExitCode {
+    run: impl FnOnce(C, Runtime) -> F,
+) -> ExitCode
+where
+    F: Future<Output = anyhow::Result<()>> + Send + 'static,
+{
     let read_all = |env: &mut Env| {
         let telemetry = telemetry::Config::read(env);
         let drain = env.duration(
@@ -80,7 +83,7 @@ pub fn command<C>(
     };
     let served = telemetry::start(about.name, &telemetry).and_then(|telemetry| {
         let tokio = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-        let served = tokio.block_on(supervise(about, drain, async |runtime| run(config, runtime).await));
+        let served = tokio.block_on(supervise(about, drain, |runtime| run(config, runtime)));
         drop(telemetry);
         // Blocking work that is still running (a name look-up) does not hold the process.
         tokio.shutdown_background();
@@ -97,17 +100,18 @@ pub fn command<C>(
 }
 
 /// Runs until it returns by itself, or is told to stop and has drained, or the drain is cut short.
-async fn supervise(
-    about: About,
-    drain: Duration,
-    run: impl AsyncFnOnce(Runtime) -> anyhow::Result<()>,
-) -> anyhow::Result<()> {
+async fn supervise<F>(about: About, drain: Duration, run: impl FnOnce(Runtime) -> F) -> anyhow::Result<()>
+where
+    F: Future<Output = anyhow::Result<()>> + Send + 'static,
+{
     let runtime = Runtime::default();
     let stopped = stop_on_signals(runtime.shutdown.clone(), drain)?;
     tracing::info!(version = about.version, "starting {}", about.name);
     descriptors::raise();
+    // On the workers' threads. On this one, each message that comes would be handed from one thread to another.
+    let mut served = AbortOnDropHandle::new(tokio::spawn(run(runtime.clone())));
     tokio::select! {
-        served = run(runtime.clone()) => served,
+        served = &mut served => served.context("it has panicked")?,
         why = stopped => anyhow::bail!(why),
         why = runtime.failed() => anyhow::bail!(why),
     }

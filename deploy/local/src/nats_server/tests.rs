@@ -3,7 +3,7 @@ use futures_util::StreamExt;
 use super::*;
 use crate::testing::TempDir;
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 fn options(store: &Path) -> Options {
     let fallback = std::env::temp_dir().join("shopery-webhooks");
@@ -94,11 +94,11 @@ async fn a_publisher_may_publish_its_tenants_events_and_hear_the_answers_only() 
     for subject in ["in.tnt_b.order-paid", "events.tnt_a.order.1", "jobs.x", "$JS.API.INFO", "in.tnt_a.order-paid"] {
         publisher.publish(subject, "x".into()).await.unwrap();
     }
-    let first = tokio::time::timeout(PATIENCE, seen.next()).await.unwrap().unwrap();
+    let first = tokio::time::timeout(TIMEOUT, seen.next()).await.unwrap().unwrap();
     assert_eq!(first.subject.as_str(), "in.tnt_a.order-paid");
 
     let answer = tokio::spawn(async move { publisher.request("in.tnt_a.order-paid", "x".into()).await });
-    let request = tokio::time::timeout(PATIENCE, seen.next()).await.unwrap().unwrap();
+    let request = tokio::time::timeout(TIMEOUT, seen.next()).await.unwrap().unwrap();
     all.publish(request.reply.unwrap(), "answer".into()).await.unwrap();
     assert_eq!(&answer.await.unwrap().unwrap().payload[..], b"answer");
     // Refused, so closed or silent: the answer has come, and neither has heard it.
@@ -122,5 +122,5 @@ async fn the_keeper_kills_the_server_when_its_starter_is_gone() {
     let mut server = NatsServer::start(&options(dir.path())).await.unwrap();
     // What the kernel does when this process dies.
     server.pipe = None;
-    tokio::time::timeout(PATIENCE, server.server.wait()).await.unwrap().unwrap();
+    tokio::time::timeout(TIMEOUT, server.server.wait()).await.unwrap().unwrap();
 }

@@ -1,6 +1,6 @@
 //! A stream that is full refuses or waits, and loses nothing.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use async_nats::jetstream;
 use futures_util::future::join_all;
 use serde_json::json;
 use shopery_e2e::client::BATCH;
-use shopery_e2e::{Behaviour, Client, Event, Service, Stack, wait};
+use shopery_e2e::{Arrival, Behaviour, Client, Event, Service, Stack, wait};
 
 const SOON: Duration = Duration::from_secs(60);
 
@@ -137,6 +137,35 @@ async fn webhooks_with_a_rate_limit_take_no_place_from_the_retries_of_others() {
     quiet.create_webhook(&stack.merchant.url("/quiet"), &["*"]).await;
     quiet.publish(&Event::order("1")).await.expect(202);
     stack.merchant.wait_at("/quiet", 2, Duration::from_secs(20)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_for_its_outcome_to_be_stored_is_not_sent_again() {
+    let mut stack = Stack::plan().env("SHOPERY_OUTCOMES_MAX_MIB", "1").start().await;
+    let client = stack.client("tnt_a");
+    client.create_webhook(&stack.merchant.url("/a"), &["*"]).await;
+    stack.kill(Service::Recorder).await;
+    let events: Vec<_> = (0..6000).map(|number| Event::order(&number.to_string())).collect();
+    for part in events.chunks(1000) {
+        client.try_publish_batch(part).await.unwrap().expect(202);
+    }
+    // Three times as long as a job may go unacknowledged.
+    wait::until_true("outcomes to have waited for 18 s", SOON, async || {
+        let metrics = stack.metrics(Service::Deliverer).await;
+        let age = |lane| metrics.value(&format!("shopery_oldest_undelivered_seconds{{lane=\"{lane}\"}}"));
+        ["fast", "bulk"].into_iter().any(|lane| age(lane).is_some_and(|age| age > 18.0))
+    })
+    .await;
+    assert!(stack.merchant.count() < events.len(), "OUTCOMES is not full");
+    stack.run(Service::Recorder).await;
+    stack.at_rest(SOON).await;
+    let (arrivals, began) = (stack.merchant.arrivals(), Instant::now());
+    let mut seen = HashMap::new();
+    let ago = |arrival: &Arrival| (arrival.attempt(), began - arrival.at);
+    let repeated: Vec<_> =
+        arrivals.iter().filter_map(|one| Some((ago(one), ago(seen.insert(one.webhook_id(), one)?)))).collect();
+    assert!(repeated.is_empty(), "attempt, and how long ago: {repeated:?}");
+    assert_eq!(seen.len(), events.len());
 }
 
 #[tokio::test(flavor = "multi_thread")]
