@@ -1,7 +1,7 @@
-use std::fs::{DirBuilder, File, TryLockError};
+use std::fs::{DirBuilder, File, Permissions, TryLockError};
 use std::io::{Read, Seek, Write};
 use std::net::Ipv4Addr;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow, bail};
@@ -14,6 +14,8 @@ use tokio::net::TcpListener;
 use crate::private_file;
 
 const SECRET_BYTES: usize = 32;
+/// In the directory, besides what [`private_file`] writes.
+const OURS: [&str; 5] = ["lock", "shopery.db", "shopery.db-wal", "shopery.db-shm", "nats"];
 
 /// The directory that holds everything of an installation, for one launcher at a time.
 #[derive(Debug)]
@@ -36,7 +38,9 @@ impl DataDir {
         }
         DirBuilder::new().recursive(true).mode(0o700).create(path)?;
         let path = path.canonicalize()?;
-        Ok(Self { _lock: lock(&path)?, path, is_ephemeral: false })
+        let lock = lock(&path)?;
+        OURS.iter().try_for_each(|name| make_private(&path.join(name)))?;
+        Ok(Self { _lock: lock, path, is_ephemeral: false })
     }
 
     /// A new directory that is removed when it is dropped.
@@ -116,6 +120,17 @@ impl DataDir {
     }
 }
 
+/// What an earlier version, or a wider umask, has left open to others.
+fn make_private(path: &Path) -> anyhow::Result<()> {
+    let Ok(found) = path.symlink_metadata() else { return Ok(()) };
+    let (is_open, mode) = (found.permissions().mode() & 0o077 != 0, if found.is_dir() { 0o700 } else { 0o600 });
+    if is_open && !found.is_symlink() {
+        let made = std::fs::set_permissions(path, Permissions::from_mode(mode));
+        made.with_context(|| format!("cannot take {} from others", path.display()))?;
+    }
+    Ok(())
+}
+
 impl Drop for DataDir {
     fn drop(&mut self) {
         if self.is_ephemeral
@@ -155,6 +170,19 @@ mod tests {
     use crate::testing::TempDir;
 
     #[test]
+    fn what_others_could_read_they_can_no_longer() {
+        let dir = TempDir::new();
+        std::fs::write(dir.path().join("shopery.db"), "").unwrap();
+        std::fs::write(dir.path().join("a file of somebody's"), "").unwrap();
+        for name in ["shopery.db", "a file of somebody's"] {
+            std::fs::set_permissions(dir.path().join(name), Permissions::from_mode(0o644)).unwrap();
+        }
+        let _data = DataDir::open(dir.path()).unwrap();
+        let mode = |name: &str| dir.path().join(name).metadata().unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode("shopery.db"), mode("a file of somebody's")), (0o600, 0o644));
+    }
+
+    #[test]
     fn one_launcher_at_a_time() {
         let dir = TempDir::new();
         let first = DataDir::open(dir.path()).unwrap();
@@ -189,7 +217,6 @@ mod tests {
 
     #[test]
     fn encryption_keys_are_made_once_kept_private_and_never_replaced() {
-        use std::os::unix::fs::PermissionsExt;
         let dir = TempDir::new();
         let data = DataDir::open(dir.path()).unwrap();
         let keys = data.encryption_keys().unwrap();

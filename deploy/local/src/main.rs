@@ -11,7 +11,7 @@ use shopery_local::screen::say;
 use shopery_local::tls::Authority;
 use shopery_local::{Arguments, DataDir, Endpoint, Listeners, Services, Settings, TENANT, demo, env_file, token};
 use shopery_runtime::service::stop_on_signals;
-use shopery_runtime::{Runtime, telemetry};
+use shopery_runtime::{Runtime, make_files_private, telemetry};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -54,11 +54,13 @@ fn launch(arguments: &Arguments) -> anyhow::Result<()> {
         let drain = env.duration("SHOPERY_DRAIN_TIMEOUT", "25s", "How long a stop waits for work in flight");
         Some((logs?, drain?))
     })?;
+    make_files_private();
     let telemetry = telemetry::start("shopery-local", &logs)?;
     let data = if arguments.ephemeral { DataDir::ephemeral() } else { DataDir::open(&arguments.data_dir) }?;
     env_file::remove(data.path())?;
 
     let tokio = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    tokio.spawn(telemetry.tell_of_repeats());
     let ran = tokio.block_on(supervise(arguments, settings, &data, drain));
     // What a hard stop left running must not write into a directory that is being removed.
     tokio.shutdown_timeout(Duration::from_secs(1));

@@ -27,7 +27,7 @@ impl Fields {
         if !essence.eq_ignore_ascii_case("application/json") {
             return Err(Problem::unsupported_media_type("send the header Content-Type: application/json"));
         }
-        let body = read_body(body, MAX_BYTES).await?;
+        let body = read_body(body, MAX_BYTES, None).await?;
         match serde_json::from_slice(&body) {
             Ok(fields) => Ok(Self { fields, wrong: Vec::new() }),
             Err(error) => {
@@ -43,7 +43,7 @@ impl Fields {
 
     /// For a request whose fields may all be left out: then it needs no body either, whatever type a client gives to none.
     pub(crate) async fn read_any(headers: &HeaderMap, body: Body) -> Result<Self, Problem> {
-        let body = read_body(body, MAX_BYTES).await?;
+        let body = read_body(body, MAX_BYTES, None).await?;
         if body.is_empty() {
             return Ok(Self { fields: BTreeMap::new(), wrong: Vec::new() });
         }

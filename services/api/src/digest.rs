@@ -176,9 +176,7 @@ async fn digest(
     let Some(from) = from else { return Err(Problem::internal()) };
     let windows = Windows::of(from, to, step).map_err(|invalid| Problem::invalid(vec![invalid]))?;
     let webhook = with_history(&app, &tenant, &id).await?;
-    let Ok(_place) = app.digests.try_acquire() else {
-        return Err(Problem::unavailable("too many digests are being worked out", 2));
-    };
+    let _admitted = app.sums.enter(&tenant).await?;
 
     let mut data = windows.empty();
     let (mut after, last) = (DeliveryId::first_at(from), DeliveryId::last_at(to));

@@ -3,10 +3,12 @@
 use axum::Json;
 use axum::extract::{RawQuery, State};
 use axum::http::HeaderMap;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use shopery_http::{Permission, Problem};
-use shopery_model::{Event, EventType, TenantId};
+use shopery_model::{Event, EventType, Keyring, Sealed, TenantId};
 use shopery_queue::{FeedStart, StoredEvent};
 use shopery_store::Times;
 use time::OffsetDateTime;
@@ -24,6 +26,7 @@ const MAX_BYTES: usize = 4 * 1024 * 1024;
 const MAX_SEEN: usize = 2000;
 /// What stands before the place of an event in EVENTS.
 const CURSOR: &str = "evp_";
+const MAX_PLACE_DIGITS: usize = 15;
 
 pub(crate) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new().routes(routes!(list))
@@ -47,34 +50,78 @@ struct Page {
     gap: bool,
 }
 
+/// Where a tenant's next page begins. It is sealed: the place in EVENTS tells how many events all tenants together have.
+struct Cursors<'a> {
+    keys: &'a Keyring,
+    tenant: &'a TenantId,
+}
+
+impl Cursors<'_> {
+    fn seal(&self, place: u64) -> anyhow::Result<String> {
+        let sealed = self.keys.seal_text(&self.owner(), place.to_be_bytes().to_vec())?;
+        Ok(format!("{CURSOR}{}", URL_SAFE_NO_PAD.encode(sealed.stored())))
+    }
+
+    fn open(&self, cursor: &str) -> Option<u64> {
+        let cursor = cursor.strip_prefix(CURSOR)?;
+        // Those of before, which clients may still have, are the place itself.
+        if cursor.len() <= MAX_PLACE_DIGITS && cursor.bytes().all(|byte| byte.is_ascii_digit()) {
+            return cursor.parse().ok();
+        }
+        let sealed = Sealed::of_stored(String::from_utf8(URL_SAFE_NO_PAD.decode(cursor).ok()?).ok()?);
+        let place = self.keys.open_text(&self.owner(), &sealed).ok()?;
+        Some(u64::from_be_bytes(place.as_slice().try_into().ok()?))
+    }
+
+    fn owner(&self) -> String {
+        format!("shopery event cursor\0{}", self.tenant.as_str())
+    }
+}
+
 /// What is asked for.
 struct Asked {
     since: Option<OffsetDateTime>,
     until: Option<OffsetDateTime>,
     event_type: Option<EventType>,
     limit: usize,
-    cursor: Option<u64>,
+    cursor: Option<Cursor>,
+}
+
+/// Where a page begins, and what that is called.
+struct Cursor {
+    place: u64,
+    text: String,
+}
+
+fn is_url_safe(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"_-".contains(&byte)
 }
 
 impl Asked {
-    fn read(query: Option<&str>) -> Result<Self, Problem> {
+    fn read(query: Option<&str>, cursors: &Cursors<'_>) -> Result<Self, Problem> {
         let mut query = Query::read(query);
         // An event is never updated: a change of its resource is another event.
         let Times { created_at_min, created_at_max, updated_at_min, updated_at_max } = query.times();
+        let cursor = query.take("cursor", |text| {
+            let is_one =
+                text.strip_prefix(CURSOR).is_some_and(|rest| !rest.is_empty() && rest.bytes().all(is_url_safe));
+            let wrong = || "must be the nextCursor or position of an earlier page, unchanged".to_owned();
+            is_one.then(|| text.to_owned()).ok_or_else(wrong)
+        });
         let asked = Self {
             since: created_at_min.max(updated_at_min),
             until: [created_at_max, updated_at_max].into_iter().flatten().min(),
             event_type: query
                 .take("event", |text| text.parse::<EventType>().map_err(|invalid| invalid.detail.into_owned())),
             limit: usize::try_from(query.limit()).unwrap_or(usize::MAX),
-            cursor: query.take("cursor", |text| {
-                text.strip_prefix(CURSOR)
-                    .and_then(|place| place.parse().ok())
-                    .ok_or_else(|| "must be the nextCursor or position of an earlier page, unchanged".to_owned())
-            }),
+            cursor: None,
         };
         query.finish()?;
-        Ok(asked)
+        let Some(text) = cursor else { return Ok(asked) };
+        let unknown =
+            || Problem::not_found("no page of this tenant has this cursor, or its key is gone: use created_at_min");
+        let place = cursors.open(&text).ok_or_else(unknown)?;
+        Ok(Self { cursor: Some(Cursor { place, text }), ..asked })
     }
 
     fn wants(&self, event: &StoredEvent) -> bool {
@@ -90,23 +137,29 @@ impl Asked {
     tag = "events", operation_id = "listEvents",
     security(("bearer" = ["webhooks:read"])),
     params(schemas::OfEvents, schemas::Times),
-    responses((status = 200, description = "Oldest first", body = Page)),
+    responses(
+        (status = 200, description = "Oldest first", body = Page),
+        (status = 404, description = "The cursor is of no page"),
+    ),
 )]
 async fn list(State(app): State<App>, headers: HeaderMap, RawQuery(query): RawQuery) -> Result<Json<Page>, Problem> {
     let tenant = app.access.tenant(&headers, Permission::WebhooksRead)?;
-    let asked = Asked::read(query.as_deref())?;
-    page(&app, &tenant, &asked).await.map(Json).map_err(|error| queue_problem(&error))
+    let cursors = Cursors { keys: &app.keys, tenant: &tenant };
+    let asked = Asked::read(query.as_deref(), &cursors)?;
+    let _admitted = app.event_pages.enter(&tenant).await?;
+    page(&app, &tenant, &asked, &cursors).await.map(Json).map_err(|error| queue_problem(&error))
 }
 
-async fn page(app: &App, tenant: &TenantId, asked: &Asked) -> anyhow::Result<Page> {
-    let mut start = match (asked.cursor, asked.since) {
+async fn page(app: &App, tenant: &TenantId, asked: &Asked, cursors: &Cursors<'_>) -> anyhow::Result<Page> {
+    let cursor = asked.cursor.as_ref().map(|cursor| cursor.place);
+    let mut start = match (cursor, asked.since) {
         (Some(place), _) => FeedStart::At(place),
         (None, Some(since)) => FeedStart::Since(since),
         (None, None) => FeedStart::At(1),
     };
     let is_from_somewhere = asked.cursor.is_some() || asked.since.is_some();
     let asked_from = start;
-    let (mut data, mut next, mut bytes, mut seen) = (Vec::new(), asked.cursor, 0, 0);
+    let (mut data, mut next, mut bytes, mut seen) = (Vec::new(), cursor, 0, 0);
     let is_end = loop {
         // Not one more than the page can take, so that nothing is read twice.
         let count = asked.limit - data.len();
@@ -137,7 +190,12 @@ async fn page(app: &App, tenant: &TenantId, asked: &Asked) -> anyhow::Result<Pag
             break false;
         }
     };
-    let cursor = next.map(|place| format!("{CURSOR}{place}"));
+    // Where nothing has come, it is the same cursor.
+    let named = |place| match &asked.cursor {
+        Some(cursor) if cursor.place == place => Ok(cursor.text.clone()),
+        _ => cursors.seal(place),
+    };
+    let cursor = next.map(named).transpose()?;
     // After the events were read: what was removed meanwhile is missing among them.
     let gap = is_from_somewhere && app.queue.held(tenant).await?.is_short_of(asked_from);
     Ok(Page {
@@ -153,4 +211,26 @@ async fn page(app: &App, tenant: &TenantId, asked: &Asked) -> anyhow::Result<Pag
 fn show(event: Event) -> anyhow::Result<Box<RawValue>> {
     let json = Event { time_is_given: true, ..event }.encode();
     Ok(RawValue::from_string(String::from_utf8(json.to_vec())?)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cursor_tells_nothing_and_is_for_its_tenant_alone() {
+        let keys: Keyring =
+            format!("k1:{}", base64::engine::general_purpose::STANDARD.encode([7; 32])).parse().unwrap();
+        let [mine, other] = ["a", "b"].map(|tenant| tenant.parse::<TenantId>().unwrap());
+        let cursors = Cursors { keys: &keys, tenant: &mine };
+        let cursor = cursors.seal(4711).unwrap();
+        assert_eq!(cursors.open(&cursor), Some(4711));
+        assert_ne!(cursors.seal(4711).unwrap(), cursor);
+        assert!(cursor.len() < 120 && cursor.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte)));
+        assert_eq!(Cursors { keys: &keys, tenant: &other }.open(&cursor), None);
+        assert_eq!(cursors.open("evp_4711"), Some(4711));
+        for bad in ["", "4711", "evp_", "evp_x", "evp_-1", "evp_1234567890123456", &cursor[..cursor.len() - 4]] {
+            assert_eq!(cursors.open(bad), None, "{bad}");
+        }
+    }
 }

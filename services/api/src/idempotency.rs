@@ -68,7 +68,7 @@ async fn keyed(app: App, request: Request, next: Next) -> Response {
 
 async fn run(app: &App, tenant: &TenantId, key: &str, request: Request, next: Next) -> Result<Response, Problem> {
     let (head, body) = request.into_parts();
-    let body = read_body(body, MAX_BYTES).await?;
+    let body = read_body(body, MAX_BYTES, None).await?;
     let fingerprint = fingerprint(head.uri.path(), &body);
     let keyed = Keyed { tenant, key, fingerprint: &fingerprint };
     let now = shopery_queue::now();
@@ -97,7 +97,7 @@ fn is_final(status: StatusCode) -> bool {
 
 async fn keep(app: &App, keyed: Keyed<'_>, response: Response) -> Result<Response, Problem> {
     let (head, body) = response.into_parts();
-    let body = read_body(body, MAX_BYTES).await.map_err(|_| Problem::internal())?;
+    let body = read_body(body, MAX_BYTES, None).await.map_err(|_| Problem::internal())?;
     let sealed = app.keys.seal_text(&owner(keyed), body.to_vec()).map_err(|_| Problem::internal())?;
     let location = head.headers.get(header::LOCATION).and_then(|value| value.to_str().ok()).map(str::to_owned);
     let answered = Answered { status: head.status.as_u16(), location, body: sealed.stored().to_owned() };

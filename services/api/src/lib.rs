@@ -22,11 +22,12 @@ mod waiting;
 mod webhooks;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::time::Duration;
 
 use axum::middleware::from_fn_with_state;
 use secrecy::SecretString;
 use shopery_control::{ConfigWriter, database};
+use shopery_http::fair::{Door, Doors, Rule};
 use shopery_http::{Access, AccessConfig, LimitsConfig, Problem, Usual};
 use shopery_model::Keyring;
 use shopery_queue::{Queue, read_keyring};
@@ -35,7 +36,6 @@ use shopery_runtime::{Env, Runtime};
 use shopery_sender::{Egress, Sender};
 use shopery_store::{Store, StoreError};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 use utoipa_axum::router::OpenApiRouter;
 
 pub const ABOUT: About = About {
@@ -44,10 +44,15 @@ pub const ABOUT: About = About {
     version: env!("CARGO_PKG_VERSION"),
 };
 
-/// Test calls under way at a time.
-const TEST_CALLS: usize = 32;
-/// Digests that are worked out at a time: each reads many rows.
-const DIGESTS: usize = 4;
+/// A Test call takes up to five seconds, and a connection.
+const TEST_CALLS: Rule =
+    Rule { name: "test-calls", what: "Test calls", all: 64, share: 4, max_wait: Duration::from_secs(5) };
+/// Digests and metrics: each reads many rows, and takes a connection to the database.
+const SUMS: Rule =
+    Rule { name: "sums", what: "digests and metrics", all: 4, share: 1, max_wait: Duration::from_secs(10) };
+/// Pages of events, up to 4 MiB each in memory.
+const EVENT_PAGES: Rule =
+    Rule { name: "event-pages", what: "pages of events", all: 32, share: 4, max_wait: Duration::from_secs(5) };
 
 /// Ample for a merchant's integration. A client may act for many tenants, as the backoffice does.
 const USUAL: Usual = Usual { tenant: "12000/1m", client: "60000/1m" };
@@ -94,8 +99,9 @@ struct App {
     config: ConfigWriter,
     sender: Sender,
     egress: Egress,
-    test_calls: Arc<Semaphore>,
-    digests: Arc<Semaphore>,
+    test_calls: Door,
+    sums: Door,
+    event_pages: Door,
 }
 
 /// Runs until the drain is over.
@@ -108,6 +114,7 @@ pub async fn run(config: Config, listener: TcpListener, runtime: Runtime) -> any
     database::wait_for_schema(&store, &starting, &runtime.shutdown).await?;
     reencrypt::check_keys(&store, &config.keys).await?;
     reencrypt::seal_plain(&store, &config.keys).await?;
+    let doors = Doors::new("api", &runtime);
     let app = App {
         queue: queue.clone(),
         store: store.clone(),
@@ -116,8 +123,9 @@ pub async fn run(config: Config, listener: TcpListener, runtime: Runtime) -> any
         config: ConfigWriter::start(&queue, store, &runtime),
         egress: config.sender.egress.clone(),
         sender: Sender::new(&config.sender, &runtime)?,
-        test_calls: Arc::new(Semaphore::new(TEST_CALLS)),
-        digests: Arc::new(Semaphore::new(DIGESTS)),
+        test_calls: doors.open(TEST_CALLS),
+        sums: doors.open(SUMS),
+        event_pages: doors.open(EVENT_PAGES),
     };
     let (routes, document) = described().split_for_parts();
     let routes = routes.route_layer(from_fn_with_state(app.clone(), idempotency::once)).with_state(app);

@@ -191,6 +191,7 @@ async fn metrics(
     webhook: Option<WebhookId>,
     windows: Windows,
 ) -> Result<Metrics, Problem> {
+    let _admitted = app.sums.enter(tenant).await?;
     let asked = tokio::try_join!(app.store.counts(tenant, webhook, windows), app.store.oldest_waiting(tenant, webhook));
     let (counts, oldest_waiting_at) = asked.map_err(database_problem)?;
     let mut total = Counts::default();

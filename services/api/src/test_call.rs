@@ -102,9 +102,7 @@ async fn send(
     endpoint: Endpoint<'_>,
     webhook: Option<String>,
 ) -> Result<Json<Report>, Problem> {
-    let Ok(_place) = app.test_calls.try_acquire() else {
-        return Err(Problem::unavailable("too many test calls are under way", 5));
-    };
+    let _admitted = app.test_calls.enter(tenant).await?;
     let now = shopery_queue::now();
     let payload = json!({ "test": true, "message": "This is a test of your webhook by Shopery." }).to_string();
     let id = AttemptId::generate().to_string();

@@ -17,6 +17,7 @@ use crate::config::Config;
 use crate::failure::Failure;
 use crate::problem::Problem;
 use crate::retry::{self, Met};
+use crate::terminal::plain_lines;
 
 const CONNECT: Duration = Duration::from_secs(10);
 /// A page of events has 4 MiB at most.
@@ -163,7 +164,7 @@ impl Client {
             was_lost |= met == Met::Lost;
             let Some(pause) = retry::pause(met, tries, request.is_repeatable(), was_lost) else { return Err(failure) };
             if pause >= LONG {
-                eprintln!("waiting {} s, then trying again: {failure}", pause.as_secs());
+                eprintln!("waiting {} s, then trying again: {}", pause.as_secs(), plain_lines(&failure.to_string()));
             }
             tokio::time::sleep(jittered(pause)).await;
         }

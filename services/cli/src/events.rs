@@ -103,7 +103,7 @@ impl List {
                 }
             } else {
                 // There is no end, so JSON is one object a line.
-                page.data.iter().try_for_each(|event| context.output.line(event.get()))?;
+                page.data.iter().try_for_each(|event| context.output.json(event.get()))?;
             }
             if !std::mem::replace(&mut is_told, true) {
                 context.output.note("watching; Ctrl-C ends it");

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use crate::problem::Problem;
 use crate::redact::redact;
+use crate::terminal::plain_lines;
 
 /// The API refused, or what was verified is not so: doing the same again will not help.
 pub const REFUSED: u8 = 1;
@@ -50,8 +51,8 @@ impl Failure {
     pub fn report(&self) -> ExitCode {
         match self {
             Self::Closed => {}
-            Self::Interrupted(how) => eprintln!("{}", redact(how)),
-            other => eprintln!("error: {}", redact(&other.to_string())),
+            Self::Interrupted(how) => eprintln!("{}", plain_lines(&redact(how))),
+            other => eprintln!("error: {}", plain_lines(&redact(&other.to_string()))),
         }
         ExitCode::from(self.code())
     }

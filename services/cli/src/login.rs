@@ -167,7 +167,7 @@ pub async fn whoami(global: &Global) -> Result<(), Failure> {
         ];
         tell(output, &lines)?;
     } else {
-        output.line(&told.to_string())?;
+        output.json(&told.to_string())?;
     }
     if is_accepted { Ok(()) } else { Err(Failure::failed("the API does not accept this token")) }
 }

@@ -50,7 +50,7 @@ fn main() -> ExitCode {
         Ok(arguments) => arguments,
         // What was typed may be a token in the wrong place.
         Err(error) if error.use_stderr() => {
-            eprint!("{}", redact::redact(&error.to_string()));
+            eprint!("{}", terminal::plain_lines(&redact::redact(&error.to_string())));
             return ExitCode::from(failure::USAGE);
         }
         Err(help) => {

@@ -58,7 +58,7 @@ impl Metrics {
         };
         let answer = context.send(Request::get(&path).query(&query)).await?;
         if !context.output.is_human() {
-            return context.output.line(answer.json()?.get());
+            return context.output.json(answer.json()?.get());
         }
         context.output.line(tell(&answer.read()?, context.output.terminal).trim_end())
     }

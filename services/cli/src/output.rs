@@ -35,6 +35,11 @@ impl Output {
         Ok(out.flush()?)
     }
 
+    /// JSON as it came, on a line of stdout. A terminal gets it escaped; files and pipes get every byte.
+    pub fn json(self, json: &str) -> Result<(), Failure> {
+        self.line(&self.terminal.json(json))
+    }
+
     /// What is neither result nor error goes to stderr, so that it is in nobody's way.
     pub fn note(self, text: &str) {
         eprintln!("{text}");
@@ -44,7 +49,7 @@ impl Output {
     pub fn one(self, json: &RawValue, tell: impl FnOnce(&Members) -> String) -> Result<(), Failure> {
         match json::of(json) {
             Some(members) if self.is_human() => self.line(tell(&members).trim_end()),
-            _ => self.line(json.get()),
+            _ => self.json(json.get()),
         }
     }
 
@@ -91,12 +96,12 @@ impl Listing<'_> {
                 let mut out = io::stdout().lock();
                 for (place, item) in items.iter().enumerate() {
                     out.write_all(if self.printed + place == 0 { b"[" } else { b",\n" })?;
-                    out.write_all(item.get().as_bytes())?;
+                    out.write_all(self.output.terminal.json(item.get()).as_bytes())?;
                 }
             }
             Format::JsonLines => {
                 for item in items {
-                    self.output.line(item.get())?;
+                    self.output.json(item.get())?;
                 }
             }
         }

@@ -17,6 +17,7 @@ use crate::input;
 use crate::json::Members;
 use crate::output::Format;
 use crate::problem::Problem;
+use crate::terminal::Terminal;
 
 const ONE: &str = "application/cloudevents+json";
 const BATCH: &str = "application/cloudevents-batch+json";
@@ -250,15 +251,15 @@ struct Published {
 
 impl Published {
     fn batch(&mut self, answer: &RawValue, ids: Ids) -> Result<(), Failure> {
-        let mut out = io::stdout().lock();
+        let (terminal, mut out) = (Terminal::stdout(), io::stdout().lock());
         self.duplicates += ids.events.iter().filter(|event| event.duplicate).count();
         match self.format {
             Format::Human => eprintln!("{}", told(self.count + ids.ids.len(), self.duplicates)),
-            Format::JsonLines => writeln!(out, "{}", answer.get())?,
+            Format::JsonLines => writeln!(out, "{}", terminal.json(answer.get()))?,
             Format::Json => {
                 for (place, id) in ids.ids.iter().enumerate() {
                     out.write_all(if self.count + place == 0 { b"{\"ids\":[" } else { b"," })?;
-                    out.write_all(id.get().as_bytes())?;
+                    out.write_all(terminal.json(id.get()).as_bytes())?;
                 }
             }
         }

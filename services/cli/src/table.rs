@@ -117,7 +117,7 @@ pub fn state(text: &str, has_colour: bool) -> String {
         "pending" | "parked" | "running" | "paused" => "33",
         _ => DIM,
     };
-    paint(text, code, has_colour)
+    paint(&plain(text), code, has_colour)
 }
 
 #[cfg(test)]

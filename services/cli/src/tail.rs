@@ -215,7 +215,7 @@ impl Row {
     /// There is no end, so JSON is one object a line.
     fn print(&self, output: Output) -> Result<(), Failure> {
         let Some(members) = json::of(&self.json).filter(|_| output.is_human()) else {
-            return output.line(self.json.get());
+            return output.json(self.json.get());
         };
         let text = |path: &str| plain(&members.text(path));
         let clock = self.version.updated_at.get(11..19).unwrap_or_default();
@@ -225,7 +225,8 @@ impl Row {
             1 => "1 attempt".to_owned(),
             n => format!("{n} attempts"),
         };
-        let line = format!("{clock}  {state}  {}  {:<18}  {}  {attempts}", self.id, text("event"), text("resource"));
+        let line =
+            format!("{clock}  {state}  {}  {:<18}  {}  {attempts}", plain(&self.id), text("event"), text("resource"));
         output.line(&error.map_or(line.clone(), |error| format!("{line}  {error}")))
     }
 }

@@ -1,6 +1,8 @@
 //! What we know of the terminal, and the prompt.
 
-use std::io::{self, BufRead, IsTerminal, Write};
+use std::borrow::Cow;
+use std::fmt::Write as _;
+use std::io::{self, BufRead, IsTerminal, Write as _};
 
 use rustix::termios::{self, LocalModes, OptionalActions};
 use secrecy::SecretString;
@@ -30,6 +32,11 @@ impl Terminal {
         Self::of(stderr.is_terminal(), termios::tcgetwinsize(&stderr).ok())
     }
 
+    /// JSON as this output is to get it.
+    pub fn json(self, json: &str) -> Cow<'_, str> {
+        if self.is_terminal { plain_json(json).into() } else { json.into() }
+    }
+
     fn of(is_terminal: bool, size: Option<termios::Winsize>) -> Self {
         let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
         let is_dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
@@ -42,13 +49,42 @@ impl Terminal {
     }
 }
 
+/// What a terminal obeys rather than shows, or what shows a text as another one: controls (C0, DEL, C1), marks that change the
+/// direction or break the line, and what has no width.
+fn is_hidden(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}')
+        || matches!(c, '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+}
+
 /// A text that came from elsewhere, such as an endpoint's answer, without what a terminal would obey.
 pub fn plain(text: &str) -> String {
-    let is_command = |c: char| c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
-        if is_command(c) {
+        if is_hidden(c) {
             shown.extend(c.escape_unicode());
+        } else {
+            shown.push(c);
+        }
+    }
+    shown
+}
+
+/// The same of lines of ours that hold such texts.
+pub fn plain_lines(text: &str) -> String {
+    text.split('\n').map(plain).collect::<Vec<_>>().join("\n")
+}
+
+/// The same of JSON, which stays JSON and says the same: `\u009b`. White space between its parts stays as it is.
+pub fn plain_json(json: &str) -> String {
+    let mut shown = String::with_capacity(json.len());
+    for c in json.chars() {
+        if is_hidden(c) && !matches!(c, '\n' | '\r' | '\t') {
+            let mut units = [0; 2];
+            // Writing to a String cannot fail.
+            for unit in c.encode_utf16(&mut units) {
+                let _ = write!(shown, "\\u{unit:04x}");
+            }
         } else {
             shown.push(c);
         }
@@ -119,6 +155,16 @@ mod tests {
     fn a_terminal_is_not_commanded_by_what_it_shows() {
         assert_eq!(plain("Grüße, 山田"), "Grüße, 山田");
         assert_eq!(plain("a\u{1b}[31mb\r\n\u{9b}2J\u{202e}"), "a\\u{1b}[31mb\\u{d}\\u{a}\\u{9b}2J\\u{202e}");
+        assert_eq!(plain("a\u{200b}b\u{2028}"), "a\\u{200b}b\\u{2028}");
+    }
+
+    #[test]
+    fn json_for_a_terminal_is_the_same_json() {
+        let text = "a\u{7f}\u{9b}2J\u{202e}\u{2028}\u{200b}\u{e0041}\n\u{1b} Grüße";
+        let json = serde_json::to_string_pretty(&serde_json::json!({ "a": text })).unwrap();
+        let shown = plain_json(&json);
+        assert!(!shown.chars().any(|c| is_hidden(c) && c != '\n'), "{shown:?}");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&shown).unwrap()["a"], text);
     }
 
     #[test]

@@ -79,7 +79,7 @@ impl Verify {
         if !output.is_human() {
             let (version, wrong) = (verdict.as_ref().ok(), verdict.as_ref().err());
             let told = json!({ "verified": version.is_some(), "signature": version, "id": arrived.id, "wrong": wrong });
-            output.line(&told.to_string())?;
+            output.json(&told.to_string())?;
         }
         match verdict {
             Ok(version) if output.is_human() => output.line(&format!("verified, by a {version} signature")),

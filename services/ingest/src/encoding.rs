@@ -8,6 +8,7 @@ use std::io::{self, Read};
 use bytes::Bytes;
 use flate2::bufread::MultiGzDecoder;
 use shopery_http::Problem;
+use shopery_http::fair::Admitted;
 use shopery_model::Invalid;
 
 /// gzip makes what cannot be compressed a little larger; a body of more than its limit and this is over the limit anyhow.
@@ -51,7 +52,12 @@ impl Encoding {
     }
 
     /// The body as it was before it was compressed; 413 as soon as it has more than `limit` bytes.
-    pub(crate) async fn decode(self, body: Bytes, limit: usize) -> Result<Bytes, Problem> {
+    pub(crate) async fn decode(
+        self,
+        body: Bytes,
+        limit: usize,
+        mut memory: Option<&mut Admitted>,
+    ) -> Result<Bytes, Problem> {
         if self == Self::Identity {
             return Ok(body);
         }
@@ -72,6 +78,9 @@ impl Encoding {
             }
             if read == 0 {
                 return Ok(unpacked.into());
+            }
+            if let Some(memory) = &mut memory {
+                memory.grow(read)?;
             }
             tokio::task::yield_now().await;
         }
@@ -118,16 +127,16 @@ mod tests {
     #[tokio::test]
     async fn what_was_compressed_is_unpacked_up_to_its_limit() {
         let text = vec![b'x'; CHUNK * 3 + 7];
-        assert_eq!(Encoding::Gzip.decode(gzip(&text), text.len()).await.unwrap(), text);
-        assert_eq!(Encoding::Gzip.decode(gzip(&text), text.len() - 1).await.unwrap_err().status, 413);
-        assert_eq!(Encoding::Gzip.decode(gzip(b""), 0).await.unwrap(), "");
+        assert_eq!(Encoding::Gzip.decode(gzip(&text), text.len(), None).await.unwrap(), text);
+        assert_eq!(Encoding::Gzip.decode(gzip(&text), text.len() - 1, None).await.unwrap_err().status, 413);
+        assert_eq!(Encoding::Gzip.decode(gzip(b""), 0, None).await.unwrap(), "");
         // Two streams, one behind the other, are one body.
         let two = [gzip(b"a"), gzip(b"b")].concat();
-        assert_eq!(Encoding::Gzip.decode(two.into(), 2).await.unwrap(), "ab");
+        assert_eq!(Encoding::Gzip.decode(two.into(), 2, None).await.unwrap(), "ab");
         let bomb = gzip(&vec![0; 16 * 1024 * 1024]);
         assert!(bomb.len() < 100 * 1024);
-        assert_eq!(Encoding::Gzip.decode(bomb, 256 * 1024).await.unwrap_err().status, 413);
-        assert_eq!(Encoding::Identity.decode("a".into(), 1).await.unwrap(), "a");
+        assert_eq!(Encoding::Gzip.decode(bomb, 256 * 1024, None).await.unwrap_err().status, 413);
+        assert_eq!(Encoding::Identity.decode("a".into(), 1, None).await.unwrap(), "a");
     }
 
     #[tokio::test]
@@ -142,7 +151,7 @@ mod tests {
             (changed.into(), "not gzip"),
             (Bytes::new(), "too early"),
         ] {
-            let problem = Encoding::Gzip.decode(body, 1000).await.unwrap_err();
+            let problem = Encoding::Gzip.decode(body, 1000, None).await.unwrap_err();
             assert!(problem.status == 400 && problem.detail.contains(named), "{named}: {problem:?}");
         }
     }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::State;
@@ -13,6 +14,7 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use serde_json::json;
 use serde_json::value::RawValue;
+use shopery_http::fair::{Admitted, Door, Doors, Rule};
 use shopery_http::{Access, Permission, Problem, read_body};
 use shopery_model::{BinaryAttributes, Event, Invalid, Lane, MAX_EVENT_BYTES, TenantId};
 use shopery_queue::{Meter, Pacer, PublishError, trace};
@@ -20,7 +22,6 @@ use shopery_queue::{Meter, Pacer, PublishError, trace};
 use crate::accept::{Acceptor, Source};
 use crate::encoding::Encoding;
 use crate::mode::Mode;
-use crate::places::Places;
 use crate::recent_acks::NotAccepted;
 use crate::validate::Purpose;
 
@@ -31,21 +32,38 @@ const AT_A_TIME: usize = 32;
 /// After how many seconds a publisher should try again when a stream is full or away.
 const RETRY_AFTER: u32 = 1;
 
-struct Door {
+/// Bytes of bodies in memory, packed and unpacked.
+const BODIES: Rule = Rule {
+    name: "bodies",
+    what: "bytes of events",
+    all: 512 * 1024 * 1024,
+    share: 64 * 1024 * 1024,
+    max_wait: Duration::from_secs(1),
+};
+/// Batches that are worked on. Others, which are there already, wait.
+const BATCHES: Rule = Rule { name: "batches", what: "batches", all: 16, share: 4, max_wait: Duration::from_secs(20) };
+
+struct Publishing {
     acceptor: Acceptor,
     access: Access,
-    places: Places,
+    bodies: Door,
+    batches: Door,
     meter: Meter,
     pacer: Pacer,
 }
 
-pub(crate) fn routes(acceptor: Acceptor, access: Access, meter: Meter, pacer: Pacer) -> Router {
-    let door = Door { acceptor, access, places: Places::new(), meter, pacer };
-    Router::new().route("/events", post(publish)).with_state(Arc::new(door))
+pub(crate) fn routes(acceptor: Acceptor, access: Access, doors: &Doors, meter: Meter, pacer: Pacer) -> Router {
+    let (bodies, batches) = (doors.open(BODIES), doors.open(BATCHES));
+    let publishing = Publishing { acceptor, access, bodies, batches, meter, pacer };
+    Router::new().route("/events", post(publish)).with_state(Arc::new(publishing))
 }
 
-async fn publish(State(door): State<Arc<Door>>, headers: HeaderMap, body: Body) -> Result<Response, Problem> {
-    let published = door.publish(&headers, body).await;
+async fn publish(
+    State(publishing): State<Arc<Publishing>>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    let published = publishing.publish(&headers, body).await;
     if let Err(problem) = &published {
         let reason = match problem.status {
             401 | 403 => "access",
@@ -53,12 +71,12 @@ async fn publish(State(door): State<Arc<Door>>, headers: HeaderMap, body: Body) 
             503 => return published,
             _ => "invalid",
         };
-        door.acceptor.refuse(Source::Http, reason);
+        publishing.acceptor.refuse(Source::Http, reason);
     }
     published
 }
 
-impl Door {
+impl Publishing {
     async fn publish(&self, headers: &HeaderMap, body: Body) -> Result<Response, Problem> {
         let tenant = self.access.tenant(headers, Permission::EventsWrite)?;
         let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
@@ -66,20 +84,21 @@ impl Door {
         let mode = Mode::of(content_type, has_attributes).ok_or_else(|| unsupported(has_attributes))?;
         let encoding = content_encoding(headers)?;
         let traceparent = headers.get(trace::TRACEPARENT).and_then(|value| value.to_str().ok());
+        let mut memory = self.bodies.begin(&tenant);
         match mode {
             Mode::Structured => {
-                let body = unpacked(body, encoding, MAX_EVENT_BYTES).await?;
+                let body = unpacked(body, encoding, MAX_EVENT_BYTES, &mut memory).await?;
                 let event = Event::parse(&body, shopery_queue::now()).map_err(Problem::invalid)?;
                 self.one(&tenant, &event, traceparent).await
             }
             Mode::Binary => {
-                let body = unpacked(body, encoding, MAX_EVENT_BYTES).await?;
+                let body = unpacked(body, encoding, MAX_EVENT_BYTES, &mut memory).await?;
                 let event = Event::parse_binary(attributes(headers), &body, shopery_queue::now());
                 self.one(&tenant, &event.map_err(Problem::invalid)?, traceparent).await
             }
             Mode::Batch => {
-                let _place = self.places.take(&tenant).await.map_err(|_| Problem::internal())?;
-                let body = unpacked(body, encoding, MAX_BATCH_BYTES).await?;
+                let body = unpacked(body, encoding, MAX_BATCH_BYTES, &mut memory).await?;
+                let _admitted = self.batches.enter(&tenant).await?;
                 self.batch(&tenant, &body, traceparent).await
             }
         }
@@ -246,9 +265,9 @@ fn content_encoding(headers: &HeaderMap) -> Result<Encoding, Problem> {
 }
 
 /// The body, of at most `limit` bytes when it is unpacked.
-async fn unpacked(body: Body, encoding: Encoding, limit: usize) -> Result<Bytes, Problem> {
-    let body = read_body(body, encoding.limit(limit)).await?;
-    encoding.decode(body, limit).await
+async fn unpacked(body: Body, encoding: Encoding, limit: usize, memory: &mut Admitted) -> Result<Bytes, Problem> {
+    let body = read_body(body, encoding.limit(limit), Some(&mut *memory)).await?;
+    encoding.decode(body, limit, Some(memory)).await
 }
 
 fn unsupported(has_attributes: bool) -> Problem {

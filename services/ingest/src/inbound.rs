@@ -12,7 +12,7 @@ use async_nats::{HeaderMap, Message};
 use futures_util::StreamExt;
 use serde_json::{Value, json};
 use shopery_http::Problem;
-use shopery_model::{BinaryAttributes, Event, EventType, Invalid, MAX_EVENT_BYTES, TenantId};
+use shopery_model::{BinaryAttributes, Event, EventType, Invalid, MAX_EVENT_BYTES, TenantId, stable_hash};
 use shopery_queue::{Dead, Disposition, Intake, Queue, subject, trace};
 use shopery_runtime::Shutdown;
 use tokio::sync::Semaphore;
@@ -124,7 +124,8 @@ async fn accept(acceptor: &Acceptor, message: &Message, task: Task) -> Result<Va
     match acceptor.store_once(&tenant, &event, traceparent, task).await {
         Ok(accepted) => Ok(json!({
             "stream": accepted.ack.stream,
-            "seq": accepted.ack.sequence,
+            // JetStream clients want a number there. The place in EVENTS would tell how many events all tenants together have.
+            "seq": stable_hash(event.id.as_bytes()).max(1),
             "duplicate": accepted.is_repeat,
             "id": event.id,
         })),
@@ -169,7 +170,7 @@ async fn read_event(message: &Message) -> Result<Event, Problem> {
         content_type => Mode::of(content_type, has_attributes),
     };
     let encoding = Encoding::read(&header(headers, "content-encoding").unwrap_or_default())?;
-    let payload = encoding.decode(message.payload.clone(), MAX_EVENT_BYTES).await?;
+    let payload = encoding.decode(message.payload.clone(), MAX_EVENT_BYTES, None).await?;
     let event = match mode {
         Some(Mode::Structured) => Event::parse(&payload, now),
         Some(Mode::Binary) => Event::parse_binary(attributes(headers), &payload, now),
@@ -223,7 +224,7 @@ async fn dead_letter(
     let headers = message.headers().into_iter().flat_map(content_headers);
     let encoding = message.headers().and_then(|headers| header(headers, "content-encoding")).unwrap_or_default();
     let payload = match Encoding::read(&encoding) {
-        Ok(encoding) => encoding.decode(message.payload().clone(), MAX_EVENT_BYTES).await,
+        Ok(encoding) => encoding.decode(message.payload().clone(), MAX_EVENT_BYTES, None).await,
         Err(problem) => Err(problem),
     };
     let payload = payload.unwrap_or_else(|_| message.payload().clone());

@@ -9,12 +9,12 @@ mod encoding;
 mod http;
 mod inbound;
 mod mode;
-mod places;
 mod recent_acks;
 mod validate;
 
 use std::net::SocketAddr;
 
+use shopery_http::fair::Doors;
 use shopery_http::{Access, AccessConfig, LimitsConfig, Usual};
 use shopery_model::{Allowance, catalogue};
 use shopery_queue::{Age, Intake, Meter, Pacer, Queue, Waiting, topology, watch_ages};
@@ -76,7 +76,8 @@ pub async fn run(config: Config, listener: TcpListener, runtime: Runtime) -> any
     let queue = Queue::connect(&config.queue, ABOUT.name, &starting, &runtime).await?;
     let acceptor = Acceptor::new(queue.clone(), validation, &runtime);
     let (meter, pacer) = (Meter::new(config.allowance), Pacer::start(&queue, &runtime));
-    let routes = http::routes(acceptor.clone(), access.clone(), meter, pacer);
+    let doors = Doors::new("ingest", &runtime);
+    let routes = http::routes(acceptor.clone(), access.clone(), &doors, meter, pacer);
     let routes = shopery_http::guarded(routes, access, &config.limits)
         .merge(shopery_http::document::routes(&document::document(), "SHOPERY_INGEST_URL")?)
         .merge(shopery_http::operations(&runtime));

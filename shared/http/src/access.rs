@@ -14,7 +14,7 @@ use axum::http::{HeaderMap, header};
 use jsonwebtoken::Algorithm;
 use jsonwebtoken::errors::ErrorKind;
 use moka::sync::Cache;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use shopery_model::TenantId;
 use shopery_runtime::{Env, Runtime};
 
@@ -122,9 +122,24 @@ struct Claims {
     sub: Option<String>,
     #[serde(default)]
     tenants: Vec<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "permissions")]
     scope: String,
-    exp: u64,
+    #[serde(default)]
+    exp: Option<f64>,
+}
+
+/// RFC 8693 has a text with spaces; some providers send an array.
+fn permissions<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Scope {
+        Text(String),
+        List(Vec<String>),
+    }
+    Ok(match Scope::deserialize(from)? {
+        Scope::Text(text) => text,
+        Scope::List(list) => list.join(" "),
+    })
 }
 
 /// Who sends a request, and for whom.
@@ -264,11 +279,13 @@ impl Access {
             }
             _ => return Err(WRONG_ALGORITHM),
         };
+        let exp = claims.exp.ok_or(NO_EXP)?;
         let grant = Arc::new(Grant {
             subject: claims.sub,
             tenants: claims.tenants,
             scope: claims.scope,
-            until: claims.exp.saturating_add(self.leeway),
+            // A NumericDate (RFC 7519) may have a fraction. Beyond what u64 holds, the conversion ends at its limits.
+            until: (exp as u64).saturating_add(self.leeway),
             generation,
         });
         self.verified.insert(token.to_owned(), grant.clone());
@@ -307,6 +324,8 @@ fn decode(token: &str, key: &Key) -> Result<Claims, Refusal> {
 
 const WRONG_ALGORITHM: Refusal = Refusal::Invalid("the token is not signed with an algorithm that is accepted here");
 
+const NO_EXP: Refusal = Refusal::Invalid("the token must have the claim exp");
+
 fn explain(error: &ErrorKind) -> Refusal {
     Refusal::Invalid(match error {
         ErrorKind::ExpiredSignature => "the token has expired",
@@ -318,7 +337,7 @@ fn explain(error: &ErrorKind) -> Refusal {
         ErrorKind::MissingRequiredClaim(claim) => match claim.as_str() {
             "iss" => "the token must have the claim iss",
             "aud" => "the token must have the claim aud",
-            _ => "the token must have the claim exp",
+            _ => return NO_EXP,
         },
         _ => "the token is malformed",
     })

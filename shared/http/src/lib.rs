@@ -2,8 +2,10 @@
 //! a description of itself, and a server that outsiders may connect to.
 
 mod access;
+mod body;
 mod connection;
 pub mod document;
+pub mod fair;
 mod guard;
 mod jwks;
 mod keys;
@@ -13,6 +15,7 @@ mod problem;
 mod serve;
 
 pub use access::{Access, AccessConfig, Caller, Permission};
+pub use body::read_body;
 pub use guard::{LimitsConfig, Usual, guarded};
 pub use problem::Problem;
-pub use serve::{bind, operations, read_body, serve, with_limits};
+pub use serve::{bind, operations, serve, with_limits};

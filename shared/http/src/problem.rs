@@ -126,7 +126,11 @@ impl Problem {
     }
 
     pub fn timed_out() -> Self {
-        let detail = "the request took too long to arrive or to answer; send it again";
+        Self::too_slow("the request took too long to arrive or to answer; send it again")
+    }
+
+    /// 408.
+    pub fn too_slow(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::REQUEST_TIMEOUT, "request-timeout", "The request took too long", detail)
     }
 

@@ -7,16 +7,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use axum::body::{Body, HttpBody as _};
 use axum::extract::{MatchedPath, Request};
-use axum::http::{Method, header};
+use axum::http::{HeaderValue, Method, header};
 use axum::middleware::{Next, from_fn};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use axum::{Json, Router};
-use bytes::{Bytes, BytesMut};
-
-use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -89,7 +85,7 @@ pub fn with_limits(routes: Router, face: &str, runtime: &Runtime) -> Router {
             async move {
                 let route = request.extensions().get::<MatchedPath>().map_or("none", MatchedPath::as_str).to_owned();
                 let method = method_label(request.method()).to_owned();
-                let response = if percent_decode_str(request.uri().path()).decode_utf8().is_err() {
+                let mut response = if percent_decode_str(request.uri().path()).decode_utf8().is_err() {
                     Problem::malformed("the path is not UTF-8 once its percent-encoding is undone").into_response()
                 } else {
                     match tokio::time::timeout(REQUEST_TIMEOUT, next.run(request)).await {
@@ -97,6 +93,8 @@ pub fn with_limits(routes: Router, face: &str, runtime: &Runtime) -> Router {
                         Err(_) => Problem::timed_out().into_response(),
                     }
                 };
+                // Nobody is to take data of a tenant for a page.
+                response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
                 let status = response.status().as_str().to_owned();
                 requests.get_or_create(&[("route", route), ("method", method), ("status", status)]).inc();
                 response
@@ -109,42 +107,6 @@ fn method_label(method: &Method) -> &str {
     const KNOWN: [Method; 7] =
         [Method::GET, Method::POST, Method::PATCH, Method::PUT, Method::DELETE, Method::HEAD, Method::OPTIONS];
     if KNOWN.contains(method) { method.as_str() } else { "other" }
-}
-
-/// The whole body, or 413 beyond `limit` bytes. What is over the limit is read and forgotten, within bounds: a client
-/// that is still writing when the connection is closed would not read the answer.
-pub async fn read_body(mut body: Body, limit: usize) -> Result<Bytes, Problem> {
-    let broken = |_| Problem::malformed("the body did not arrive whole");
-    let mut read = BytesMut::new();
-    while let Some(frame) = body.frame().await {
-        let Ok(data) = frame.map_err(broken)?.into_data() else { continue };
-        if read.is_empty() && body.is_end_stream() && data.len() <= limit {
-            return Ok(data);
-        }
-        if read.len() + data.len() > limit {
-            forget(body).await;
-            return Err(Problem::too_large(format!("the body is over the limit of {limit} bytes")));
-        }
-        read.extend_from_slice(&data);
-    }
-    Ok(read.freeze())
-}
-
-/// Reads so much and so long of a body that is too large.
-const FORGOTTEN_BYTES: usize = 32 * 1024 * 1024;
-const FORGOTTEN_TIME: Duration = Duration::from_secs(5);
-
-async fn forget(mut body: Body) {
-    let mut left = FORGOTTEN_BYTES;
-    let read = async {
-        while let Some(Ok(frame)) = body.frame().await {
-            left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
-            if left == 0 {
-                return;
-            }
-        }
-    };
-    let _ = tokio::time::timeout(FORGOTTEN_TIME, read).await;
 }
 
 /// Serves until the drain begins, then finishes the requests under way.

@@ -95,9 +95,9 @@ pub struct Dead<'a, Reason: Serialize> {
     bytes: usize,
 }
 
-/// Kept of a dead message that came from outside, at most: who sends much that is bad must not take the room of others. Escaped
-/// as JSON, at worst sixfold, it still fits into a message of 1 MiB.
-const DEAD_BODY: usize = 128 * 1024;
+/// Kept of a dead message that came from outside, at most: it is evidence of what was wrong, and who sends much that is bad must not
+/// take the room of others.
+const DEAD_BODY: usize = 8 * 1024;
 const DEAD_HEADERS: usize = 8 * 1024;
 
 impl<Reason: Serialize> Dead<'_, Reason> {

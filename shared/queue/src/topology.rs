@@ -9,6 +9,7 @@ use async_nats::jetstream::consumer::{AckPolicy, pull};
 use async_nats::jetstream::context::{CreateStreamErrorKind, GetStreamErrorKind, UpdateStreamErrorKind};
 use async_nats::jetstream::stream::{Config, DiscardPolicy, Info, RetentionPolicy, StorageType};
 use async_nats::jetstream::{Context, ErrorCode, kv};
+use shopery_model::MAX_EVENT_BYTES;
 use shopery_runtime::Env;
 use time::OffsetDateTime;
 
@@ -48,6 +49,12 @@ pub(crate) const BURSTS_MAX_AGE: Duration = Duration::from_secs(60 * 60);
 
 /// Explicit, because the server's default (1000) is no limit of ours.
 const MAX_CONSUMERS: i32 = 64;
+
+/// An event has at most [`MAX_EVENT_BYTES`]; the rest is for headers.
+const MAX_INBOUND_BYTES: i32 = MAX_EVENT_BYTES as i32 + 64 * 1024;
+
+/// Messages on DEAD of one tenant and reason; the oldest go. Those from outside have a few kilobytes each.
+const MAX_DEAD_OF_A_TENANT: i64 = 500;
 
 /// PARKED has one for each endpoint whose backlog is being sent.
 const MAX_DRAINS: i32 = 10_000;
@@ -168,6 +175,8 @@ fn streams(limits: &Limits) -> [Config; 8] {
         Config {
             retention: RetentionPolicy::WorkQueue,
             max_bytes: limits.inbound_max_bytes,
+            // What is no event whatever it says takes no room; its publisher, who may ask for a reply, gets one all the same.
+            max_message_size: MAX_INBOUND_BYTES,
             // The publisher is answered by ingest, once the event is in EVENTS or known to be bad.
             no_ack: true,
             ..base(INBOUND, &["in.>"])
@@ -216,6 +225,8 @@ fn streams(limits: &Limits) -> [Config; 8] {
             retention: RetentionPolicy::Limits,
             max_age: 30 * DAY,
             max_bytes: 256 * MIB,
+            // Whoever sends much that is bad loses the evidence of its own.
+            max_messages_per_subject: MAX_DEAD_OF_A_TENANT,
             discard: DiscardPolicy::Old,
             ..base(DEAD, &["dead.>"])
         },
@@ -388,7 +399,7 @@ async fn update(jetstream: &Context, found: &Info, wanted: Config, limits: &Limi
     // What has no limit is -1 to the server, and 0 here.
     let limits_of = |config: &Config| {
         (
-            config.max_bytes.max(0),
+            (config.max_bytes.max(0), config.max_message_size.max(0)),
             config.max_age,
             config.num_replicas,
             config.max_consumers,

@@ -3,9 +3,11 @@
 
 mod descriptors;
 mod env;
+mod files;
 mod health;
 mod metrics;
 mod recent;
+mod repeats;
 pub mod service;
 mod shutdown;
 mod tasks;
@@ -13,6 +15,7 @@ pub mod telemetry;
 
 pub use descriptors::descriptors;
 pub use env::Env;
+pub use files::make_files_private;
 pub use health::{Health, Starting};
 pub use metrics::{Counts, Metrics, latency_buckets};
 pub use recent::Recent;

@@ -7,7 +7,7 @@ use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::{Env, Runtime, Shutdown, descriptors, telemetry};
+use crate::{Env, Runtime, Shutdown, descriptors, make_files_private, telemetry};
 
 /// What a service says of itself.
 #[derive(Debug, Clone, Copy)]
@@ -81,9 +81,14 @@ where
             return ExitCode::FAILURE;
         }
     };
+    make_files_private();
     let served = telemetry::start(about.name, &telemetry).and_then(|telemetry| {
         let tokio = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-        let served = tokio.block_on(supervise(about, drain, |runtime| run(config, runtime)));
+        let repeats = telemetry.tell_of_repeats();
+        let served = tokio.block_on(supervise(about, drain, |runtime| {
+            runtime.spawn("log-repeats", repeats);
+            run(config, runtime)
+        }));
         drop(telemetry);
         // Blocking work that is still running (a name look-up) does not hold the process.
         tokio.shutdown_background();

@@ -9,10 +9,10 @@
 
 use std::collections::BTreeSet;
 
-use sea_orm::{ConnectionTrait, DatabaseBackend, DatabaseTransaction, DbErr, Statement, Value};
+use sea_orm::{ConnectionTrait, DatabaseTransaction, DbErr, Statement, Value};
 use shopery_model::{DeliveryState, Fault, Outcome, stable_hash};
 
-use crate::sql::{in_sizes, numbered};
+use crate::sql::{in_sizes, lock, numbered};
 use crate::to_millis;
 
 /// How far is followed what was carried by one that was carried. Each step is a burst or a recovery of its own, so a chain
@@ -54,18 +54,7 @@ impl Carriers {
     /// To be called before anything is written. A carrier and what it carries may be recorded by two replicas at the same
     /// time, and neither would see what the other has not committed.
     pub(crate) async fn lock(&self, transaction: &DatabaseTransaction) -> Result<(), DbErr> {
-        let backend = transaction.get_database_backend();
-        // SQLite has one writer at a time.
-        if self.locks.is_empty() || backend != DatabaseBackend::Postgres {
-            return Ok(());
-        }
-        // In one order, so that two who want the same ones do not wait for each other.
-        let places: Vec<_> = self.locks.iter().map(|lock| format!("({lock})")).collect();
-        let sql = format!(
-            "SELECT pg_advisory_xact_lock({LOCK_SPACE}, place) FROM (VALUES {}) AS wanted (place)",
-            places.join(", ")
-        );
-        transaction.execute_unprepared(&sql).await.map(drop)
+        lock(transaction, LOCK_SPACE, &self.locks).await
     }
 
     /// To be called when the outcomes are written.

@@ -1,6 +1,8 @@
 //! Statements that are written by hand, because they write many rows at once.
 
-use sea_orm::DatabaseBackend;
+use std::collections::BTreeSet;
+
+use sea_orm::{ConnectionTrait, DatabaseBackend, DatabaseTransaction, DbErr};
 
 /// Rows in one statement; what is left over goes in smaller ones. Few sizes, so that every statement is prepared once.
 pub(crate) const SIZES: [usize; 3] = [100, 10, 1];
@@ -30,6 +32,21 @@ pub(crate) fn numbered(backend: DatabaseBackend, sql: &str) -> String {
         numbered.push_str(part);
     }
     numbered
+}
+
+/// Until the transaction ends, nobody else has any of these locks. `space` is a number that one purpose uses alone.
+///
+/// To be called before anything is written.
+pub(crate) async fn lock(transaction: &DatabaseTransaction, space: i32, places: &BTreeSet<u32>) -> Result<(), DbErr> {
+    // SQLite has one writer at a time.
+    if places.is_empty() || transaction.get_database_backend() != DatabaseBackend::Postgres {
+        return Ok(());
+    }
+    // In one order, so that two who want the same ones do not wait for each other.
+    let places: Vec<_> = places.iter().map(|place| format!("({place})")).collect();
+    let sql =
+        format!("SELECT pg_advisory_xact_lock({space}, place) FROM (VALUES {}) AS wanted (place)", places.join(", "));
+    transaction.execute_unprepared(&sql).await.map(drop)
 }
 
 #[cfg(test)]

@@ -1,19 +1,25 @@
+use std::collections::BTreeSet;
+
 use sea_orm::sea_query::{Expr, ExprTrait};
 use sea_orm::{
     ActiveValue::Set, ColumnTrait, Condition, EntityTrait, PaginatorTrait, QueryFilter, QueryOrder, QuerySelect,
     TransactionTrait,
 };
-use shopery_model::{EventPattern, MaskedChange, Rules, Sealed, TenantId, Webhook, WebhookId};
+use shopery_model::{EventPattern, MaskedChange, Rules, Sealed, TenantId, Webhook, WebhookId, stable_hash};
 use time::OffsetDateTime;
 use url::Url;
 
 use crate::changes::{self, Action, Author, Change};
 use crate::entity::{Hidden, webhook};
 use crate::outbox;
+use crate::sql::lock;
 use crate::{Cursor, Page, Store, StoreError, Times, from_millis, to_millis};
 
 /// Webhooks of one tenant: a bound on what each event can cost.
 const MAX_WEBHOOKS: u64 = 100;
+/// Locks that all tenants share, and the first key of them: any number that nothing else uses.
+const LOCKS: u32 = 1024;
+const LOCK_SPACE: i32 = 1_128_485_442;
 
 /// A webhook as the control plane knows it.
 #[derive(Debug, Clone, PartialEq)]
@@ -146,11 +152,6 @@ impl Store {
         told: &[MaskedChange],
         by: &Author,
     ) -> Result<(), StoreError> {
-        let of_tenant = webhook::Entity::find().filter(webhook::Column::Tenant.eq(record.tenant.as_str()));
-        // Two requests at once may pass the limit by one; it bounds cost, it is not a promise.
-        if of_tenant.count(&self.db).await? >= MAX_WEBHOOKS {
-            return Err(StoreError::TooMany(MAX_WEBHOOKS));
-        }
         let row = webhook::ActiveModel {
             id: Set(record.id.to_string()),
             tenant: Set(record.tenant.to_string()),
@@ -174,7 +175,15 @@ impl Store {
             version: Set(record.version),
         };
         let transaction = self.db.begin().await?;
+        // Of a tenant, one at a time: those that are created together would not count each other.
+        let tenant = stable_hash(record.tenant.as_str().as_bytes()) % LOCKS;
+        lock(&transaction, LOCK_SPACE, &BTreeSet::from([tenant])).await?;
         webhook::Entity::insert(row).exec_without_returning(&transaction).await?;
+        let of_tenant = webhook::Entity::find().filter(webhook::Column::Tenant.eq(record.tenant.as_str()));
+        if of_tenant.count(&transaction).await? > MAX_WEBHOOKS {
+            transaction.rollback().await?;
+            return Err(StoreError::TooMany(MAX_WEBHOOKS));
+        }
         let (before, after, at) = (None, Some(record), record.created_at);
         changes::note(&transaction, Change { action: Action::Created, by, before, after, masked: told, at }).await?;
         outbox::note(&transaction, &record.tenant, record.id).await?;

@@ -296,7 +296,7 @@ pub(crate) struct OfEvents {
     #[param(minimum = 1, maximum = 200, default = 50)]
     limit: Option<u16>,
     /// The `nextCursor` or `position` of an earlier page.
-    #[param(pattern = "^evp_[0-9]{1,15}$")]
+    #[param(pattern = "^evp_[A-Za-z0-9_-]{1,200}$")]
     cursor: Option<String>,
 }
 

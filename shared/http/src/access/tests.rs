@@ -82,6 +82,26 @@ fn a_bad_token_opens_nothing() {
 }
 
 #[test]
+fn what_a_token_lacks_is_named() {
+    let access = access(&[("SHOPERY_JWT_SECRET", SECRET)]);
+    let without = |name: &str| {
+        let mut claims = claims();
+        claims.as_object_mut().unwrap().remove(name);
+        match access.verify(&token(Algorithm::HS256, SECRET, &claims)) {
+            Err(Refusal::Invalid(why)) => why,
+            _ => panic!("a token without {name} was taken"),
+        }
+    };
+    assert!(without("exp").contains("exp"));
+}
+
+#[test]
+fn a_list_of_permissions_is_as_good_as_a_text() {
+    let list = but("scope", json!(["events:write", "webhooks:read"]));
+    assert_eq!(ask(&format!("Bearer {}", token(Algorithm::HS256, SECRET, &list)), Some("t1")), Ok("t1".into()));
+}
+
+#[test]
 fn issuer_audience_and_times_are_as_configured() {
     let access = access(&[
         ("SHOPERY_JWT_SECRET", SECRET),
@@ -100,6 +120,10 @@ fn issuer_audience_and_times_are_as_configured() {
         ("aud", Value::Null, false),
         ("exp", json!(now - 30), true),
         ("exp", json!(now - 90), false),
+        ("exp", json!(now as f64 + 60.5), true),
+        ("exp", json!(now as f64 - 90.5), false),
+        ("scope", json!(["events:write", "webhooks:read"]), true),
+        ("scope", json!(7), false),
         ("nbf", json!(now + 30), true),
         ("nbf", json!(now + 90), false),
     ] {

@@ -83,7 +83,7 @@ fn bad_tokens(keys: &[SigningKey]) -> Vec<(String, String)> {
             ("no issuer", but("iss", Value::Null)),
             ("tenants that are no list", but("tenants", json!("tnt_a"))),
             ("tenants that are nothing", but("tenants", Value::Null)),
-            ("a scope that is no text", but("scope", json!([token::ALL]))),
+            ("a scope that is neither text nor list", but("scope", json!({ "is": token::ALL }))),
             ("claims that are no object", json!([1, 2])),
         ] {
             add(what, key.sign(&claims));

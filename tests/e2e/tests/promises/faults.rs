@@ -3,7 +3,8 @@
 //! is excused.
 //!
 //! `SHOPERY_TEST_FAULT_SECONDS` says for how long, `SHOPERY_TEST_SEED` repeats the choice of faults, and with
-//! `SHOPERY_TEST_OLD_BINARIES`, a folder with the services of an older version, half of what is started is of that version.
+//! `SHOPERY_TEST_OLD_BINARIES`, a folder with the services of an older version, half of what is started is of that version, until a
+//! round of faults is over.
 
 mod fault;
 
@@ -85,6 +86,7 @@ async fn random_faults(database: DatabaseKind) {
         refusals += burst.refusals();
         accepted.extend(burst.end().await);
         on.stack.merchant.behave("/down", Behaviour::Answer(200));
+        on.end_upgrade(&mut random).await;
         on.stack.at_rest(REST_TIMEOUT).await;
     }
     let stack = &on.stack;

@@ -61,6 +61,7 @@ mod rotation;
 mod rules;
 mod secrets_at_rest;
 mod shared_state;
+mod shares;
 mod stop;
 mod stuck;
 mod tenants;

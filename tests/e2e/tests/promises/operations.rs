@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD_NO_PAD;
 use serde_json::{Value, json};
 use shopery_e2e::{Behaviour, Event, Metrics, Service, Stack, token, wait};
 
@@ -79,9 +81,24 @@ async fn every_service_has_health_and_metrics() {
     }
 }
 
+/// A text as base64 may hold it, wherever it begins.
+fn in_base64(text: &str) -> [String; 3] {
+    [0, 1, 2].map(|offset| {
+        let encoded = STANDARD_NO_PAD.encode([&vec![b' '; offset], text.as_bytes()].concat());
+        // Without the characters that what comes before and behind has a part in.
+        encoded[(offset * 8).div_ceil(6)..encoded.len() - 1].to_owned()
+    })
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn logs_are_json_and_hold_neither_secrets_nor_payloads() {
-    let mut stack = Stack::plan().env("SHOPERY_LOG", "debug").start().await;
+    for level in ["debug", "trace"] {
+        logs_hold_neither_secrets_nor_payloads(level).await;
+    }
+}
+
+async fn logs_hold_neither_secrets_nor_payloads(level: &str) {
+    let mut stack = Stack::plan().env("SHOPERY_LOG", level).start().await;
     let client = stack.client("tnt_a");
     let secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
     stack.merchant.behave("/a", Behaviour::FailFirst { times: 1, status: 500 });
@@ -96,6 +113,14 @@ async fn logs_are_json_and_hold_neither_secrets_nor_payloads() {
         .await
         .expect(202);
     client.settled(&webhook, 1, SOON).await;
+    let paused = client.create_webhook_with(&stack.merchant.url("/p"), &["*"], json!({ "isEnabled": false })).await;
+    client
+        .publish(&Event::order("4").with_data(json!({ "id": "4", "address": payload }).to_string()))
+        .await
+        .expect(202);
+    client.in_state(&paused, "parked", 1, SOON).await;
+    client.patch(&format!("/company/webhooks/{paused}"), &json!({ "isEnabled": true })).await.expect(200);
+    client.in_state(&paused, "delivered", 1, SOON).await;
     // What is wrong is not repeated either.
     client.publish(&Event::order("2").with_data(format!("[\"{payload}\"]"))).await.expect(422);
     let publisher = stack.publisher("tnt_a").await;
@@ -117,6 +142,8 @@ async fn logs_are_json_and_hold_neither_secrets_nor_payloads() {
         ("a bad secret", "tooShortButSecret"),
         ("a token", client.token.rsplit('.').next().unwrap()),
     ];
+    let encoded = in_base64(payload);
+    let hidden: Vec<_> = hidden.into_iter().chain(encoded.iter().map(|text| ("a payload", text.as_str()))).collect();
     for service in Service::ALL {
         let log = stack.log(service);
         assert!(!log.is_empty(), "{} has no log", service.name());
@@ -124,8 +151,8 @@ async fn logs_are_json_and_hold_neither_secrets_nor_payloads() {
             let entry: Value = serde_json::from_str(line).unwrap_or_else(|_| panic!("{}: {line}", service.name()));
             assert!(entry["level"].is_string() && entry["timestamp"].is_string(), "{line}");
         }
-        for (what, text) in hidden {
-            let line = log.lines().find(|line| line.contains(text));
+        for (what, text) in &hidden {
+            let line = log.lines().find(|line| line.contains(*text));
             assert!(line.is_none(), "{} logs {what}: {}", service.name(), line.unwrap_or_default());
         }
     }

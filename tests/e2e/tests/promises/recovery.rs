@@ -426,9 +426,14 @@ async fn events_are_pulled_page_by_page_in_their_order() {
     let (ids, _) = events(&client, &format!("cursor={}", page["position"].as_str().unwrap())).await;
     assert!(ids.is_empty(), "{ids:?}");
 
-    for query in ["cursor=7", "cursor=evp_x", "limit=0", "event=order-eaten", "created_at_min=now", "status=failed"] {
+    for query in ["cursor=7", "cursor=evp_", "limit=0", "event=order-eaten", "created_at_min=now", "status=failed"] {
         let problem = client.get(&format!("/company/events?{query}")).await.expect(422).problem();
         assert_eq!(problem["errors"][0]["field"], query.split('=').next().unwrap(), "{problem}");
+    }
+    // A cursor is of its tenant alone, and tells nobody how many events there are.
+    let other = stack.client("tnt_b");
+    for cursor in ["cursor=evp_x", &position] {
+        other.get(&format!("/company/events?{cursor}")).await.expect(404).problem();
     }
     let writer = client.with_token(&shopery_e2e::token::mint(&["tnt_a"], "webhooks:write"));
     writer.get("/company/events").await.expect(403).problem();

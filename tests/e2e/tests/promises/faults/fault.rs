@@ -90,6 +90,21 @@ impl Installation {
         published
     }
 
+    /// All that runs becomes one of this version. Earlier ones do not mend all that they leave behind: their controllers let messages
+    /// be that a crash of NATS brought back although they were acknowledged.
+    pub(super) async fn end_upgrade(&mut self, random: &mut Random) {
+        let Some(old) = self.old_binaries.take() else { return };
+        for service in Service::ALL {
+            self.stack.kill(service).await;
+            self.run(service, random).await;
+        }
+        for place in 0..SECOND.len() {
+            self.second[place].kill().await;
+            self.second[place] = self.second(place, random).await;
+        }
+        self.old_binaries = Some(old);
+    }
+
     async fn run(&mut self, service: Service, random: &mut Random) {
         let apart = self.apart(random);
         self.stack.set_apart(service, apart);
