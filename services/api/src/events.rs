@@ -1,17 +1,25 @@
 //! `/company/events`: the tenant's events, for whoever would rather pull them than be called. Straight from EVENTS.
 
-use axum::Json;
+use std::convert::Infallible;
+use std::time::Duration;
+
+use axum::body::Body;
 use axum::extract::{RawQuery, State};
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, header};
+use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bytes::Bytes;
+use futures_util::stream;
 use serde::Serialize;
 use serde_json::value::RawValue;
+use shopery_http::fair::Admitted;
 use shopery_http::{Permission, Problem};
 use shopery_model::{Event, EventType, Keyring, Sealed, TenantId};
 use shopery_queue::{FeedStart, StoredEvent};
 use shopery_store::Times;
 use time::OffsetDateTime;
+use tokio::sync::oneshot;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -26,7 +34,10 @@ const MAX_BYTES: usize = 4 * 1024 * 1024;
 const MAX_SEEN: usize = 2000;
 /// What stands before the place of an event in EVENTS.
 const CURSOR: &str = "evp_";
-const MAX_PLACE_DIGITS: usize = 15;
+/// A page is written in parts of this size.
+const PART: usize = 64 * 1024;
+/// For how long a client may take to read a page before its room is given to others.
+const TIME_TO_READ: Duration = Duration::from_secs(60);
 
 pub(crate) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new().routes(routes!(list))
@@ -64,10 +75,6 @@ impl Cursors<'_> {
 
     fn open(&self, cursor: &str) -> Option<u64> {
         let cursor = cursor.strip_prefix(CURSOR)?;
-        // Those of before, which clients may still have, are the place itself.
-        if cursor.len() <= MAX_PLACE_DIGITS && cursor.bytes().all(|byte| byte.is_ascii_digit()) {
-            return cursor.parse().ok();
-        }
         let sealed = Sealed::of_stored(String::from_utf8(URL_SAFE_NO_PAD.decode(cursor).ok()?).ok()?);
         let place = self.keys.open_text(&self.owner(), &sealed).ok()?;
         Some(u64::from_be_bytes(place.as_slice().try_into().ok()?))
@@ -142,12 +149,29 @@ impl Asked {
         (status = 404, description = "The cursor is of no page"),
     ),
 )]
-async fn list(State(app): State<App>, headers: HeaderMap, RawQuery(query): RawQuery) -> Result<Json<Page>, Problem> {
+async fn list(State(app): State<App>, headers: HeaderMap, RawQuery(query): RawQuery) -> Result<Response, Problem> {
     let tenant = app.access.tenant(&headers, Permission::WebhooksRead)?;
     let cursors = Cursors { keys: &app.keys, tenant: &tenant };
     let asked = Asked::read(query.as_deref(), &cursors)?;
-    let _admitted = app.event_pages.enter(&tenant).await?;
-    page(&app, &tenant, &asked, &cursors).await.map(Json).map_err(|error| queue_problem(&error))
+    let admitted = app.event_pages.enter(&tenant).await?;
+    let page = page(&app, &tenant, &asked, &cursors).await.map_err(|error| queue_problem(&error))?;
+    let json = serde_json::to_vec(&page).map_err(|_| Problem::internal())?;
+    Ok(([(header::CONTENT_TYPE, "application/json")], until_read(json.into(), admitted)).into_response())
+}
+
+/// A body that is counted until the client has it, or has had time enough: one that opens many streams and takes nothing would have us
+/// hold a page for each.
+fn until_read(page: Bytes, admitted: Admitted) -> Body {
+    let (unread, is_read) = oneshot::channel::<()>();
+    tokio::spawn(async move {
+        let _ = tokio::time::timeout(TIME_TO_READ, is_read).await;
+        drop(admitted);
+    });
+    let parts = stream::unfold((page, unread), async |(mut rest, unread)| {
+        let part = rest.split_to(rest.len().min(PART));
+        (!part.is_empty()).then(|| (Ok::<_, Infallible>(part), (rest, unread)))
+    });
+    Body::from_stream(parts)
 }
 
 async fn page(app: &App, tenant: &TenantId, asked: &Asked, cursors: &Cursors<'_>) -> anyhow::Result<Page> {
@@ -228,8 +252,10 @@ mod tests {
         assert_ne!(cursors.seal(4711).unwrap(), cursor);
         assert!(cursor.len() < 120 && cursor.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte)));
         assert_eq!(Cursors { keys: &keys, tenant: &other }.open(&cursor), None);
-        assert_eq!(cursors.open("evp_4711"), Some(4711));
-        for bad in ["", "4711", "evp_", "evp_x", "evp_-1", "evp_1234567890123456", &cursor[..cursor.len() - 4]] {
+        // A place that anybody can name would be found by asking.
+        for bad in
+            ["", "4711", "evp_", "evp_4711", "evp_x", "evp_-1", "evp_1234567890123456", &cursor[..cursor.len() - 4]]
+        {
             assert_eq!(cursors.open(bad), None, "{bad}");
         }
     }

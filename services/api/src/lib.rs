@@ -49,7 +49,7 @@ const TEST_CALLS: Rule =
     Rule { name: "test-calls", what: "Test calls", all: 64, share: 4, max_wait: Duration::from_secs(5) };
 /// Digests and metrics: each reads many rows, and takes a connection to the database.
 const SUMS: Rule =
-    Rule { name: "sums", what: "digests and metrics", all: 4, share: 1, max_wait: Duration::from_secs(10) };
+    Rule { name: "sums", what: "digests and metrics", all: 8, share: 2, max_wait: Duration::from_secs(10) };
 /// Pages of events, up to 4 MiB each in memory.
 const EVENT_PAGES: Rule =
     Rule { name: "event-pages", what: "pages of events", all: 32, share: 4, max_wait: Duration::from_secs(5) };

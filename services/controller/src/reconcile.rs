@@ -139,7 +139,7 @@ impl Reconciler {
         let began = *self.published.applied().borrow();
         let mut known: HashMap<WebhookId, Arc<Webhook>> =
             self.published.all().into_iter().map(|webhook| (webhook.id, webhook)).collect();
-        let (mut after, mut changed) = (None::<String>, 0);
+        let (mut after, mut changed, mut failed) = (None::<String>, 0, None);
         loop {
             let page = self.store.all_webhooks(after.as_deref(), page_size as u64).await?;
             for row in &page {
@@ -154,10 +154,15 @@ impl Reconciler {
                         continue;
                     }
                 };
-                if known.remove(&record.id).as_deref() != Some(&record.config()) {
-                    changed += usize::from(self.writer.repair(&record.tenant, record.id).await?.was_changed);
+                let compared = if known.remove(&record.id).as_deref() != Some(&record.config()) {
+                    self.writer.repair(&record.tenant, record.id).await.map(|written| written.was_changed)
                 } else {
-                    self.writer.notify(record).await?;
+                    self.writer.notify(record).await.map(|()| false)
+                };
+                // One that fails holds up no other: a comparison may take an hour.
+                match compared {
+                    Ok(was_changed) => changed += usize::from(was_changed),
+                    Err(error) => failed = Some(error.context(format!("webhook {}", record.id))),
                 }
             }
             after = match page.last() {
@@ -169,6 +174,9 @@ impl Reconciler {
                 break;
             }
             tokio::time::sleep(delay).await;
+        }
+        if let Some(error) = failed {
+            return Err(error);
         }
         for (id, deleted) in known {
             changed += usize::from(self.writer.repair(&deleted.tenant, id).await?.was_changed);

@@ -6,6 +6,7 @@
 //!
 //! Invariant: a parked job is removed only after its outcome is stored. A crash repeats attempts and loses none.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ use shopery_queue::{
     store_outcomes, subject,
 };
 use shopery_runtime::Shutdown;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use crate::attempt::{Attempted, Attempter, Tried, outcome};
@@ -39,7 +40,7 @@ const MAX_PACE_BESIDE_OTHERS: usize = 24;
 /// endpoint still fails.
 const SHOWN_PROBES: u32 = 5;
 const SHOWN_LATER: u32 = 12;
-/// How long a drain goes on while others wait for its place here, and how long those wait before they ask again.
+/// How long a drain goes on while there is no place for others here, and how long those wait before they ask again.
 const TURN: Duration = Duration::from_secs(60);
 const NO_PLACE: Duration = Duration::from_secs(30);
 /// Others may park a job just as the circuit closes: somebody looks once more.
@@ -111,7 +112,10 @@ impl Drainer {
     /// what is pending is bounded for all.
     async fn postpone(&self, message: &Message) -> anyhow::Result<()> {
         let (tenant, id) = parse_drain(message)?;
-        self.breaker.set_timer(&tenant, id, NO_PLACE).await?;
+        let (circuit, _) = self.circuits.read(&tenant, id).await?;
+        if !is_early_wake(message, circuit.as_ref()) {
+            self.breaker.set_timer(&tenant, id, NO_PLACE).await?;
+        }
         message.ack().await;
         Ok(())
     }
@@ -119,10 +123,7 @@ impl Drainer {
     async fn process(&self, message: Message, shutdown: &Shutdown) -> anyhow::Result<()> {
         let (tenant, id) = parse_drain(&message)?;
         let (circuit, revision) = self.circuits.read(&tenant, id).await?;
-        if Parked::is_wake(&message)
-            && circuit.as_ref().is_some_and(|circuit| circuit.waits_for_probe(shopery_queue::now()))
-        {
-            // New work is no reason to probe sooner; the timer will come.
+        if is_early_wake(&message, circuit.as_ref()) {
             message.ack().await;
             return Ok(());
         }
@@ -190,6 +191,11 @@ impl Drainer {
     ) -> anyhow::Result<()> {
         dead_letter_parked(&self.queue, tenant, id, sequence, frame, error).await
     }
+}
+
+/// New work is no reason to probe sooner; the timer will come.
+fn is_early_wake(message: &Message, circuit: Option<&Circuit>) -> bool {
+    Parked::is_wake(message) && circuit.is_some_and(|circuit| circuit.waits_for_probe(shopery_queue::now()))
 }
 
 fn parse_drain(message: &Message) -> anyhow::Result<(TenantId, WebhookId)> {
@@ -308,6 +314,21 @@ impl Drain<'_> {
         Ok(Round::Failed)
     }
 
+    /// Waits for as many slots, and for the pace, and keeps the claim meanwhile: other drains may have the slots for long.
+    pub(crate) async fn slots(&mut self, count: usize) -> anyhow::Result<OwnedSemaphorePermit> {
+        let (drainer, tenant) = (self.drainer, self.tenant.clone());
+        let mut slots = pin!(async {
+            drainer.pacer.turns(&tenant, count).await;
+            anyhow::Ok(drainer.slots.clone().acquire_many_owned(u32::try_from(count)?).await?)
+        });
+        loop {
+            match tokio::time::timeout(HEARTBEAT, &mut slots).await {
+                Ok(slots) => return slots,
+                Err(_) => self.renew_lease().await?,
+            }
+        }
+    }
+
     /// Whether the history shows the present probe if it fails.
     pub(crate) fn is_shown(&self) -> bool {
         self.circuit.probes < SHOWN_PROBES || self.circuit.probes.is_multiple_of(SHOWN_LATER)
@@ -320,8 +341,7 @@ impl Drain<'_> {
         let jobs = parked.next(count).await?;
         let Some(last) = jobs.last().map(|job| job.sequence) else { return Ok(Round::Empty) };
         let (sequences, jobs): (Vec<_>, Vec<_>) = self.without_ended(parked, jobs).await?.into_iter().unzip();
-        self.drainer.pacer.turns(&self.tenant, jobs.len()).await;
-        let slots = self.drainer.slots.acquire_many(u32::try_from(jobs.len())?).await?;
+        let slots = self.slots(jobs.len()).await?;
         let attempts = jobs.iter().map(|job| self.drainer.attempter.attempt(job, &self.webhook, None, None));
         let tried = join_all(attempts).await;
         drop(slots);
@@ -472,7 +492,14 @@ impl Drain<'_> {
         self.circuit.seen_at = shopery_queue::now();
         let written =
             self.drainer.circuits.write(&self.tenant, self.webhook.id, self.circuit.clone(), self.revision).await?;
-        let Some(revision) = written else { return Ok(false) };
+        let revision = match written {
+            Some(revision) => revision,
+            // NATS may have had a claim of ours without our hearing of it.
+            None => match self.drainer.circuits.read(&self.tenant, self.webhook.id).await? {
+                (Some(found), revision) if found.drainer.is_some() && found.drainer == self.circuit.drainer => revision,
+                _ => return Ok(false),
+            },
+        };
         (self.revision, self.lease_renewed) = (revision, Instant::now());
         self.message.progress().await;
         Ok(true)

@@ -176,14 +176,18 @@ pub async fn run(config: Config, runtime: Runtime) -> anyhow::Result<()> {
     starting.over();
     let work = [(fresh, Lane::Fast), (bulk, Lane::Bulk), (due, Lane::Fast)]
         .map(|(intake, lane)| AbortOnDropHandle::new(tokio::spawn(work(intake, workers.clone(), lane))));
-    let (worked, ..) = tokio::join!(
-        try_join_all(work),
-        sweeper.run(&runtime.shutdown),
-        overdue.run(&runtime.shutdown),
-        webhooks.answer(&queue, &runtime.shutdown),
-        watch_ages(&queue, &ages, &runtime.shutdown),
-    );
-    worked.context("the work of a lane has panicked")?;
+    // A lane that has panicked ends the service.
+    let work = async { try_join_all(work).await.map(drop).context("the work of a lane has panicked") };
+    let beside = async {
+        tokio::join!(
+            sweeper.run(&runtime.shutdown),
+            overdue.run(&runtime.shutdown),
+            webhooks.answer(&queue, &runtime.shutdown),
+            watch_ages(&queue, &ages, &runtime.shutdown),
+        );
+        Ok(())
+    };
+    tokio::try_join!(work, beside)?;
     // The last outcomes are published when nobody can add one any more.
     drop(workers);
     recording.await?;

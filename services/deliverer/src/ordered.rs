@@ -143,7 +143,9 @@ impl Drain<'_> {
                 break;
             }
             let heads = self.heads(backlog, turns).await?;
-            let tried = self.try_heads(heads, routed, is_probe).await?;
+            let slots = self.slots(heads.len()).await?;
+            let tried = self.try_heads(heads, routed, is_probe).await;
+            drop(slots);
             let is_any_over = tried.iter().any(|(_, turn)| !matches!(turn, Turn::Unrouted | Turn::NotDue(_)));
             let now = (Instant::now(), shopery_queue::now());
             for (_, turn) in &tried {
@@ -210,12 +212,9 @@ impl Drain<'_> {
         Ok(heads.into_iter().flatten().collect())
     }
 
-    async fn try_heads(&self, mut heads: Vec<Head>, routed: u64, is_probe: bool) -> anyhow::Result<Vec<(Head, Turn)>> {
-        self.drainer.pacer.turns(&self.tenant, heads.len()).await;
-        let slots = self.drainer.slots.acquire_many(u32::try_from(heads.len())?).await?;
+    async fn try_heads(&self, mut heads: Vec<Head>, routed: u64, is_probe: bool) -> Vec<(Head, Turn)> {
         let turns = join_all(heads.iter_mut().map(|head| self.try_head(head, routed, is_probe))).await;
-        drop(slots);
-        Ok(heads.into_iter().zip(turns.into_iter().map(|turn| turn.unwrap_or_else(Turn::Untried))).collect())
+        heads.into_iter().zip(turns.into_iter().map(|turn| turn.unwrap_or_else(Turn::Untried))).collect()
     }
 
     async fn try_head(&self, head: &mut Head, routed: u64, is_probe: bool) -> anyhow::Result<Turn> {

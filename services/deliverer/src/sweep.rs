@@ -34,13 +34,14 @@ impl Sweeper {
     }
 
     async fn sweep(&self) -> anyhow::Result<()> {
-        for ((tenant, id), _) in Parked::counts(&self.queue).await? {
-            if !self.circuits.is_broken(id) && self.is_to_be_drained(&tenant, id).await? {
-                self.breaker.set_timer(&tenant, id, Duration::ZERO).await?;
-            }
-        }
         for (tenant, id) in self.circuits.stale() {
             self.breaker.set_timer(&tenant, id, Duration::ZERO).await?;
+        }
+        for ((tenant, id), _) in Parked::counts(&self.queue).await? {
+            // Where it cannot be told, a timer does no harm.
+            if !self.circuits.is_broken(id) && self.is_to_be_drained(&tenant, id).await.unwrap_or(true) {
+                self.breaker.set_timer(&tenant, id, Duration::ZERO).await?;
+            }
         }
         Ok(())
     }

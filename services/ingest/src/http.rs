@@ -68,7 +68,8 @@ async fn publish(
         let reason = match problem.status {
             401 | 403 => "access",
             409 => "conflict",
-            503 => return published,
+            // Nothing is wrong with what was sent.
+            408 | 429 | 503 => return published,
             _ => "invalid",
         };
         publishing.acceptor.refuse(Source::Http, reason);

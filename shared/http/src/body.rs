@@ -17,7 +17,7 @@ const TIME_TO_BEGIN: Duration = Duration::from_secs(5);
 const FORGOTTEN_BYTES: usize = 32 * 1024 * 1024;
 const FORGOTTEN_TIME: Duration = Duration::from_secs(5);
 
-/// The whole body, or 413 beyond `limit` bytes. What is over the limit is read and forgotten, within bounds: a client
+/// The whole body, or 413 beyond `limit` bytes. What is over a limit is read and forgotten, within bounds: a client
 /// that is still writing when the connection is closed would not read the answer.
 ///
 /// `memory` counts the bytes that are there, not those that are announced; whoever sends slowly holds little. A body that comes in
@@ -38,8 +38,12 @@ pub async fn read_body(mut body: Body, limit: usize, mut memory: Option<&mut Adm
             forget(body).await;
             return Err(Problem::too_large(format!("the body is over the limit of {limit} bytes")));
         }
-        if let Some(memory) = &mut memory {
-            memory.grow(data.len())?;
+        if let Some(memory) = &mut memory
+            && let Err(problem) = memory.grow(data.len())
+        {
+            drop(read);
+            forget(body).await;
+            return Err(problem);
         }
         read.extend_from_slice(&data);
     }

@@ -21,7 +21,9 @@ use tokio::sync::oneshot;
 use crate::Problem;
 
 /// Of one tenant's requests, this many times its share may wait. Beyond, the answer is 429 at once.
-const MAX_WAITING: usize = 4;
+const MAX_WAITING: usize = 16;
+/// For whoever is refused: units are held for seconds at most.
+const RETRY_AFTER: Duration = Duration::from_secs(2);
 
 type Refused = Family<[(&'static str, &'static str); 2], Counter>;
 
@@ -178,6 +180,8 @@ impl Door {
                 }
                 let Some(next) = queue.pop_front() else { break };
                 let Some(known) = tenants.get_mut(&next) else { continue };
+                // Who was given a unit and is gone would give it back from within this call, over and over.
+                known.waiting.retain(|waiting| !waiting.is_closed());
                 if known.used < self.0.rule.share
                     && let Some(sender) = known.waiting.pop_front()
                 {
@@ -187,6 +191,8 @@ impl Door {
                 }
                 if !known.waiting.is_empty() {
                     queue.push_back(next);
+                } else if known.used == 0 {
+                    tenants.remove(&next);
                 }
             }
             self.forget(&mut state, tenant);
@@ -217,18 +223,17 @@ impl Door {
     }
 
     fn refuse(&self, limit: Limit) -> Problem {
-        let Rule { name, what, all, share, max_wait } = &self.0.rule;
+        let Rule { name, what, all, share, .. } = &self.0.rule;
         self.0.refused.get_or_create(&[("door", *name), ("full", limit.name())]).inc();
-        let wait = (*max_wait).max(Duration::from_secs(1));
         match limit {
             Limit::Share => {
                 let detail =
                     format!("this tenant has too many {what} under way: the limit is {share}; see Retry-After");
-                Problem::too_many_requests(detail, wait)
+                Problem::too_many_requests(detail, RETRY_AFTER)
             }
             Limit::All => {
                 let detail = format!("there are too many {what} under way: the limit of this process is {all}");
-                Problem::unavailable(detail, u32::try_from(wait.as_secs()).unwrap_or(u32::MAX))
+                Problem::unavailable(detail, RETRY_AFTER.as_secs() as u32)
             }
         }
     }
@@ -334,7 +339,7 @@ mod tests {
     }
 
     proptest! {
-        /// Each step: a tenant enters (and may wait), or the oldest that was admitted leaves.
+        /// Each step: a tenant enters (and may wait), the oldest that was admitted leaves, or one that has asked goes away.
         #[test]
         fn no_more_are_in_than_may_be_and_nothing_is_lost(steps in proptest::collection::vec(0u8..6, 1..200)) {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
@@ -350,8 +355,11 @@ mod tests {
                                 let _ = sender.send(in_there);
                             }
                         }));
-                    } else {
+                    } else if step == 4 || asked.is_empty() {
                         drop(admitted.try_recv());
+                    } else {
+                        // A client that goes away.
+                        asked.remove(asked.len() / 2).abort();
                     }
                     tokio::task::yield_now().await;
                     let state = door.lock();
@@ -366,7 +374,7 @@ mod tests {
                 tokio::time::sleep(Duration::from_secs(3)).await;
                 while admitted.try_recv().is_ok() {}
                 for one in asked {
-                    one.await.unwrap();
+                    let _ = one.await;
                 }
                 while admitted.try_recv().is_ok() {}
                 assert!(door.lock().tenants.is_empty(), "{:?}", door.lock());

@@ -23,8 +23,10 @@ const MAX_OUTCOMES: usize = 256;
 /// A message is begun anew before it grows beyond this: half of what a NATS message may have by default.
 const MAX_BYTES: usize = 512 * 1024;
 
-/// Reports that wait, in a batch or for one. Whoever has another waits until there is room.
-const MAX_REPORTS: usize = 8 * MAX_OUTCOMES;
+/// Outcomes that wait, in a batch or for one. Whoever has more waits until there is room.
+const MAX_WAITING: usize = 8 * MAX_OUTCOMES;
+/// Batches that are published at a time.
+const PUBLISHING: usize = 8;
 
 /// Where a service hands in what has become of deliveries.
 #[derive(Debug, Clone)]
@@ -59,14 +61,15 @@ impl Outcomes {
     /// Starts the gathering. It ends, all outcomes published, after the last `Outcomes` is dropped.
     pub fn start(queue: Queue, service: &'static str) -> (Self, JoinHandle<()>) {
         // Never full: each report has a permit by then.
-        let (sender, receiver) = mpsc::channel(MAX_REPORTS);
-        let room = Arc::new(Semaphore::new(MAX_REPORTS));
+        let (sender, receiver) = mpsc::channel(MAX_WAITING);
+        let room = Arc::new(Semaphore::new(MAX_WAITING));
         (Self { sender, room, queue: queue.clone() }, tokio::spawn(gather(queue, service, receiver)))
     }
 
     /// Hands outcomes over, with the message to acknowledge for them.
     pub async fn add(&self, outcomes: Vec<Outcome>, message: Message) {
-        let room = self.room.clone().acquire_owned();
+        let count = u32::try_from(outcomes.len().clamp(1, MAX_WAITING)).unwrap_or(1);
+        let room = self.room.clone().acquire_many_owned(count);
         let Ok(permit) = while_kept(&self.queue, std::slice::from_ref(&message), room).await else { return };
         if self.sender.send(Report { outcomes, message, permit }).await.is_err() {
             tracing::error!("outcomes found nobody to publish them; their message comes again");
@@ -90,7 +93,7 @@ pub async fn store_outcomes(
 }
 
 async fn gather(queue: Queue, service: &'static str, mut reports: mpsc::Receiver<Report>) {
-    let tasks = TaskTracker::new();
+    let (tasks, publishing) = (TaskTracker::new(), Arc::new(Semaphore::new(PUBLISHING)));
     while let Some(first) = reports.recv().await {
         let max_payload = queue.max_payload();
         let mut batch = Batch { messages: Vec::with_capacity(MAX_OUTCOMES), ..Batch::default() };
@@ -103,7 +106,8 @@ async fn gather(queue: Queue, service: &'static str, mut reports: mpsc::Receiver
             }
         }
         let queue = queue.clone();
-        tasks.spawn(async move { batch.publish(&queue, service).await });
+        let publishing = publishing.clone();
+        tasks.spawn(async move { batch.publish(&queue, service, &publishing).await });
     }
     tasks.close();
     tasks.wait().await;
@@ -173,11 +177,13 @@ impl Batch {
         Ok(())
     }
 
-    async fn publish(mut self, queue: &Queue, service: &str) {
+    async fn publish(mut self, queue: &Queue, service: &str, publishing: &Semaphore) {
         let messages = std::mem::take(&mut self.messages);
         let timeout = queue.limits.ack_wait / 3;
         let stored = async {
-            while let Err(error) = self.store(queue, service, timeout).await {
+            // Never closed. One that cannot be stored lets others try in between.
+            while let Ok(_turn) = publishing.acquire().await {
+                let Err(error) = self.store(queue, service, timeout).await else { break };
                 tracing::warn!(%error, outcomes = self.outcomes, "outcomes cannot be stored; holding back new work");
             }
         };

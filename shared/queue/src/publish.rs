@@ -93,6 +93,9 @@ pub struct Dead<'a, Reason: Serialize> {
     body: String,
     /// The size of the whole message.
     bytes: usize,
+    /// It came from a service of ours.
+    #[serde(skip)]
+    is_ours: bool,
 }
 
 /// Kept of a dead message that came from outside, at most: it is evidence of what was wrong, and who sends much that is bad must not
@@ -113,6 +116,7 @@ impl<Reason: Serialize> Dead<'_, Reason> {
                 headers: self.headers.clone(),
                 body: self.body[..end].to_owned(),
                 bytes: self.bytes,
+                is_ours: self.is_ours,
             };
             match serde_json::to_vec(&shorter) {
                 Ok(json) if json.len() <= most || kept == 0 => return json,
@@ -127,12 +131,13 @@ impl<'a, Reason: Serialize> Dead<'a, Reason> {
     /// A message of a service of ours: all of it, as far as NATS takes it.
     pub fn whole(subject: &'a str, problem: Reason, message: &[u8]) -> Self {
         let body = String::from_utf8_lossy(message).into_owned();
-        Self { subject, problem, headers: Vec::new(), body, bytes: message.len() }
+        Self { subject, problem, headers: Vec::new(), body, bytes: message.len(), is_ours: true }
     }
 
     /// A message that came from outside: its start.
     pub fn start_of(subject: &'a str, problem: Reason, message: &[u8]) -> Self {
-        Self { bytes: message.len(), ..Self::whole(subject, problem, &message[..message.len().min(DEAD_BODY)]) }
+        let start = &message[..message.len().min(DEAD_BODY)];
+        Self { bytes: message.len(), is_ours: false, ..Self::whole(subject, problem, start) }
     }
 
     /// With headers, as many as there is room for.
@@ -209,7 +214,12 @@ impl Queue {
     ) -> Result<(), PublishError> {
         let body = dead.encode(self.max_payload());
         tracing::warn!(reason, tenant = tenant.map(TenantId::as_str), subject = dead.subject, "a message went to DEAD");
-        let ack = self.publish(&Outgoing::new(subject::dead(reason, tenant), body.into()).with_id(id)).await?;
+        // DEAD keeps a number of messages of each subject. Of ours it keeps all that it has room for.
+        let mut subject = subject::dead(reason, tenant);
+        if dead.is_ours {
+            subject = format!("{subject}.{}", shopery_model::escape(&id));
+        }
+        let ack = self.publish(&Outgoing::new(subject, body.into()).with_id(id)).await?;
         if !ack.duplicate {
             self.dead.get_or_create(&[("reason", reason.to_owned())]).inc();
         }

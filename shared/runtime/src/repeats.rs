@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use tracing::callsite::Identifier;
 use tracing::field::{Field, Visit};
-use tracing::{Event, Level, Subscriber};
+use tracing::{Event, Level, Subscriber, span};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 
@@ -82,6 +82,27 @@ impl<S: Subscriber, L: Layer<S>> Layer<S> for Counted<L> {
         self.lines.on_layer(subscriber);
     }
 
+    // A line has the spans that it is written in, those of libraries that are asked for by name.
+    fn on_new_span(&self, attributes: &span::Attributes<'_>, id: &span::Id, context: Context<'_, S>) {
+        self.lines.on_new_span(attributes, id, context);
+    }
+
+    fn on_record(&self, id: &span::Id, values: &span::Record<'_>, context: Context<'_, S>) {
+        self.lines.on_record(id, values, context);
+    }
+
+    fn on_enter(&self, id: &span::Id, context: Context<'_, S>) {
+        self.lines.on_enter(id, context);
+    }
+
+    fn on_exit(&self, id: &span::Id, context: Context<'_, S>) {
+        self.lines.on_exit(id, context);
+    }
+
+    fn on_close(&self, id: span::Id, context: Context<'_, S>) {
+        self.lines.on_close(id, context);
+    }
+
     fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
         let metadata = event.metadata();
         let message = || {
@@ -152,6 +173,20 @@ mod tests {
         );
         assert_eq!(repeats.take(), [("a bad message".to_owned(), 80)]);
         assert!(repeats.take().is_empty());
+    }
+
+    #[test]
+    fn a_line_within_a_span_is_written_as_json() {
+        let written = Lines::default();
+        let writer = written.clone();
+        let lines = tracing_subscriber::fmt::layer().json().flatten_event(true).with_writer(move || writer.clone());
+        let layer = Counted { lines, repeats: Repeats::default() };
+        let subscriber = tracing_subscriber::registry().with(layer.with_filter(EnvFilter::new("debug")));
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::debug_span!("Connection", peer = 7).in_scope(|| tracing::debug!("a line of a library"));
+        });
+        let written = String::from_utf8(written.0.lock().unwrap().clone()).unwrap();
+        assert!(written.contains("a line of a library") && written.contains("Connection"), "{written}");
     }
 
     #[test]

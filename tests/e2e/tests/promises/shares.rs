@@ -101,9 +101,11 @@ async fn digests_and_metrics_of_one_tenant_leave_room_for_those_of_others() {
     let [(loud, its), (quiet, own)] = &tenants[..] else { panic!("two tenants") };
     let digest =
         |webhook: &str| format!("/company/webhooks/{webhook}/digest?created_at_min=2026-01-01T00:00:00Z&step=30d");
-    beside(12, || async { loud.get(&digest(its)).await }, || async { quiet.get(&digest(own)).await }).await;
+    let told = beside(60, || async { loud.get(&digest(its)).await }, || async { quiet.get(&digest(own)).await }).await;
+    assert!(told.contains(&429), "{told:?}");
     let metrics = "/company/metrics?created_at_min=2026-11-01T00:00:00Z&step=1d";
-    beside(12, || loud.get(metrics), || quiet.get(metrics)).await;
+    let told = beside(60, || loud.get(metrics), || quiet.get(metrics)).await;
+    assert!(told.contains(&429), "{told:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -111,7 +113,8 @@ async fn pages_of_events_of_one_tenant_leave_room_for_those_of_others() {
     let stack = Stack::start().await;
     let tenants = with_history(&stack, 1000).await;
     let [(loud, _), (quiet, _)] = &tenants[..] else { panic!("two tenants") };
-    beside(100, || loud.get("/company/events?limit=200"), || quiet.get("/company/events?limit=200")).await;
+    let told = beside(120, || loud.get("/company/events?limit=200"), || quiet.get("/company/events?limit=200")).await;
+    assert!(told.contains(&429), "{told:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -122,8 +125,8 @@ async fn batches_of_one_tenant_leave_room_for_those_of_others() {
         client.try_publish_batch(&events).await.unwrap()
     };
     let (loud, quiet) = (stack.client("tnt_loud"), stack.client("tnt_quiet"));
-    let told = beside(40, || publish(&loud, 1000), || publish(&quiet, 10)).await;
-    assert!(told.contains(&202), "{told:?}");
+    let told = beside(100, || publish(&loud, 1000), || publish(&quiet, 10)).await;
+    assert!(told.contains(&429), "{told:?}");
 }
 
 /// An upload of 16 MiB, as it is announced.
