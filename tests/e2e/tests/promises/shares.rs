@@ -72,7 +72,7 @@ async fn test_calls_to_an_endpoint_that_never_answers_delay_nobody() {
         tenant.post("/company/webhooks/test", &json!({ "url": stack.merchant.url(path) })).await
     };
     let (loud, quiet) = (stack.client("tnt_loud"), stack.client("tnt_quiet"));
-    let told = beside(48, || test(&loud, "/hangs"), || test(&quiet, "/well")).await;
+    let told = beside(100, || test(&loud, "/hangs"), || test(&quiet, "/well")).await;
     assert!(told.contains(&429), "{told:?}");
     // Each comes to its end, and the loud tenant has its share again.
     wait::until_true("the loud tenant to get an answer", SOON, async || test(&loud, "/well").await.status == 200).await;
