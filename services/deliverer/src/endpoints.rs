@@ -179,7 +179,7 @@ impl Endpoints {
 }
 
 impl State {
-    /// Forgets so many gates, or all that are idle if those are fewer.
+    /// Forgets up to `count` idle gates: those that were used least recently.
     fn forget_least_recent(&mut self, count: usize) {
         let is_idle = |entry: &Entry| entry.gate.is_idle() && entry.waiting.is_empty();
         let mut idle: Vec<_> = self.gates.values().filter(|entry| is_idle(entry)).map(|entry| entry.used_at).collect();

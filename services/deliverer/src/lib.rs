@@ -51,8 +51,8 @@ use crate::sweep::Sweeper;
 
 /// Jobs that are held for each attempt that may be under way: most of those wait for their turn.
 const HELD: usize = 4;
-/// Each is a task that mostly waits, and a message that the consumer counts as pending: of its 50,000, so many deliverers as a
-/// cluster has can use these.
+/// Each is a task that mostly waits, and a message that the consumer counts as pending. The consumer allows 50,000, which is enough for
+/// 48 deliverers.
 const MAX_DRAINS: usize = 1024;
 /// Of the attempts that may be under way, drains may make so many beside them.
 const DRAINS_SHARE: usize = 2;

@@ -13,7 +13,7 @@ use crate::fair::Admitted;
 /// A body has to come at this rate in bytes a second, after some time to begin.
 const LEAST_RATE: usize = 16 * 1024;
 const TIME_TO_BEGIN: Duration = Duration::from_secs(5);
-/// Reads so much and so long of a body that is too large.
+/// What is read of a body that is too large, and for how long.
 const FORGOTTEN_BYTES: usize = 32 * 1024 * 1024;
 const FORGOTTEN_TIME: Duration = Duration::from_secs(5);
 

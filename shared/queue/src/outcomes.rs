@@ -23,7 +23,7 @@ const MAX_OUTCOMES: usize = 256;
 /// A message is begun anew before it grows beyond this: half of what a NATS message may have by default.
 const MAX_BYTES: usize = 512 * 1024;
 
-/// Outcomes that wait, in a batch or for one. Whoever has more waits until there is room.
+/// Maximum number of outcomes that wait to be stored. A caller with more of them waits.
 const MAX_WAITING: usize = 8 * MAX_OUTCOMES;
 /// Batches that are published at a time.
 const PUBLISHING: usize = 8;
@@ -36,7 +36,7 @@ pub struct Outcomes {
     queue: Queue,
 }
 
-/// Outcomes, the message that is done when they are stored, and their permit among the reports that wait.
+/// Outcomes, the message that is acknowledged when they are stored, and a permit for each outcome.
 struct Report {
     outcomes: Vec<Outcome>,
     message: Message,
@@ -60,7 +60,7 @@ struct Batch {
 impl Outcomes {
     /// Starts the gathering. It ends, all outcomes published, after the last `Outcomes` is dropped.
     pub fn start(queue: Queue, service: &'static str) -> (Self, JoinHandle<()>) {
-        // Never full: each report has a permit by then.
+        // Never full, because each report has a permit by then.
         let (sender, receiver) = mpsc::channel(MAX_WAITING);
         let room = Arc::new(Semaphore::new(MAX_WAITING));
         (Self { sender, room, queue: queue.clone() }, tokio::spawn(gather(queue, service, receiver)))
@@ -181,7 +181,7 @@ impl Batch {
         let messages = std::mem::take(&mut self.messages);
         let timeout = queue.limits.ack_wait / 3;
         let stored = async {
-            // Never closed. One that cannot be stored lets others try in between.
+            // The semaphore is never closed. A batch that cannot be stored lets others try before it tries again.
             while let Ok(_turn) = publishing.acquire().await {
                 let Err(error) = self.store(queue, service, timeout).await else { break };
                 tracing::warn!(%error, outcomes = self.outcomes, "outcomes cannot be stored; holding back new work");

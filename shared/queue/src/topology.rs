@@ -175,7 +175,7 @@ fn streams(limits: &Limits) -> [Config; 8] {
         Config {
             retention: RetentionPolicy::WorkQueue,
             max_bytes: limits.inbound_max_bytes,
-            // What is no event whatever it says takes no room; its publisher, who may ask for a reply, gets one all the same.
+            // A larger message cannot be an event, so it takes no room. Ingest still answers it if the publisher asks for a reply.
             max_message_size: MAX_INBOUND_BYTES,
             // The publisher is answered by ingest, once the event is in EVENTS or known to be bad.
             no_ack: true,
@@ -225,7 +225,7 @@ fn streams(limits: &Limits) -> [Config; 8] {
             retention: RetentionPolicy::Limits,
             max_age: 30 * DAY,
             max_bytes: 256 * MIB,
-            // Whoever sends much that is bad loses the evidence of its own.
+            // A tenant that sends many bad events loses its own oldest evidence, and nobody else's. Messages of ours have a subject each.
             max_messages_per_subject: MAX_DEAD_OF_A_TENANT,
             discard: DiscardPolicy::Old,
             ..base(DEAD, &["dead.>"])
