@@ -1,8 +1,7 @@
-//! What becomes of parked jobs: probing an endpoint that failed, and sending what is parked once it works.
+//! A drain: probing an endpoint that failed, and sending what is parked once it works. [`crate::drainer`] begins it.
 //!
-//! An endpoint whose circuit is not closed has one timer. When it fires, one deliverer takes the circuit (it writes its
-//! name into it) and attempts the oldest parked job. While the endpoint fails, that is all: the next timer is set, later
-//! each time. When it succeeds, the backlog is sent in its order, at a growing pace, until nothing is left.
+//! While the endpoint fails, the oldest parked job is attempted, and the next timer is set, later each time. When it succeeds, the
+//! backlog is sent in its order, at a growing pace, until nothing is left.
 //!
 //! Invariant: a parked job is removed only after its outcome is stored. A crash repeats attempts and loses none.
 
@@ -10,27 +9,22 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{bail, ensure};
 use futures_util::future::join_all;
-use shopery_model::{
-    AttemptId, Circuit, CircuitState, DeliveryState, Fault, Job, MalformedJob, Outcome, TenantId, Webhook, WebhookId,
-};
-use shopery_queue::{
-    Circuits, Dead, Disposition, Lookup, Message, Pacer, Parked, ParkedJob, PublishError, Queue, Taken, WebhookCache,
-    store_outcomes, subject,
-};
+use shopery_model::{Circuit, CircuitState, DeliveryState, Fault, Job, Outcome, TenantId, Webhook, WebhookId};
+use shopery_queue::{Lookup, Message, Parked, ParkedJob, PublishError, store_outcomes};
 use shopery_runtime::Shutdown;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
-use crate::attempt::{Attempted, Attempter, Tried, outcome};
-use crate::breaker::Breaker;
+use crate::attempt::{Attempted, Tried, outcome};
+use crate::drainer::{Drainer, POSTPONED, dead_letter};
 use crate::ended::End;
 
 const TAKEN: &str = "another deliverer has taken the circuit";
 /// A drainer says so often that it is at it, and is given up on after so long.
 const HEARTBEAT: Duration = Duration::from_secs(3);
-const LEASE: Duration = Duration::from_secs(12);
+pub(crate) const LEASE: Duration = Duration::from_secs(12);
 /// A probe chooses among so many of the oldest jobs, another one each time: one that is never taken holds up no others.
 pub(crate) const CHOICE: usize = 8;
 /// Attempts under way at a time while a backlog is sent: they begin together, so whoever else is here waits for all.
@@ -40,25 +34,10 @@ const MAX_PACE_BESIDE_OTHERS: usize = 24;
 /// endpoint still fails.
 const SHOWN_PROBES: u32 = 5;
 const SHOWN_LATER: u32 = 12;
-/// How long a drain goes on while there is no place for others here, and how long those wait before they ask again.
+/// How long a drain goes on while this deliverer admits no others.
 const TURN: Duration = Duration::from_secs(60);
-const NO_PLACE: Duration = Duration::from_secs(30);
 /// Others may park a job just as the circuit closes: somebody looks once more.
 const LAST_LOOK: Duration = Duration::from_secs(2);
-
-#[derive(Debug, Clone)]
-pub(crate) struct Drainer {
-    pub(crate) queue: Queue,
-    pub(crate) webhooks: WebhookCache,
-    pub(crate) circuits: Circuits,
-    pub(crate) breaker: Breaker,
-    pub(crate) attempter: Arc<Attempter>,
-    pub(crate) pacer: Pacer,
-    /// Attempts that drains may have under way.
-    pub(crate) slots: Arc<Semaphore>,
-    /// Drains that there may be here.
-    pub(crate) drains: Arc<Semaphore>,
-}
 
 /// A circuit that this deliverer has taken.
 pub(crate) struct Drain<'a> {
@@ -91,80 +70,18 @@ enum Round {
     Failed,
 }
 
-impl Drainer {
-    /// Processes the timer of an endpoint that has fired. If that cannot be finished, the timer is redelivered.
-    ///
-    /// A drain can take hours, at the pace of its webhook, so it gives its slot back: the slots are for retries.
-    pub(crate) async fn drain(&self, mut taken: Taken, shutdown: &Shutdown) {
-        let done = match self.drains.clone().try_acquire_owned() {
-            Ok(slot) => {
-                taken.slot = slot;
-                self.process(taken.message.clone(), shutdown).await
-            }
-            Err(_) => self.postpone(&taken.message).await,
-        };
-        if let Err(error) = done {
-            taken.settle(Disposition::Retry(error.context("cannot send what is parked"))).await;
-        }
-    }
-
-    /// There are as many drains here as there may be. The timer is set again: it would be pending if it were redelivered, and
-    /// what is pending is bounded for all.
-    async fn postpone(&self, message: &Message) -> anyhow::Result<()> {
-        let (tenant, id) = parse_drain(message)?;
-        let (circuit, _) = self.circuits.read(&tenant, id).await?;
-        if !is_early_wake(message, circuit.as_ref()) {
-            self.breaker.set_timer(&tenant, id, NO_PLACE).await?;
-        }
-        message.ack().await;
-        Ok(())
-    }
-
-    async fn process(&self, message: Message, shutdown: &Shutdown) -> anyhow::Result<()> {
-        let (tenant, id) = parse_drain(&message)?;
-        let (circuit, revision) = self.circuits.read(&tenant, id).await?;
-        if is_early_wake(&message, circuit.as_ref()) {
-            message.ack().await;
-            return Ok(());
-        }
-        let webhook = match self.webhooks.get(&tenant, id).await? {
-            Lookup::Found(webhook) if webhook.can_be_sent_to() => webhook,
-            other => {
-                // What is parked of a webhook that is disabled, unknown, or stays closed, waits for that to end, or expires.
-                self.end_waiting(&tenant, id, &other, &message).await?;
-                if circuit.is_some() {
-                    self.circuits.close(&tenant, id, revision).await?;
-                }
-                message.ack().await;
-                return Ok(());
-            }
-        };
-        if webhook.discard_before.is_some() {
-            self.end_waiting(&tenant, id, &Lookup::Found(webhook.clone()), &message).await?;
-        }
-        let now = shopery_queue::now();
-        if circuit.is_none() && Parked::count(&self.queue, &tenant, id).await? == 0 {
-            message.ack().await;
-            return Ok(());
-        }
-        // Names this drain in the circuit that it has taken.
-        let me = AttemptId::generate().to_string();
-        let mut circuit = circuit.unwrap_or_else(|| Circuit::new(CircuitState::Draining, now));
-        let taken = if circuit.is_drained_by_another(&me, now, LEASE) {
-            None
-        } else {
-            (circuit.drainer, circuit.seen_at) = (Some(me), now);
-            self.circuits.write(&tenant, id, circuit.clone(), revision).await?
-        };
-        let Some(revision) = taken else {
-            // Another deliverer is at it. Should it be gone, somebody has to see to it when its claim has run out.
-            self.breaker.set_timer(&tenant, id, LEASE).await?;
-            message.ack().await;
-            return Ok(());
-        };
+impl<'a> Drain<'a> {
+    pub(crate) fn new(
+        drainer: &'a Drainer,
+        tenant: TenantId,
+        webhook: Arc<Webhook>,
+        circuit: Circuit,
+        revision: u64,
+        message: Message,
+    ) -> Self {
         let now = Instant::now();
-        let drain = Drain {
-            drainer: self,
+        Self {
+            drainer,
             tenant,
             webhook,
             circuit,
@@ -177,47 +94,10 @@ impl Drainer {
             failed_in_row: 0,
             asked: None,
             next: now,
-        };
-        if drain.webhook.rules.ordered { drain.run_ordered(shutdown).await } else { drain.run(shutdown).await }
+        }
     }
 
-    pub(crate) async fn dead_letter(
-        &self,
-        tenant: &TenantId,
-        id: WebhookId,
-        sequence: u64,
-        frame: &[u8],
-        error: &MalformedJob,
-    ) -> anyhow::Result<()> {
-        dead_letter_parked(&self.queue, tenant, id, sequence, frame, error).await
-    }
-}
-
-/// New work is no reason to probe sooner; the timer will come.
-fn is_early_wake(message: &Message, circuit: Option<&Circuit>) -> bool {
-    Parked::is_wake(message) && circuit.is_some_and(|circuit| circuit.waits_for_probe(shopery_queue::now()))
-}
-
-fn parse_drain(message: &Message) -> anyhow::Result<(TenantId, WebhookId)> {
-    subject::parse_drain(message.subject()).context("the subject names no webhook")
-}
-
-/// Puts a parked job that does not decode on DEAD.
-pub(crate) async fn dead_letter_parked(
-    queue: &Queue,
-    tenant: &TenantId,
-    id: WebhookId,
-    sequence: u64,
-    frame: &[u8],
-    error: &MalformedJob,
-) -> anyhow::Result<()> {
-    let subject = subject::parked(tenant, id);
-    let dead = Dead::whole(&subject, error.to_string(), frame);
-    Ok(queue.dead_letter("undecodable-job", Some(tenant), format!("PARKED:{sequence}"), &dead).await?)
-}
-
-impl Drain<'_> {
-    async fn run(mut self, shutdown: &Shutdown) -> anyhow::Result<()> {
+    pub(crate) async fn run(mut self, shutdown: &Shutdown) -> anyhow::Result<()> {
         let (queue, id) = (&self.drainer.queue, self.webhook.id);
         while self.circuit.state == CircuitState::Open {
             // From the oldest on: what the last probe has left.
@@ -257,7 +137,7 @@ impl Drain<'_> {
             return Ok(Some(Duration::ZERO));
         }
         let is_crowded = self.drainer.drains.available_permits() == 0;
-        Ok((is_crowded && self.begun.elapsed() > TURN).then_some(NO_PLACE))
+        Ok((is_crowded && self.begun.elapsed() > TURN).then_some(POSTPONED))
     }
 
     /// Another deliverer goes on, after a delay.
@@ -447,7 +327,7 @@ impl Drain<'_> {
                     ended.push(sequence);
                 }
                 (Err(error), _) => {
-                    self.drainer.dead_letter(&self.tenant, self.webhook.id, sequence, &frame, &error).await?;
+                    dead_letter(&self.drainer.queue, &self.tenant, self.webhook.id, sequence, &frame, &error).await?;
                     ended.push(sequence);
                 }
             }

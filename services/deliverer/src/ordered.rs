@@ -26,6 +26,7 @@ use tokio::time::Instant;
 use crate::attempt::{Attempted, Tried, outcome};
 use crate::backlog::{Backlog, Head};
 use crate::drain::{CHOICE, Drain, is_gone};
+use crate::drainer::dead_letter;
 use crate::ended::End;
 
 /// Jobs read at a time.
@@ -185,7 +186,8 @@ impl Drain<'_> {
                 match Job::decode(&frame) {
                     Ok(job) => backlog.add(sequence, at, job),
                     Err(error) => {
-                        self.drainer.dead_letter(&self.tenant, self.webhook.id, sequence, &frame, &error).await?;
+                        dead_letter(&self.drainer.queue, &self.tenant, self.webhook.id, sequence, &frame, &error)
+                            .await?;
                         parked.remove(sequence).await?;
                     }
                 }

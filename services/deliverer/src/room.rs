@@ -11,7 +11,7 @@ use shopery_queue::{Parked, ParkedJob, PublishError, Queue, store_outcomes};
 use tokio::time::Instant;
 
 use crate::attempt::without_attempt;
-use crate::drain::dead_letter_parked;
+use crate::drainer::dead_letter;
 
 /// Jobs that give way at a time.
 const BATCH: usize = 256;
@@ -94,7 +94,7 @@ impl Room {
         for ParkedJob { sequence, frame, .. } in jobs {
             match Job::decode(&frame) {
                 Ok(job) => outcomes.push(no_room(job.meta)),
-                Err(error) => dead_letter_parked(&self.queue, tenant, id, sequence, &frame, &error).await?,
+                Err(error) => dead_letter(&self.queue, tenant, id, sequence, &frame, &error).await?,
             }
         }
         store_outcomes(&self.queue, "deliverer", &outcomes, self.queue.limits.ack_wait / 3).await?;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use shopery_model::{Job, TenantId, Webhook, WebhookId};
 use shopery_queue::{Lookup, Message, Parked, ParkedJob, store_outcomes, subject};
 
-use crate::drain::Drainer;
+use crate::drainer::{Drainer, dead_letter};
 use crate::ended::End;
 
 /// Jobs that end at a time.
@@ -65,7 +65,7 @@ impl Drainer {
                 match (Job::decode(&frame), end(at)) {
                     (Ok(job), Some(end)) => outcomes.push(end.outcome(job.meta)),
                     (Ok(_), None) => {}
-                    (Err(error), _) => self.dead_letter(tenant, id, sequence, &frame, &error).await?,
+                    (Err(error), _) => dead_letter(&self.queue, tenant, id, sequence, &frame, &error).await?,
                 }
             }
             store_outcomes(&self.queue, "deliverer", &outcomes, self.queue.limits.ack_wait / 3).await?;
