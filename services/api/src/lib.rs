@@ -28,7 +28,7 @@ use axum::middleware::from_fn_with_state;
 use secrecy::SecretString;
 use shopery_control::{ConfigWriter, database};
 use shopery_http::fair::{Door, Doors, Rule};
-use shopery_http::{Access, AccessConfig, LimitsConfig, Problem, Usual};
+use shopery_http::{Access, AccessConfig, Connections, LimitsConfig, Problem, Usual};
 use shopery_model::Keyring;
 use shopery_queue::{Queue, read_keyring};
 use shopery_runtime::service::About;
@@ -133,8 +133,9 @@ pub async fn run(config: Config, listener: TcpListener, runtime: Runtime) -> any
         .merge(openapi::routes(document)?)
         .merge(shopery_http::operations(&runtime));
     let routes = shopery_http::with_limits(routes, "api", &runtime);
+    let connections = Connections::new(&doors, &config.limits);
     starting.over();
-    shopery_http::serve(listener, routes, &runtime.shutdown).await
+    shopery_http::serve(listener, routes, connections, &runtime.shutdown).await
 }
 
 /// The routes that a tenant has, and what is told of them.

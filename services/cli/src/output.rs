@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 use crate::failure::Failure;
 use crate::json::{self, Members};
 use crate::table::{Column, Table, paint, state};
-use crate::terminal::{Terminal, plain};
+use crate::terminal::{Terminal, plain, plain_lines};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
@@ -42,7 +42,7 @@ impl Output {
 
     /// What is neither result nor error goes to stderr, so that it is in nobody's way.
     pub fn note(self, text: &str) {
-        eprintln!("{text}");
+        eprintln!("{}", plain_lines(text));
     }
 
     /// One object: as it came, or what `tell` makes of it.

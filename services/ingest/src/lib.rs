@@ -15,7 +15,7 @@ mod validate;
 use std::net::SocketAddr;
 
 use shopery_http::fair::Doors;
-use shopery_http::{Access, AccessConfig, LimitsConfig, Usual};
+use shopery_http::{Access, AccessConfig, Connections, LimitsConfig, Usual};
 use shopery_model::{Allowance, catalogue};
 use shopery_queue::{Age, Intake, Meter, Pacer, Queue, Waiting, topology, watch_ages};
 use shopery_runtime::service::About;
@@ -91,7 +91,7 @@ pub async fn run(config: Config, listener: TcpListener, runtime: Runtime) -> any
     let inbound = Intake::open(&queue, topology::INGEST, inbound::SLOTS, &runtime.shutdown).await?;
     starting.over();
     tokio::try_join!(
-        shopery_http::serve(listener, routes, &runtime.shutdown),
+        shopery_http::serve(listener, routes, Connections::new(&doors, &config.limits), &runtime.shutdown),
         inbound::answer(queue.clone(), acceptor.clone(), &runtime.shutdown),
         inbound::forward(inbound, &queue, acceptor, &runtime.shutdown),
         async {

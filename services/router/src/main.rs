@@ -1,5 +1,6 @@
 use std::process::ExitCode;
 
+use shopery_http::Connections;
 use shopery_router::{ABOUT, Config, run};
 use shopery_runtime::service;
 
@@ -9,7 +10,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     service::main(ABOUT, Config::read, |config, runtime| async move {
         let listener = shopery_http::bind(config.listen).await?;
-        let operations = shopery_http::serve(listener, shopery_http::operations(&runtime), &runtime.shutdown);
+        let connections = Connections::of_operations("router", &runtime);
+        let operations =
+            shopery_http::serve(listener, shopery_http::operations(&runtime), connections, &runtime.shutdown);
         // The service first: before anybody asks, it says that it is starting.
         tokio::try_join!(run(config, runtime.clone()), operations).map(drop)
     })

@@ -1,5 +1,6 @@
 //! Fair shares of what a process has little of: a [`Door`] admits a number of units in all (requests under way, bytes in
-//! memory), and of one tenant no more than a share of them. Whoever fills its share holds back itself alone.
+//! memory, connections), and of one tenant or address no more than a share of them. Whoever fills its share holds back
+//! itself alone.
 //!
 //! A request that finds no room waits for a short time. A unit that becomes free goes to the tenant whose turn it is, one
 //! request a turn, so that a tenant with many requests waits longer than one with few. When the time is over, the answer says
@@ -9,6 +10,7 @@
 //! for the other.
 
 use std::collections::{HashMap, VecDeque};
+use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -40,43 +42,48 @@ pub struct Rule {
     /// What is counted, for those who are refused: "Test calls".
     pub what: &'static str,
     pub all: usize,
-    /// Of one tenant.
+    /// Of one tenant, or address.
     pub share: usize,
     /// For how long a request waits for room.
     pub max_wait: Duration,
 }
 
 /// Clones are the same door.
-#[derive(Debug, Clone)]
-pub struct Door(Arc<Inner>);
+#[derive(Debug)]
+pub struct Door<K: Key = TenantId>(Arc<Inner<K>>);
+
+/// Whom a share belongs to.
+pub trait Key: Clone + Eq + Hash {}
+
+impl<K: Clone + Eq + Hash> Key for K {}
 
 #[derive(Debug)]
-struct Inner {
+struct Inner<K: Key> {
     rule: Rule,
     refused: Refused,
-    state: Mutex<State>,
+    state: Mutex<State<K>>,
 }
 
-#[derive(Debug, Default)]
-struct State {
+#[derive(Debug)]
+struct State<K: Key> {
     used: usize,
     /// Those who have units, or wait for one.
-    tenants: HashMap<TenantId, Tenant>,
-    /// Tenants with requests that wait, in turn.
-    turns: VecDeque<TenantId>,
+    owners: HashMap<K, Owner<K>>,
+    /// Owners with requests that wait, in turn.
+    turns: VecDeque<K>,
 }
 
-#[derive(Debug, Default)]
-struct Tenant {
-    used: usize,
-    waiting: VecDeque<oneshot::Sender<Admitted>>,
-}
-
-/// Units of a tenant, given back when they are dropped.
 #[derive(Debug)]
-pub struct Admitted {
-    door: Door,
-    tenant: TenantId,
+struct Owner<K: Key> {
+    used: usize,
+    waiting: VecDeque<oneshot::Sender<Admitted<K>>>,
+}
+
+/// Units of one owner, given back when they are dropped.
+#[derive(Debug)]
+pub struct Admitted<K: Key = TenantId> {
+    door: Door<K>,
+    owner: K,
     units: usize,
 }
 
@@ -90,7 +97,7 @@ enum Limit {
 impl Limit {
     fn name(self) -> &'static str {
         match self {
-            Self::Share => "tenant",
+            Self::Share => "share",
             Self::All => "process",
         }
     }
@@ -101,59 +108,83 @@ impl Doors {
     pub fn new(face: &str, runtime: &Runtime) -> Self {
         let refused = runtime.metrics.register(
             &format!("{face}_refused_at_door"),
-            "Requests that found no room, by what there is little of, and whether the tenant's share or the process was full",
+            "Requests and connections that found no room, by what there is little of, and whether a share or the process was full",
             Refused::default(),
         );
         Self { refused }
     }
 
-    pub fn open(&self, rule: Rule) -> Door {
+    pub fn open<K: Key>(&self, rule: Rule) -> Door<K> {
         for limit in [Limit::Share, Limit::All] {
             drop(self.refused.get_or_create(&[("door", rule.name), ("full", limit.name())]));
         }
-        Door(Arc::new(Inner { rule, refused: self.refused.clone(), state: Mutex::default() }))
+        let state = Mutex::new(State { used: 0, owners: HashMap::new(), turns: VecDeque::new() });
+        Door(Arc::new(Inner { rule, refused: self.refused.clone(), state }))
     }
 }
 
-impl Door {
+impl<K: Key> Clone for Door<K> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<K: Key> Default for Owner<K> {
+    fn default() -> Self {
+        Self { used: 0, waiting: VecDeque::new() }
+    }
+}
+
+impl<K: Key> Door<K> {
     /// Admits one request, which may wait.
-    pub async fn enter(&self, tenant: &TenantId) -> Result<Admitted, Problem> {
+    pub async fn enter(&self, owner: &K) -> Result<Admitted<K>, Problem> {
         let waiting = {
             let mut state = self.lock();
-            let is_queue_empty = state.tenants.get(tenant).is_none_or(|known| known.waiting.is_empty());
-            if is_queue_empty && self.take(&mut state, tenant, 1).is_ok() {
-                return Ok(self.admitted(tenant, 1));
+            let is_queue_empty = state.owners.get(owner).is_none_or(|known| known.waiting.is_empty());
+            if is_queue_empty && self.take(&mut state, owner, 1).is_ok() {
+                return Ok(self.admitted(owner, 1));
             }
-            let known = state.tenants.entry(tenant.clone()).or_default();
+            let known = state.owners.entry(owner.clone()).or_default();
             known.waiting.retain(|waiting| !waiting.is_closed());
             if known.waiting.len() >= self.0.rule.share * MAX_WAITING {
                 return Err(self.refuse(Limit::Share));
             }
             let (sender, waiting) = oneshot::channel();
             known.waiting.push_back(sender);
-            if !state.turns.contains(tenant) {
-                state.turns.push_back(tenant.clone());
+            if !state.turns.contains(owner) {
+                state.turns.push_back(owner.clone());
             }
             waiting
         };
         match tokio::time::timeout(self.0.rule.max_wait, waiting).await {
             Ok(Ok(admitted)) => Ok(admitted),
-            _ => Err(self.refuse(self.leave_queue(tenant))),
+            _ => Err(self.refuse(self.leave_queue(owner))),
+        }
+    }
+
+    /// Admits one, or says no at once.
+    pub fn try_enter(&self, owner: &K) -> Option<Admitted<K>> {
+        match self.take(&mut self.lock(), owner, 1) {
+            Ok(()) => Some(self.admitted(owner, 1)),
+            Err(limit) => {
+                self.count(limit);
+                None
+            }
         }
     }
 
     /// Admits nothing yet: units are taken as they are needed.
-    pub fn begin(&self, tenant: &TenantId) -> Admitted {
-        self.admitted(tenant, 0)
+    pub fn begin(&self, owner: &K) -> Admitted<K> {
+        self.admitted(owner, 0)
     }
 
-    fn admitted(&self, tenant: &TenantId, units: usize) -> Admitted {
-        Admitted { door: self.clone(), tenant: tenant.clone(), units }
+    fn admitted(&self, owner: &K, units: usize) -> Admitted<K> {
+        Admitted { door: self.clone(), owner: owner.clone(), units }
     }
 
-    fn take(&self, state: &mut State, tenant: &TenantId, units: usize) -> Result<(), Limit> {
+    fn take(&self, state: &mut State<K>, owner: &K, units: usize) -> Result<(), Limit> {
         let rule = &self.0.rule;
-        let used = state.tenants.get(tenant).map_or(0, |known| known.used);
+        let used = state.owners.get(owner).map_or(0, |known| known.used);
         if used + units > rule.share {
             return Err(Limit::Share);
         }
@@ -161,25 +192,25 @@ impl Door {
             return Err(Limit::All);
         }
         state.used += units;
-        state.tenants.entry(tenant.clone()).or_default().used += units;
+        state.owners.entry(owner.clone()).or_default().used += units;
         Ok(())
     }
 
-    fn give_back(&self, tenant: &TenantId, units: usize) {
+    fn give_back(&self, owner: &K, units: usize) {
         let mut turns = Vec::new();
         {
             let mut state = self.lock();
             state.used -= units;
-            if let Some(known) = state.tenants.get_mut(tenant) {
+            if let Some(known) = state.owners.get_mut(owner) {
                 known.used -= units;
             }
-            let State { used, tenants, turns: queue } = &mut *state;
+            let State { used, owners, turns: queue } = &mut *state;
             for _ in 0..queue.len() {
                 if *used >= self.0.rule.all {
                     break;
                 }
                 let Some(next) = queue.pop_front() else { break };
-                let Some(known) = tenants.get_mut(&next) else { continue };
+                let Some(known) = owners.get_mut(&next) else { continue };
                 // Who was given a unit and is gone would give it back from within this call, over and over.
                 known.waiting.retain(|waiting| !waiting.is_closed());
                 if known.used < self.0.rule.share
@@ -192,39 +223,43 @@ impl Door {
                 if !known.waiting.is_empty() {
                     queue.push_back(next);
                 } else if known.used == 0 {
-                    tenants.remove(&next);
+                    owners.remove(&next);
                 }
             }
-            self.forget(&mut state, tenant);
+            self.forget(&mut state, owner);
         }
-        for (tenant, sender) in turns {
+        for (owner, sender) in turns {
             // Who does not wait any more drops it, and with that gives it back.
-            drop(sender.send(self.admitted(&tenant, 1)));
+            drop(sender.send(self.admitted(&owner, 1)));
         }
     }
 
-    /// Takes those of a tenant who do not wait any more out of the queue, and says what they waited for.
-    fn leave_queue(&self, tenant: &TenantId) -> Limit {
+    /// Takes those of an owner who do not wait any more out of the queue, and says what they waited for.
+    fn leave_queue(&self, owner: &K) -> Limit {
         let mut state = self.lock();
-        let Some(known) = state.tenants.get_mut(tenant) else { return Limit::All };
+        let Some(known) = state.owners.get_mut(owner) else { return Limit::All };
         known.waiting.retain(|waiting| !waiting.is_closed());
         let has_share = known.used >= self.0.rule.share;
         if known.waiting.is_empty() {
-            state.turns.retain(|turn| turn != tenant);
+            state.turns.retain(|turn| turn != owner);
         }
-        self.forget(&mut state, tenant);
+        self.forget(&mut state, owner);
         if has_share { Limit::Share } else { Limit::All }
     }
 
-    fn forget(&self, state: &mut State, tenant: &TenantId) {
-        if state.tenants.get(tenant).is_some_and(|known| known.used == 0 && known.waiting.is_empty()) {
-            state.tenants.remove(tenant);
+    fn forget(&self, state: &mut State<K>, owner: &K) {
+        if state.owners.get(owner).is_some_and(|known| known.used == 0 && known.waiting.is_empty()) {
+            state.owners.remove(owner);
         }
     }
 
+    fn count(&self, limit: Limit) {
+        self.0.refused.get_or_create(&[("door", self.0.rule.name), ("full", limit.name())]).inc();
+    }
+
     fn refuse(&self, limit: Limit) -> Problem {
-        let Rule { name, what, all, share, .. } = &self.0.rule;
-        self.0.refused.get_or_create(&[("door", *name), ("full", limit.name())]).inc();
+        self.count(limit);
+        let Rule { what, all, share, .. } = &self.0.rule;
         match limit {
             Limit::Share => {
                 let detail =
@@ -238,25 +273,25 @@ impl Door {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, State<K>> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Admitted {
+impl<K: Key> Admitted<K> {
     /// Takes more units, without a wait: whoever waits with units in hand holds up others.
     pub fn grow(&mut self, units: usize) -> Result<(), Problem> {
-        let taken = self.door.take(&mut self.door.lock(), &self.tenant, units);
+        let taken = self.door.take(&mut self.door.lock(), &self.owner, units);
         taken.map_err(|limit| self.door.refuse(limit))?;
         self.units += units;
         Ok(())
     }
 }
 
-impl Drop for Admitted {
+impl<K: Key> Drop for Admitted<K> {
     fn drop(&mut self) {
         if self.units > 0 {
-            self.door.give_back(&self.tenant, self.units);
+            self.door.give_back(&self.owner, self.units);
         }
     }
 }
@@ -286,7 +321,7 @@ mod tests {
         assert!(door.enter(&quiet).now_or_never().unwrap().is_ok());
         drop(held);
         assert!(door.enter(&loud).now_or_never().unwrap().is_ok());
-        assert!(door.lock().tenants.is_empty());
+        assert!(door.lock().owners.is_empty());
     }
 
     #[tokio::test(start_paused = true)]
@@ -364,10 +399,10 @@ mod tests {
                     tokio::task::yield_now().await;
                     let state = door.lock();
                     assert!(state.used <= 5);
-                    assert!(state.tenants.values().all(|known| known.used <= 2));
-                    assert_eq!(state.tenants.values().map(|known| known.used).sum::<usize>(), state.used);
-                    let waits = |known: &Tenant| known.waiting.iter().any(|one| !one.is_closed());
-                    let could = state.tenants.values().any(|known| waits(known) && known.used < 2);
+                    assert!(state.owners.values().all(|known| known.used <= 2));
+                    assert_eq!(state.owners.values().map(|known| known.used).sum::<usize>(), state.used);
+                    let waits = |known: &Owner<TenantId>| known.waiting.iter().any(|one| !one.is_closed());
+                    let could = state.owners.values().any(|known| waits(known) && known.used < 2);
                     assert!(!could || state.used == 5, "somebody waits who could be in: {state:?}");
                 }
                 while admitted.try_recv().is_ok() {}
@@ -377,7 +412,7 @@ mod tests {
                     let _ = one.await;
                 }
                 while admitted.try_recv().is_ok() {}
-                assert!(door.lock().tenants.is_empty(), "{:?}", door.lock());
+                assert!(door.lock().owners.is_empty(), "{:?}", door.lock());
             });
         }
     }

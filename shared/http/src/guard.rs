@@ -29,7 +29,7 @@ pub struct LimitsConfig {
     tenant: Limit,
     client: Limit,
     address: Limit,
-    proxies: Proxies,
+    pub(crate) proxies: Proxies,
 }
 
 /// What a face allows unless the operator says otherwise.

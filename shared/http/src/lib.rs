@@ -18,4 +18,4 @@ pub use access::{Access, AccessConfig, Caller, Permission};
 pub use body::read_body;
 pub use guard::{LimitsConfig, Usual, guarded};
 pub use problem::Problem;
-pub use serve::{bind, operations, serve, with_limits};
+pub use serve::{Connections, bind, operations, serve, with_limits};

@@ -26,14 +26,20 @@ impl FromStr for Proxies {
 }
 
 impl Proxies {
-    /// The address that a request comes from, as far as anybody whom we believe can tell. Of an IPv6 address the /64,
-    /// since that is what one customer is given.
+    /// The address that a request comes from, as far as anybody whom we believe can tell.
     pub(crate) fn origin(&self, request: &Request) -> IpAddr {
         let peer = request.extensions().get::<Peer>().map_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED), |peer| peer.0.ip());
-        match self.behind(peer, request.headers()).to_canonical() {
-            IpAddr::V6(v6) => Ipv6Addr::from(u128::from(v6) & (u128::MAX << 64)).into(),
-            v4 @ IpAddr::V4(_) => v4,
-        }
+        customer(self.behind(peer, request.headers()))
+    }
+
+    /// Whose the connection is: the customer's at this address. Those of a proxy that is believed are each on their own,
+    /// since they are made for others.
+    pub(crate) fn owner(&self, peer: SocketAddr) -> SocketAddr {
+        if self.contains(peer.ip().to_canonical()) { peer } else { SocketAddr::new(customer(peer.ip()), 0) }
+    }
+
+    fn contains(&self, address: IpAddr) -> bool {
+        self.0.iter().any(|proxy| proxy.contains(address))
     }
 
     /// Each proxy adds the address that it was called from at the end, so the list is read from there, as long as the
@@ -43,13 +49,21 @@ impl Proxies {
             headers.get_all("x-forwarded-for").iter().filter_map(|value| value.to_str().ok()).collect();
         let mut listed = values.iter().rev().flat_map(|value| value.rsplit(','));
         let mut origin = peer.to_canonical();
-        while self.0.iter().any(|proxy| proxy.contains(origin)) {
+        while self.contains(origin) {
             match listed.next().map(|address| address.trim().parse::<IpAddr>()) {
                 Some(Ok(address)) => origin = address.to_canonical(),
                 Some(Err(_)) | None => break,
             }
         }
         origin
+    }
+}
+
+/// Of an IPv6 address the /64, since that is what one customer is given.
+fn customer(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) => Ipv6Addr::from(u128::from(v6) & (u128::MAX << 64)).into(),
+        v4 @ IpAddr::V4(_) => v4,
     }
 }
 
@@ -83,5 +97,18 @@ mod tests {
             assert_eq!(origin(proxies, peer, forwarded), found, "{peer} {forwarded:?}");
         }
         assert!("10.0.0.0/8,x".parse::<Proxies>().is_err());
+    }
+
+    #[test]
+    fn connections_belong_to_an_address_and_those_of_a_known_proxy_to_nobody() {
+        let proxies: Proxies = "10.0.0.0/8".parse().unwrap();
+        for (peer, owner) in [
+            ("192.0.2.1:4711", "192.0.2.1:0"),
+            ("[::ffff:192.0.2.1]:4711", "192.0.2.1:0"),
+            ("[2001:db8:1:2:3:4:5:6]:4711", "[2001:db8:1:2::]:0"),
+            ("10.1.1.1:4711", "10.1.1.1:4711"),
+        ] {
+            assert_eq!(proxies.owner(peer.parse().unwrap()).to_string(), owner, "{peer}");
+        }
     }
 }

@@ -3,7 +3,6 @@
 
 use std::any::Any;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -25,14 +24,15 @@ use prometheus_client::metrics::family::Family;
 use serde_json::json;
 use shopery_runtime::{Runtime, Shutdown};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 use tower_http::catch_panic::CatchPanicLayer;
 
-use crate::Problem;
 use crate::connection::Attended;
-use crate::peer::Peer;
+use crate::fair::{Admitted, Door, Doors, Rule};
+use crate::peer::{Peer, Proxies};
+use crate::{LimitsConfig, Problem};
 
-const MAX_CONNECTIONS: usize = 8192;
+const CONNECTIONS: Rule =
+    Rule { name: "connections", what: "connections", all: 8192, share: 1024, max_wait: Duration::ZERO };
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 const MAX_HEADER_BYTES: usize = 32 * 1024;
@@ -109,8 +109,37 @@ fn method_label(method: &Method) -> &str {
     if KNOWN.contains(method) { method.as_str() } else { "other" }
 }
 
+/// The connections that a server holds. Beyond the share of an address, or the number of all, one is closed as soon as it is
+/// made: whoever waits in the kernel's queue does not learn that another replica has room.
+#[derive(Debug, Clone)]
+pub struct Connections {
+    door: Door<SocketAddr>,
+    proxies: Proxies,
+}
+
+impl Connections {
+    /// Of a face that outsiders connect to, perhaps through proxies.
+    pub fn new(doors: &Doors, limits: &LimitsConfig) -> Self {
+        Self { door: doors.open(CONNECTIONS), proxies: limits.proxies.clone() }
+    }
+
+    /// Of a service that has no face but [`operations`].
+    pub fn of_operations(service: &str, runtime: &Runtime) -> Self {
+        Self { door: Doors::new(service, runtime).open(CONNECTIONS), proxies: Proxies::default() }
+    }
+
+    fn admit(&self, peer: SocketAddr) -> Option<Admitted<SocketAddr>> {
+        self.door.try_enter(&self.proxies.owner(peer))
+    }
+}
+
 /// Serves until the drain begins, then finishes the requests under way.
-pub async fn serve(listener: TcpListener, routes: Router, shutdown: &Shutdown) -> anyhow::Result<()> {
+pub async fn serve(
+    listener: TcpListener,
+    routes: Router,
+    connections: Connections,
+    shutdown: &Shutdown,
+) -> anyhow::Result<()> {
     tracing::info!(address = %listener.local_addr()?, "listening");
     let mut server = auto::Builder::new(TokioExecutor::new());
     server
@@ -126,9 +155,7 @@ pub async fn serve(listener: TcpListener, routes: Router, shutdown: &Shutdown) -
         .max_concurrent_streams(256)
         .max_header_list_size(u32::try_from(MAX_HEADER_BYTES).unwrap_or(u32::MAX));
     let graceful = GracefulShutdown::new();
-    let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
-        let Ok(place) = connections.clone().acquire_owned().await else { break };
         let (stream, peer) = tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok(accepted) => accepted,
@@ -141,6 +168,7 @@ pub async fn serve(listener: TcpListener, routes: Router, shutdown: &Shutdown) -
             },
             () = shutdown.draining() => break,
         };
+        let Some(admitted) = connections.admit(peer) else { continue };
         let _ = stream.set_nodelay(true);
         let routes = TowerToHyperService::new(routes.clone());
         let service = service_fn(move |mut request: hyper::Request<Incoming>| {
@@ -153,7 +181,7 @@ pub async fn serve(listener: TcpListener, routes: Router, shutdown: &Shutdown) -
             if let Err(error) = connection.await {
                 tracing::debug!(error, "a connection ended with an error");
             }
-            drop(place);
+            drop(admitted);
         });
     }
     drop(listener);

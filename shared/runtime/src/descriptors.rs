@@ -8,7 +8,7 @@ pub fn descriptors() -> u64 {
 }
 
 /// Raises their number to what the system allows, and says so.
-pub(crate) fn raise() {
+pub fn raise_descriptors() {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let raised = match current {
         Some(_) if current != maximum => setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }),

@@ -13,7 +13,7 @@ mod shutdown;
 mod tasks;
 pub mod telemetry;
 
-pub use descriptors::descriptors;
+pub use descriptors::{descriptors, raise_descriptors};
 pub use env::Env;
 pub use files::make_files_private;
 pub use health::{Health, Starting};

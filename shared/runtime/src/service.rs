@@ -112,7 +112,7 @@ where
     let runtime = Runtime::default();
     let stopped = stop_on_signals(runtime.shutdown.clone(), drain)?;
     tracing::info!(version = about.version, "starting {}", about.name);
-    descriptors::raise();
+    descriptors::raise_descriptors();
     // On the workers' threads. On this one, each message that comes would be handed from one thread to another.
     let mut served = AbortOnDropHandle::new(tokio::spawn(run(runtime.clone())));
     tokio::select! {

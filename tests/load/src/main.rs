@@ -5,9 +5,10 @@
 //! - [`sink`]: the endpoint that webhooks point at; [`publish`]: the services that publish events; both in this process.
 //! - [`ledger`]: when each event was published and each delivery arrived; [`payload`]: what is in them.
 //! - [`measure`] and [`meter`]: CPU, memory, percentiles, by process; [`raw`]: the POSTs of row (a).
-//! - [`retries`] and [`parked`]: what waits in rows (f) and (g).
+//! - [`retries`] and [`parked`]: what waits in rows (f) and (g); [`doors`]: what is asked for in row (j).
 //! - [`rows`]: the rows, one by one; [`report`] and [`table`]: what they say.
 
+mod doors;
 mod ledger;
 mod machine;
 mod measure;
@@ -39,6 +40,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let options = Options::parse();
+    shopery_runtime::raise_descriptors();
     if cfg!(debug_assertions) {
         eprintln!("warning: the loader is a debug build, so row a is not the ceiling; use cargo run --release");
     }

@@ -67,6 +67,8 @@ pub enum Row {
     H,
     /// End to end over HTTP ingest, to an ordered webhook
     I,
+    /// At each door, a quiet tenant alone, and beside one that asks for all that it can get
+    J,
 }
 
 impl Row {
@@ -81,6 +83,7 @@ impl Row {
             Self::G => 'g',
             Self::H => 'h',
             Self::I => 'i',
+            Self::J => 'j',
         }
     }
 }
@@ -92,7 +95,7 @@ impl Options {
 
     /// Whether a row needs the services.
     pub fn wants_services(&self) -> bool {
-        [Row::B, Row::C, Row::D, Row::E, Row::F, Row::G, Row::H, Row::I].into_iter().any(|row| self.wants(row))
+        [Row::B, Row::C, Row::D, Row::E, Row::F, Row::G, Row::H, Row::I, Row::J].into_iter().any(|row| self.wants(row))
     }
 }
 

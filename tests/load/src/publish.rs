@@ -15,6 +15,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::sync::{Mutex, mpsc};
 
+use crate::doors::{Asker, Door};
 use crate::ledger::Sheet;
 use crate::measure::Percentiles;
 use crate::payload;
@@ -26,8 +27,19 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A publisher's way to ingest. It carries one request at a time.
 pub enum Lane {
-    Http { sender: SendRequest<Full<Bytes>>, headers: HeaderMap },
-    Nats { client: async_nats::Client, subject: async_nats::Subject },
+    Http {
+        sender: SendRequest<Full<Bytes>>,
+        headers: HeaderMap,
+    },
+    Nats {
+        client: async_nats::Client,
+        subject: async_nats::Subject,
+    },
+    /// No event, but something else to be asked for; its answer is all that there is to wait for.
+    Ask {
+        asker: Asker,
+        door: &'static Door,
+    },
 }
 
 enum Reply {
@@ -55,6 +67,13 @@ impl Lane {
 
     /// Returns when ingest has accepted all of them.
     async fn send(&mut self, sheet: &Sheet, events: Range<usize>) -> anyhow::Result<()> {
+        if let Self::Ask { asker, door } = self {
+            for number in events {
+                asker.ask(door, number).await?;
+                sheet.answered(number);
+            }
+            return Ok(());
+        }
         let body = body(sheet, events);
         let deadline = Instant::now() + PATIENCE;
         while Instant::now() < deadline {
@@ -95,6 +114,7 @@ impl Lane {
                 }
                 bail!("ingest replied {}", String::from_utf8_lossy(&reply.payload))
             }
+            Self::Ask { door, .. } => bail!("the door {} takes no events", door.name),
         }
     }
 }

@@ -17,6 +17,7 @@ const MIB: u64 = 1024 * 1024;
 const RAW_RATE_SHARE: f64 = 1.0 / 8.0;
 const RAW_CPU_FACTOR: f64 = 5.0;
 const BESIDE_FACTOR: f64 = 2.0;
+const DOOR_FACTOR: f64 = 3.0;
 const LATENCY_P50: Duration = Duration::from_millis(2);
 const LATENCY_P99: Duration = Duration::from_millis(6);
 
@@ -96,6 +97,14 @@ pub fn targets(findings: &Findings) -> Vec<Target> {
             let what = format!("{}: {}: p99 <= 2x alone", row.letter(), line.name);
             judge(what, format!("{ratio:.2}x"), ratio <= BESIDE_FACTOR);
         }
+    }
+    // And of each door.
+    let doors: Vec<_> = findings.lines.iter().filter(|line| line.row == Row::J).collect();
+    for door in doors.chunks_exact(2) {
+        let [Some(alone), Some(beside)] = [door[0].tally.latency, door[1].tally.latency] else { continue };
+        let ratio = beside.p99.as_secs_f64() / alone.p99.as_secs_f64();
+        let what = format!("j: {}: p99 <= 3x alone", door[1].name);
+        judge(what, format!("{ratio:.2}x"), ratio <= DOOR_FACTOR);
     }
     for line in &findings.lines {
         let Some(displaced) = line.displaced else { continue };

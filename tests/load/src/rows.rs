@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{bail, ensure};
 use shopery_local::tls::Authority;
 
+use crate::doors::{self, Asker, DOORS, HISTORY};
 use crate::ledger::{Ledger, Sheet};
 use crate::measure::Percentiles;
 use crate::meter::{Line, Meter};
@@ -136,6 +137,9 @@ impl Bench<'_> {
         if self.options.wants(Row::I) {
             self.ordered(stack).await?;
         }
+        if self.options.wants(Row::J) {
+            self.doors(stack).await?;
+        }
         // The last one: what it leaves behind is never delivered.
         if self.options.wants(Row::E) {
             self.beside(stack, "alone", None).await?;
@@ -220,6 +224,38 @@ impl Bench<'_> {
         let meter = Meter::start(stack.processes(), &self.sink)?;
         publish::until(self.end(), lanes, 1, &sheet).await?;
         self.finish(stack, meter, Row::I, "HTTP, fan-out 1, ordered".to_owned(), sheet, None).await
+    }
+
+    /// At each door, a quiet tenant alone and then beside a loud one.
+    async fn doors(&mut self, stack: &mut Stack) -> anyhow::Result<()> {
+        eprintln!("row j: {HISTORY} deliveries to look at for each of two tenants");
+        let ingest = stack.service("shopery-ingest")?.address;
+        for tenant in [stack::QUIET, stack::LOUD] {
+            let lane = Lane::http(ingest, &stack.tenant_named(tenant)?.headers).await?;
+            let sheet = self.ledger.open(HISTORY, 1, None)?;
+            publish::until(Instant::now() + LONG, vec![lane], BATCH, &sheet).await?;
+            arrived(&sheet, SILENCE).await;
+        }
+        stack.settled().await?;
+        let urls = || [self.sink.test_url(), self.sink.silent_url(0)];
+        let quiet = Asker::new(stack, doors::QUIET, urls())?;
+        let loud = Asker::new(stack, doors::LOUD, urls())?;
+        for door in &DOORS {
+            for how in ["alone", "beside a loud tenant"] {
+                let name = format!("{} at {}/s, {how}", door.name, door.rate);
+                eprintln!("row j: {name}");
+                let noise = (how != "alone").then(|| loud.ask_loudly(door));
+                let time = Duration::from_secs(self.options.rate_seconds.div_ceil(2));
+                let sheet = self.ledger.open(events(door.rate, time)?, 1, None)?;
+                let lanes = (0..RATE_LANES).map(|_| Lane::Ask { asker: quiet.clone(), door }).collect();
+                let meter = Meter::start(stack.processes(), &self.sink)?;
+                let late = publish::at_rate(door.rate, |_| true, lanes, &sheet).await?;
+                self.lines.push(meter.line(Row::J, name, sheet, late, &self.sink)?);
+                drop(noise);
+                stack.settled().await?;
+            }
+        }
+        Ok(())
     }
 
     /// A healthy tenant at a fixed rate, after another tenant has queued events for `silent` endpoints that never answer.

@@ -69,6 +69,11 @@ impl Sink {
         format!("https://{}/gate/{webhook}", self.secure)
     }
 
+    /// An endpoint that answers 200 and notes nothing: for what is no delivery.
+    pub fn test_url(&self) -> String {
+        format!("https://{}/test", self.secure)
+    }
+
     pub fn open_gate(&self) {
         self.gate.store(true, Ordering::Relaxed);
     }
@@ -132,6 +137,9 @@ async fn receive(mut request: Request<Incoming>, endpoint: &Endpoint) -> Result<
     }
     if request.uri().path().starts_with("/silent/") {
         std::future::pending::<()>().await;
+    }
+    if request.uri().path() == "/test" {
+        return Ok(Response::new(Empty::new()));
     }
     if request.uri().path().starts_with("/gate/") && !endpoint.gate.load(Ordering::Relaxed) {
         let mut answer = Response::new(Empty::new());

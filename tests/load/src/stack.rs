@@ -17,13 +17,17 @@ use crate::service::{self, Service};
 use crate::sink::Sink;
 
 /// Tenants, how many webhooks each has for the events that we publish, and whether their endpoints answer.
-const TENANTS: [(&str, usize, bool); 8] = [
+const TENANTS: [(&str, usize, bool); 12] = [
     ("tnt_load_1", 1, true),
     ("tnt_load_5", 5, true),
     (IMPORT, 1, true),
     (RETRIES, 1, true),
     (PARKED, 1, true),
     (ORDERED, 1, true),
+    (QUIET, 1, true),
+    (QUIET_PUBLISHER, 0, true),
+    (LOUD, 1, true),
+    (LOUD_PUBLISHER, 0, true),
     ("tnt_silent_1", 1, false),
     ("tnt_silent_20", 20, false),
 ];
@@ -35,6 +39,11 @@ pub const RETRIES: &str = "tnt_retries";
 pub const PARKED: &str = "tnt_parked";
 /// The tenant whose webhook is ordered.
 pub const ORDERED: &str = "tnt_ordered";
+/// The tenants of row j: at each door one is quiet and one is loud. Those who publish batches have no webhooks.
+pub const QUIET: &str = "tnt_quiet";
+pub const QUIET_PUBLISHER: &str = "tnt_quiet_publisher";
+pub const LOUD: &str = "tnt_loud";
+pub const LOUD_PUBLISHER: &str = "tnt_loud_publisher";
 
 /// How long the history may take to catch up.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -89,12 +89,18 @@ fn bad_tokens(keys: &[SigningKey]) -> Vec<(String, String)> {
             add(what, key.sign(&claims));
         }
         add("an unknown key", key.sign_as(Some("nobody"), &claims()));
+        for kid in ["", "../../../../dev/null", "' OR 1=1 --", "\0", &"k".repeat(4000)] {
+            add(&format!("a key named {kid:?}"), key.sign_as(Some(kid), &claims()));
+        }
         add("the name of another kind of key", key.sign_as(Some(&other.kid), &claims()));
         add("a stranger's key of this name", stranger.sign(&claims()));
         for (form, secret) in ["PEM", "DER", "bytes"].iter().zip(&key.public) {
             add(&format!("its public key, {form}, as an HS256 secret"), forged(key, secret));
         }
-        for algorithm in ["none", "None", "NONE", "", "HS256", "HS512", "RS512", "PS256", "ES384", "nonsense"] {
+        for algorithm in [
+            "none", "None", "NONE", "nOnE", " none", "", "HS256", "HS384", "HS512", "RS384", "RS512", "PS256", "PS384",
+            "PS512", "ES384", "ES512", "ES256K", "Ed448", "RSA1_5", "dir", "nonsense",
+        ] {
             let header = json!({ "typ": "JWT", "alg": algorithm, "kid": kid });
             add(&format!("the algorithm {algorithm:?}"), with_header(&good, &header));
         }
@@ -107,6 +113,14 @@ fn bad_tokens(keys: &[SigningKey]) -> Vec<(String, String)> {
         add("no signature", format!("{unsigned}."));
         add("half a signature", format!("{unsigned}.{}", &signature[..signature.len() / 2]));
         add("another's signature", format!("{unsigned}.{}", other.sign(&claims()).rsplit_once('.').unwrap().1));
+        let flipped = if signature.starts_with('A') { "B" } else { "A" };
+        add("a flipped signature", format!("{unsigned}.{flipped}{}", &signature[1..]));
+        add("a padded signature", format!("{good}="));
+        add("a signature with more behind it", format!("{good}AAAA"));
+        add(
+            "where its key is said to be",
+            with_header(&good, &json!({ "alg": "ES256", "kid": kid, "jku": "https://evil.example/" })),
+        );
         add("two parts", unsigned.to_owned());
         add("four parts", format!("{good}.{signature}"));
         add("oversized", key.sign(&but("more", json!("x".repeat(9000)))));
@@ -141,7 +155,9 @@ async fn every_bad_token_is_refused_as_rfc_6750_says_and_none_panics() {
         api.expect(200);
         ingest.expect(202);
     }
-    for (what, token) in bad_tokens(&keys) {
+    let bad = bad_tokens(&keys);
+    assert!(bad.len() >= 186, "{}", bad.len());
+    for (what, token) in bad {
         for reply in ask(&client, &token).await {
             assert_eq!(reply.status, 401, "{what}: {}", reply.text());
             let problem = reply.problem();

@@ -1,146 +1,18 @@
 //! The command line does what the API does, tells scripts how it went, and shows no token.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Stdio;
-use std::sync::Mutex;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use shopery_e2e::{Behaviour, Event, Folder, Process, Service, Signal, Stack, leaks, parts, ports, token, wait};
+use shopery_e2e::{Behaviour, Event, Person, Service, Stack, ports, token, wait};
 use shopery_model::catalogue;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
+use tokio::io::{AsyncReadExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::process::Command;
 
 const SOON: Duration = Duration::from_secs(60);
-
-/// Somebody at a command line, with a home of their own. All that they are told is searched for secrets at the end.
-struct Person {
-    home: Folder,
-    env: BTreeMap<String, String>,
-    token: String,
-    told: Mutex<Vec<u8>>,
-}
-
-struct Ran {
-    code: i32,
-    out: String,
-    err: String,
-}
-
-impl Person {
-    /// As one who has sourced the launcher's variables.
-    fn of(stack: &Stack, tenant: &str) -> Self {
-        let person = Self::without_variables(stack, tenant);
-        let env = [
-            ("SHOPERY_API_URL", stack.url(Service::Api)),
-            ("SHOPERY_INGEST_URL", stack.url(Service::Ingest)),
-            ("SHOPERY_TENANT", tenant.to_owned()),
-            ("SHOPERY_TOKEN", person.token.clone()),
-        ];
-        env.into_iter().fold(person, |person, (name, value)| person.with(name, &value))
-    }
-
-    fn without_variables(stack: &Stack, tenant: &str) -> Self {
-        let home = Folder::create();
-        let token = stack.client(tenant).token;
-        let env = [("HOME".to_owned(), home.path().display().to_string())].into();
-        Self { home, env, token, told: Mutex::default() }
-    }
-
-    fn with(mut self, name: &str, value: &str) -> Self {
-        self.env.insert(name.to_owned(), value.to_owned());
-        self
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(parts::binary("shopery"));
-        command.args(arguments).env_clear().envs(&self.env).current_dir(self.home.path()).kill_on_drop(true);
-        command
-    }
-
-    async fn pipe(&self, arguments: &[&str], stdin: &[u8]) -> Ran {
-        let mut command = self.command(arguments);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        let mut input = child.stdin.take().unwrap();
-        // What needs no input may have gone before it has taken it.
-        let _ = input.write_all(stdin).await;
-        drop(input);
-        let done = wait::within(&format!("shopery {arguments:?}"), SOON, child.wait_with_output()).await.unwrap();
-        self.told.lock().unwrap().extend([done.stderr.as_slice(), &done.stdout].concat());
-        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-        Ran { code: done.status.code().unwrap(), out: text(done.stdout), err: text(done.stderr) }
-    }
-
-    async fn run(&self, arguments: &[&str]) -> Ran {
-        self.pipe(arguments, b"").await
-    }
-
-    /// What it prints, which must go well.
-    async fn ok(&self, arguments: &[&str]) -> String {
-        let ran = self.run(arguments).await;
-        assert_eq!(ran.code, 0, "{arguments:?}: {}\n{}", ran.err, ran.out);
-        ran.out.trim_end().to_owned()
-    }
-
-    async fn json(&self, arguments: &[&str]) -> Value {
-        let printed = self.ok(&[arguments, &["--json"]].concat()).await;
-        serde_json::from_str(&printed).unwrap_or_else(|error| panic!("{arguments:?}: {error}: {printed}"))
-    }
-
-    /// What it says when it ends with this code.
-    async fn fails(&self, code: i32, arguments: &[&str]) -> String {
-        let ran = self.run(arguments).await;
-        assert_eq!(ran.code, code, "{arguments:?}: {}\n{}", ran.err, ran.out);
-        ran.err
-    }
-
-    /// Something that runs until it is told to end; `said` is what it has printed.
-    fn start(&self, arguments: &[&str]) -> Running<'_> {
-        let log = self.home.join("running.log");
-        let _ = std::fs::remove_file(&log);
-        Running { process: Process::start("shopery", self.command(arguments), &log), person: self }
-    }
-}
-
-impl Drop for Person {
-    fn drop(&mut self) {
-        let told = self.told.lock().unwrap();
-        let has_token = String::from_utf8_lossy(&told).contains(&self.token);
-        if !std::thread::panicking() {
-            assert!(!has_token, "the token was printed");
-            assert_eq!(leaks::find(&told), None);
-        }
-    }
-}
-
-struct Running<'a> {
-    process: Process,
-    person: &'a Person,
-}
-
-impl Running<'_> {
-    async fn says(&mut self, text: &str) {
-        wait::until(&format!("it to say {text:?}"), SOON, async || {
-            let said = self.process.output();
-            assert!(self.process.ended().is_none(), "it has ended: {said}");
-            if said.contains(text) { Ok(()) } else { Err(said) }
-        })
-        .await;
-    }
-
-    /// Ctrl-C; returns the exit code, and all it has printed.
-    async fn interrupt(mut self) -> (Option<i32>, String) {
-        self.process.signal(Signal::SIGINT);
-        let code = self.process.exit(SOON).await.code();
-        let said = self.process.output();
-        self.person.told.lock().unwrap().extend(said.as_bytes());
-        (code, said)
-    }
-}
 
 fn lines(printed: &str) -> Vec<Value> {
     printed.lines().filter(|line| line.starts_with('{')).map(|line| serde_json::from_str(line).unwrap()).collect()

@@ -10,8 +10,8 @@ use shopery_e2e::{Behaviour, Client, Event, Merchant, NameServer, Service, Stack
 const SOON: Duration = Duration::from_secs(60);
 const URLS: &str = include_str!("../../../../shared/sender/src/egress/forbidden.txt");
 
-/// What name servers may answer; each row becomes the addresses of a name. One bad address is enough.
-const ANSWERS: [&[&str]; 28] = [
+/// What name servers may answer; each row becomes the addresses of a name.
+const ANSWERS: [&[&str]; 56] = [
     &["127.0.0.1"],
     &["127.0.0.53"],
     &["0.0.0.0"],
@@ -38,8 +38,37 @@ const ANSWERS: [&[&str]; 28] = [
     &["fd00:ec2::254"],
     &["fe80::1"],
     &["ff02::1"],
+    &["127.255.255.254"],
+    &["10.255.255.254"],
+    &["172.16.0.1"],
+    &["192.0.0.1"],
+    &["192.0.2.1"],
+    &["192.88.99.1"],
+    &["198.51.100.1"],
+    &["203.0.113.1"],
+    &["240.0.0.1"],
+    &["::ffff:10.0.0.1"],
+    &["::ffff:0:127.0.0.1"],
+    &["64:ff9b::a00:1"],
+    &["64:ff9b::a9fe:a9fe"],
+    &["2002:a9fe:a9fe::1"],
+    &["2001::1"],
+    &["2001:db8::1"],
+    &["3fff::1"],
+    &["100::1"],
+    &["fc00::1"],
+    &["fec0::1"],
+    &["2606:4700::5efe:a00:1"],
+    // One bad address is enough, wherever it is.
     &["1.1.1.1", "127.0.0.1"],
+    &["127.0.0.1", "1.1.1.1"],
+    &["1.1.1.1", "8.8.8.8", "10.0.0.1"],
     &["1.1.1.1", "::1"],
+    &["2606:4700::1111", "127.0.0.1"],
+    &["2606:4700::1111", "fd00::1"],
+    &["1.1.1.1", "2606:4700::1111", "169.254.169.254"],
+    &["10.0.0.1", "192.168.1.1", "fe80::1"],
+    &["1.1.1.1", "::ffff:127.0.0.1"],
 ];
 
 /// Each URL with the port of the bait, so that whatever is sent to this machine arrives there.
@@ -80,16 +109,17 @@ async fn no_url_and_no_answer_of_a_name_server_leads_where_it_must_not() {
     let lenient = plan.env("SHOPERY_EGRESS_ALLOW", "0.0.0.0/0,::/0").env("SHOPERY_INSECURE_ENDPOINTS", "true");
     let mut stack = lenient.start().await;
     let bait = Merchant::on_port(bait, stack.authority.server_config(&["127.0.0.1", "localhost"], &[]).unwrap()).await;
-    let (by_url, by_name) = (stack.client("tnt_a"), stack.client("tnt_b"));
+    let by_name = stack.client("tnt_names");
 
     // Saved while everything was allowed, as by an operator who then thought better of it.
     let urls = urls(bait.port());
     let mut saved = Vec::new();
-    for url in &urls {
-        saved.extend(save(&by_url, url).await.map(|id| (by_url.clone(), id, url.clone())));
+    for (number, url) in urls.iter().enumerate() {
+        // A tenant has 100 webhooks at most.
+        let client = stack.client(&format!("tnt_urls_{}", number / 50));
+        saved.extend(save(&client, url).await.map(|id| (client, id, url.clone())));
     }
-    let count = saved.len();
-    assert!(count >= 60, "{count}");
+    assert!(urls.len() >= 244 && saved.len() >= 200, "{} of {} could be saved", saved.len(), urls.len());
     for (number, addresses) in ANSWERS.iter().enumerate() {
         let name = format!("shop-{number}.example");
         dns.answer(&name, &[addresses]);
@@ -108,13 +138,17 @@ async fn no_url_and_no_answer_of_a_name_server_leads_where_it_must_not() {
         stack.run_with(service, &strict).await;
     }
 
-    let (first, _) = (&saved[0].1, by_url.publish(&Event::order("1")).await.expect(202));
-    by_name.publish(&Event::order("1")).await.expect(202);
+    let (one, first) = (saved[0].0.clone(), saved[0].1.clone());
+    let mut tenants: Vec<_> = saved.iter().map(|(client, ..)| client).collect();
+    tenants.dedup_by_key(|client| &client.tenant);
+    for client in tenants {
+        client.publish(&Event::order("1")).await.expect(202);
+    }
     for url in &urls {
         let webhook = json!({ "name": "a webhook", "url": url, "events": ["*"], "isEnabled": true });
-        check_refusal(url, &by_url.post("/company/webhooks", &webhook).await);
-        check_refusal(url, &by_url.patch(&format!("/company/webhooks/{first}"), &json!({ "url": url })).await);
-        check_refusal(url, &by_url.post("/company/webhooks/test", &json!({ "url": url })).await);
+        check_refusal(url, &one.post("/company/webhooks", &webhook).await);
+        check_refusal(url, &one.patch(&format!("/company/webhooks/{first}"), &json!({ "url": url })).await);
+        check_refusal(url, &one.post("/company/webhooks/test", &json!({ "url": url })).await);
     }
     for (client, id, url) in &saved {
         let tested = client.post(&format!("/company/webhooks/{id}/test"), &json!({})).await.expect(200).json();

@@ -1,7 +1,9 @@
 //! `cargo run`: one command shows the main job, and leaves nothing behind.
 
 use std::collections::HashMap;
+use std::fs::Permissions;
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -124,13 +126,18 @@ async fn the_demo_delivers_an_order_with_a_verified_signature_and_ctrl_c_leaves_
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_start_on_the_same_data_resumes() {
     let folder = Folder::create();
-    let data = folder.join(".local").display().to_string();
+    let path = folder.join(".local");
+    let data = path.display().to_string();
+    // A folder that everybody on the machine can read.
+    std::fs::create_dir(&path).unwrap();
+    std::fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
     let [api, ingest] = addresses();
     let arguments = ["--data-dir", &data, "--api", &api, "--ingest", &ingest];
     let mut launcher = Launcher::start(&folder, &arguments).await;
     launcher.says("verified").await;
     let env = launcher.env().await;
     let client = client(&env);
+    check_private(&path);
     // Others with the same URL, as the README's first webhook is, must not be taken for the demo's.
     for _ in 0..5 {
         client.create_webhook(&env["SHOPERY_ENDPOINT_URL"], &["order-created"]).await;
@@ -144,6 +151,8 @@ async fn a_second_start_on_the_same_data_resumes() {
     .await;
     assert!(!webhooks.is_empty());
     launcher.interrupt().await;
+    // As a version of ours from before made it.
+    std::fs::set_permissions(path.join("shopery.db"), Permissions::from_mode(0o644)).unwrap();
 
     let mut launcher = Launcher::start(&folder, &arguments).await;
     launcher.says("verified").await;
@@ -153,7 +162,24 @@ async fn a_second_start_on_the_same_data_resumes() {
     assert_eq!(ids(client.all("/company/webhooks").await), webhooks, "the demo webhook is found again");
     let now = ids(client.all("/company/deliveries").await);
     assert!(first.iter().all(|id| now.contains(id)), "{first:?} are not among {now:?}");
+    check_private(&path);
     launcher.interrupt().await;
+    check_private(&path);
+}
+
+/// Nobody else can read what is in this directory.
+#[track_caller]
+fn check_private(directory: &Path) {
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        // What a server removes meanwhile is nobody's concern.
+        let Ok(found) = path.symlink_metadata() else { continue };
+        let mode = found.permissions().mode() & 0o777;
+        assert_eq!(mode & 0o077, 0, "{} is {mode:o}", path.display());
+        if found.is_dir() {
+            check_private(&path);
+        }
+    }
 }
 
 fn ids(list: Vec<Value>) -> Vec<String> {

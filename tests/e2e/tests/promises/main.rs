@@ -65,6 +65,7 @@ mod shares;
 mod stop;
 mod stuck;
 mod tenants;
+mod terminals;
 mod traces;
 mod truth;
 mod versions;

@@ -1,6 +1,7 @@
 //! Whoever fills its share of what a service has little of holds back nobody else. Each door of `services/README.md` is tried.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use futures_util::TryStreamExt as _;
@@ -8,14 +9,14 @@ use futures_util::future::join_all;
 use serde_json::json;
 use shopery_e2e::{Behaviour, Client, Event, Publisher, Reply, Service, Stack, token, wait};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 const SOON: Duration = Duration::from_secs(60);
 /// What the quiet tenant asks for, one after the other.
 const ASKED: usize = 40;
 
 /// The doors that are tried here.
-const DOORS: [&str; 5] = ["batches", "bodies", "event-pages", "sums", "test-calls"];
+const DOORS: [&str; 6] = ["batches", "bodies", "connections", "event-pages", "sums", "test-calls"];
 
 /// While the loud tenant asks `loudly` over and over, side by side, the quiet one gets every answer; returns what the loud one was
 /// told.
@@ -163,6 +164,48 @@ async fn bodies_that_come_slowly_take_no_room_and_are_given_up() {
         let read = wait::within("a slow upload to be refused", SOON, stream.read_to_end(&mut answer)).await;
         let answer = String::from_utf8_lossy(&answer);
         assert!(read.is_err() || (answer.contains(" 408 ") && answer.contains("too slowly")), "{answer}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_of_one_address_leave_room_for_those_of_others() {
+    const SHARE: usize = 1024;
+    shopery_runtime::raise_descriptors();
+    let stack = Stack::start().await;
+    for service in [Service::Api, Service::Router] {
+        let address: SocketAddr = stack.url(service).replace("http://", "").parse().unwrap();
+        let hold = async || {
+            let socket = TcpSocket::new_v4().unwrap();
+            socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+            socket.connect(address).await.unwrap()
+        };
+        let mut held = Vec::new();
+        for _ in 0..SHARE + 50 {
+            held.push(hold().await);
+        }
+        let refused = format!(
+            "shopery_{}_refused_at_door_total{{door=\"connections\",full=\"share\"}}",
+            service.name().trim_start_matches("shopery-")
+        );
+        // Each of these connections is new.
+        for _ in 0..ASKED {
+            reqwest::get(format!("http://{address}/livez")).await.unwrap().error_for_status().unwrap();
+        }
+        wait::until_true("those beyond the share to be counted", SOON, async || {
+            stack.metrics(service).await.value(&refused) == Some(50.0)
+        })
+        .await;
+        let closed = join_all(held.iter_mut().rev().take(50).map(|stream| async { stream.read_u8().await.is_err() }));
+        let closed = wait::within("those beyond the share to be closed", Duration::from_secs(5), closed).await;
+        assert_eq!(closed, [true; 50]);
+        drop(held);
+        wait::until_true("the address to have its share again", SOON, async || {
+            let mut stream = hold().await;
+            let asked = stream.write_all(b"GET /livez HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
+            let mut answer = String::new();
+            asked.is_ok() && stream.read_to_string(&mut answer).await.is_ok() && answer.contains(" 200 ")
+        })
+        .await;
     }
 }
 
