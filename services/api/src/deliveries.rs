@@ -12,6 +12,7 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::attempts::Attempt;
 use crate::openapi::schemas;
 use crate::query::{List, Query};
 use crate::webhooks::no_such_webhook;
@@ -55,48 +56,15 @@ struct Resource {
 }
 
 #[derive(Debug, Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-struct Attempt {
-    id: String,
-    number: u32,
-    #[serde(with = "shopery_control::timestamp")]
-    started_at: OffsetDateTime,
-    duration_ms: u32,
-    request: Request,
-    response: Option<ResponsePart>,
-    error: Option<Reason>,
-    /// What was odd about the exchange and did not decide, in a sentence: a body that broke off, a request that was sent
-    /// again because the endpoint had not processed it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    note: Option<String>,
-}
-
-#[derive(Debug, Serialize, ToSchema)]
-#[schema(as = AttemptRequest)]
-struct Request {
-    method: &'static str,
-    url: String,
-    bytes: u32,
-}
-
-#[derive(Debug, Serialize, ToSchema)]
-#[schema(as = AttemptResponse)]
-struct ResponsePart {
-    status: u16,
-    /// Its start.
-    body: String,
-}
-
-#[derive(Debug, Serialize, ToSchema)]
 #[schema(as = DeliveryError)]
-struct Reason {
+pub(crate) struct Reason {
     #[schema(value_type = schemas::FaultName)]
     reason: String,
     detail: String,
 }
 
 impl Resource {
-    fn of(record: DeliveryRecord, attempts: Option<Vec<AttemptRecord>>) -> Self {
+    fn of(record: DeliveryRecord, attempts: Option<Vec<Attempt>>) -> Self {
         Self {
             id: record.id,
             webhook_id: record.webhook_id,
@@ -112,27 +80,12 @@ impl Resource {
             next_attempt_at: record.next_attempt_at,
             error: record.fault.map(reason),
             carried_by: record.carried_by,
-            attempts: attempts.map(|attempts| attempts.into_iter().map(Attempt::of).collect()),
+            attempts,
         }
     }
 }
 
-impl Attempt {
-    fn of(record: AttemptRecord) -> Self {
-        Self {
-            id: record.id,
-            number: record.number,
-            started_at: record.started_at,
-            duration_ms: record.duration_ms,
-            request: Request { method: "POST", url: record.url, bytes: record.request_bytes },
-            response: record.status.map(|status| ResponsePart { status, body: record.response_body }),
-            error: record.fault.map(reason),
-            note: record.note,
-        }
-    }
-}
-
-fn reason((reason, detail): (String, String)) -> Reason {
+pub(crate) fn reason((reason, detail): (String, String)) -> Reason {
     Reason { reason, detail }
 }
 
@@ -232,9 +185,18 @@ async fn list(
 )]
 async fn one(State(app): State<App>, headers: HeaderMap, Path(id): Path<String>) -> Result<Json<Resource>, Problem> {
     let tenant = app.access.tenant(&headers, Permission::WebhooksRead)?;
+    let (record, attempts) = find(&app, &tenant, &id).await?;
+    let attempts = attempts.into_iter().map(|attempt| Attempt::of(attempt, &record, &tenant)).collect();
+    Ok(Json(Resource::of(record, Some(attempts))))
+}
+
+/// A delivery of the tenant, with its attempts.
+pub(crate) async fn find(
+    app: &App,
+    tenant: &TenantId,
+    id: &str,
+) -> Result<(DeliveryRecord, Vec<AttemptRecord>), Problem> {
     let missing = || Problem::not_found("there is no delivery with this id");
     let id = id.parse().map_err(|_| missing())?;
-    let found = app.store.delivery(&tenant, id).await.map_err(database_problem)?;
-    let (record, attempts) = found.ok_or_else(missing)?;
-    Ok(Json(Resource::of(record, Some(attempts))))
+    app.store.delivery(tenant, id).await.map_err(database_problem)?.ok_or_else(missing)
 }

@@ -1,5 +1,6 @@
 //! api: the REST API of webhooks and deliveries, which people and programs manage the product by.
 
+mod attempts;
 mod body;
 mod changes;
 mod credentials;
@@ -146,6 +147,7 @@ fn described() -> OpenApiRouter<App> {
         .merge(secret::routes())
         .merge(test_call::routes())
         .merge(deliveries::routes())
+        .merge(attempts::routes())
         .merge(digest::routes())
         .merge(metrics::routes())
         .merge(resend::routes())

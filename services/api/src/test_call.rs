@@ -116,6 +116,7 @@ async fn send(
         triggered_at: now,
         payload_of: None,
         changed: &[],
+        changed_omitted: 0,
         attempt: 1,
         format: PayloadFormat::Resource,
         payload: Bytes::from(payload),

@@ -3,6 +3,7 @@
 use clap::{Args, Subcommand};
 use serde_json::value::RawValue;
 
+use crate::attempt;
 use crate::client::Request;
 use crate::context::Context;
 use crate::failure::Failure;
@@ -61,6 +62,13 @@ pub enum Command {
     },
     /// Show a delivery with its attempts
     Get { id: String },
+    /// Show what an attempt has sent, and what was answered: headers and bodies
+    Attempt {
+        /// The delivery
+        id: String,
+        /// Its number; the last one if it is not given
+        number: Option<u64>,
+    },
     /// Send a delivery again
     Resend { id: String },
     /// Watch deliveries as they happen, until Ctrl-C
@@ -92,6 +100,7 @@ impl Command {
                 let found = context.json(Request::get(&["company", "deliveries", &id])).await?;
                 context.output.one(&found, |members| tell(members, context.output.terminal))
             }
+            Self::Attempt { id, number } => attempt::show(context, &id, number).await,
             Self::Resend { id } => {
                 let asked = context.json(Request::post(&["company", "deliveries", &id, "resend"])).await?;
                 context.output.one(&asked, |members| members.text("id"))

@@ -8,6 +8,7 @@
 //! for byte. A token or secret is never part of an error: [`redact`] is the last thing that each of them passes.
 
 mod arguments;
+mod attempt;
 mod client;
 mod config;
 mod context;

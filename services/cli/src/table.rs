@@ -103,7 +103,7 @@ fn shorten(text: &str, width: usize) -> String {
     short + "…"
 }
 
-const DIM: &str = "2";
+pub const DIM: &str = "2";
 
 pub fn paint(text: &str, code: &str, has_colour: bool) -> String {
     if has_colour && !text.is_empty() { format!("\u{1b}[{code}m{text}\u{1b}[0m") } else { text.to_owned() }

@@ -8,18 +8,18 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use shopery_model::{
-    Answer, Attempt, AttemptId, DeliveryState, Fault, Job, JobMeta, Outcome, PayloadEvent, RetrySchedule, Verdict,
-    Webhook,
+    Answer, Attempt, AttemptId, DeliveryState, Fault, Job, JobMeta, Outcome, PayloadEvent, Posted, RetrySchedule,
+    Verdict, Webhook,
 };
 use shopery_queue::{Outgoing, Progress, PublishError, Queue, SentState, newest, subject, trace};
 use shopery_runtime::{Runtime, latency_buckets, telemetry};
-use shopery_sender::{Endpoint, Message, Sender};
+use shopery_sender::{Endpoint, Message, Sender, fitting};
 use time::OffsetDateTime;
 use tokio::time::Instant;
 use tracing::{Instrument, Span};
 
 use crate::ended::End;
-use crate::payload::{self, Choice, Payload};
+use crate::payload::{self, Choice};
 
 /// Delay before we write a schedule again that another deliverer was changing; it doubles each time.
 const WRITE_DELAY: Duration = Duration::from_millis(5);
@@ -51,8 +51,7 @@ pub(crate) enum Tried {
 #[derive(Debug)]
 pub(crate) struct Attempted {
     pub(crate) answer: Answer,
-    /// Whose state was sent.
-    pub(crate) payload_of: PayloadEvent,
+    pub(crate) posted: Posted,
     started_at: OffsetDateTime,
     url: String,
     bytes: usize,
@@ -115,8 +114,8 @@ impl Attempter {
         let endpoint = Endpoint { url: &webhook.url, credentials, signature: webhook.rules.signature };
         let format = webhook.rules.format;
         let told = payload::told(meta, &webhook.rules);
-        let body = payload::body(meta, told, format, &payload);
-        let bytes = body.len();
+        let body = told.body(format, &payload.data, &payload.of, &meta.extensions);
+        let (changed, changed_omitted) = fitting(&meta.changed);
         let event = meta.event_type.to_string();
         let message = Message {
             webhook_id: meta.delivery.to_string(),
@@ -127,10 +126,11 @@ impl Attempter {
             tenant: meta.tenant.as_str(),
             triggered_at: told.at,
             payload_of: Some(&payload.of),
-            changed: &meta.changed,
+            changed,
+            changed_omitted,
             attempt: meta.attempt,
             format,
-            payload: body,
+            payload: body.clone(),
         };
         self.metrics.under_way.inc();
         let answer = self.sender.send(endpoint, &message, started_at).instrument(span.clone()).await;
@@ -139,8 +139,8 @@ impl Attempter {
         let answer = answer.context("the attempt was not made")?;
         self.note(&answer, &span);
         let url = webhook.url.to_string();
-        let Payload { of: payload_of, .. } = payload;
-        Ok(Tried::Attempted(Box::new(Attempted { answer, payload_of, started_at, url, bytes, span })))
+        let posted = payload::posted(meta, webhook, payload, &body);
+        Ok(Tried::Attempted(Box::new(Attempted { answer, posted, started_at, url, bytes: body.len(), span })))
     }
 
     pub(crate) fn verdict(&self, meta: &JobMeta, attempted: &Attempted) -> Verdict {
@@ -156,7 +156,7 @@ impl Attempter {
     ) -> anyhow::Result<Outcome> {
         let verdict = self.verdict(&job.meta, &attempted);
         if verdict == Verdict::Delivered {
-            self.note_accepted(&job.meta, &attempted.payload_of).await?;
+            self.note_accepted(&job.meta, &attempted.posted.payload_of).await?;
         }
         let next_attempt_at = match verdict {
             Verdict::RetryAfter(delay) => Some(self.schedule_retry(&job, delay, &attempted.span, parent).await?),
@@ -250,7 +250,7 @@ pub(crate) fn outcome(
     state: DeliveryState,
     next_attempt_at: Option<OffsetDateTime>,
 ) -> Outcome {
-    let Attempted { answer, started_at, url, bytes, .. } = attempted;
+    let Attempted { answer, posted, started_at, url, bytes, .. } = attempted;
     Outcome {
         job: job.for_history(),
         state,
@@ -263,6 +263,8 @@ pub(crate) fn outcome(
             request_bytes: u32::try_from(bytes).unwrap_or(u32::MAX),
             status: answer.status,
             response_body: answer.body,
+            response_headers: answer.headers,
+            posted: Some(posted),
             note: answer.note,
         }),
         fault: answer.fault,

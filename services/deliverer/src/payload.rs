@@ -6,9 +6,10 @@
 use anyhow::Context;
 use bytes::Bytes;
 use shopery_model::{
-    CloudEvent, Event, FRESH, Job, JobMeta, PayloadEvent, PayloadFormat, PayloadMode, Rules, StateVersion, Webhook,
+    Event, FRESH, Fields, Job, JobMeta, PayloadEvent, PayloadMode, Posted, Rules, StateVersion, Told, Webhook,
 };
 use shopery_queue::{Queue, SentState, State};
+use shopery_sender::fitting;
 use time::OffsetDateTime;
 
 use crate::ended::End;
@@ -18,6 +19,8 @@ use crate::ended::End;
 pub(crate) struct Payload {
     pub(crate) data: Bytes,
     pub(crate) of: PayloadEvent,
+    /// What it is of that state.
+    fields: Option<Fields>,
 }
 
 #[derive(Debug)]
@@ -36,7 +39,7 @@ pub(crate) async fn choose(
     now: OffsetDateTime,
 ) -> anyhow::Result<Choice> {
     let (meta, rules) = (&job.meta, &webhook.rules);
-    let own = Payload { data: job.payload.clone(), of: meta.payload_event() };
+    let own = Payload { data: job.payload.clone(), of: meta.payload_event(), fields: meta.fields.clone() };
     let asked = meta.resend.and_then(|resend| resend.payload);
     if asked == Some(PayloadMode::Original) {
         // Somebody wants the history as it was, deletions or not.
@@ -87,7 +90,9 @@ pub(crate) async fn choose(
         return Ok(Choice::End(End::NotMatching));
     }
     Ok(Choice::Send(match state {
-        Some(state) => Payload { data: rules.project(&state.event.data), of: state.payload_event() },
+        Some(state) => {
+            Payload { data: rules.project(&state.event.data), of: state.payload_event(), fields: rules.fields.clone() }
+        }
         None => own,
     }))
 }
@@ -137,44 +142,31 @@ async fn matches_filter(queue: &Queue, meta: &JobMeta, rules: &Rules, state: Opt
     Ok(own.is_none_or(|state| filter.matches(&state.event.data)))
 }
 
-/// The event that a delivery tells of: its own, but for a debounced one, which tells of the last event of its burst.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Told<'a> {
-    pub(crate) source: &'a str,
-    pub(crate) id: &'a str,
-    pub(crate) at: OffsetDateTime,
-}
-
-/// The same on every attempt, whichever state that carries.
+/// The event that a delivery tells of: the same on every attempt, whichever state that carries.
 pub(crate) fn told<'a>(meta: &'a JobMeta, rules: &Rules) -> Told<'a> {
+    let (event_type, resource) = (meta.event_type, meta.resource.as_str());
     match &meta.payload_of {
-        Some(PayloadEvent { source, id, version }) if rules.debounce.is_some() => Told { source, id, at: version.at() },
-        _ => Told { source: &meta.source, id: &meta.event, at: meta.triggered_at },
+        Some(PayloadEvent { source, id, version }) if rules.debounce.is_some() => {
+            Told { source, id, event_type, resource, at: version.at() }
+        }
+        _ => Told { source: &meta.source, id: &meta.event, event_type, resource, at: meta.triggered_at },
     }
 }
 
-/// The body of the POST.
-pub(crate) fn body(meta: &JobMeta, told: Told<'_>, format: PayloadFormat, payload: &Payload) -> Bytes {
-    match format {
-        PayloadFormat::Resource => payload.data.clone(),
-        PayloadFormat::CloudEvent => {
-            let PayloadEvent { id, version, .. } = &payload.of;
-            // What the headers say, for receivers that pass the body on without them.
-            let extensions = meta
-                .extensions
-                .clone()
-                .with_text("shoperysequence", version.to_string())
-                .with_text("shoperypayloadeventid", id.clone());
-            let event = CloudEvent {
-                id: told.id,
-                source: told.source,
-                event_type: meta.event_type,
-                subject: &meta.resource,
-                time: Some(told.at),
-                extensions: &extensions,
-                data: &payload.data,
-            };
-            event.encode()
-        }
+/// What is noted of a POST.
+pub(crate) fn posted(meta: &JobMeta, webhook: &Webhook, payload: Payload, body: &[u8]) -> Posted {
+    let (changed, omitted) = fitting(&meta.changed);
+    let headers = webhook.credentials.as_deref().map(|it| it.headers.iter().map(|(name, _)| name.to_owned()).collect());
+    let is_finer = meta.triggered_at.nanosecond() % 1_000_000 != 0;
+    Posted {
+        is_burst: webhook.rules.debounce.is_some() && meta.payload_of.is_some(),
+        triggered_at: is_finer.then_some(meta.triggered_at),
+        payload_of: payload.of,
+        fields: payload.fields,
+        format: webhook.rules.format,
+        changed: changed.to_vec(),
+        changed_omitted: u32::try_from(omitted).unwrap_or(u32::MAX),
+        headers: headers.unwrap_or_default(),
+        sha256: Posted::hash(body),
     }
 }

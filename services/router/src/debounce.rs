@@ -128,6 +128,7 @@ async fn debounce(
             payload: job.payload.clone(),
             meta: JobMeta {
                 payload_of: Some(meta.payload_event()),
+                fields: meta.fields.clone(),
                 changed: merged(&carrier.meta.changed, &meta.changed),
                 ..carrier.meta
             },

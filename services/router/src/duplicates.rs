@@ -239,6 +239,7 @@ mod tests {
             changed: Vec::new(),
             stored_ns: None,
             payload_of: None,
+            fields: None,
             extensions: Extensions::default(),
             may_be_stale: false,
             attempt: 1,

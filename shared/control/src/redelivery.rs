@@ -97,6 +97,7 @@ pub fn redelivery_meta(
         changed: Vec::new(),
         stored_ns: None,
         payload_of: None,
+        fields: webhook.rules.fields.clone(),
         extensions: Extensions::default(),
         may_be_stale: false,
         attempt: delivery.last_attempt + 1,

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
-use crate::{DeliveryId, EventType, Extensions, PayloadMode, StateVersion, TenantId, WebhookId};
+use crate::{DeliveryId, EventType, Extensions, Fields, PayloadMode, StateVersion, TenantId, WebhookId};
 
 /// One event for one webhook.
 #[derive(Debug, Clone, PartialEq)]
@@ -40,6 +40,9 @@ pub struct JobMeta {
     /// Whose state the payload is, if it is another event's: the last one of a debounced burst.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub payload_of: Option<PayloadEvent>,
+    /// What the payload is of that state; all of it if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fields: Option<Fields>,
     /// The event's extension attributes, for a webhook that is sent CloudEvents.
     #[serde(default, skip_serializing_if = "Extensions::is_empty")]
     pub extensions: Extensions,
@@ -111,7 +114,7 @@ impl JobMeta {
 
     /// What the history needs of it. The rest may be long, and is of use to an attempt alone.
     pub fn for_history(self) -> Self {
-        Self { changed: Vec::new(), extensions: Extensions::default(), payload_of: None, ..self }
+        Self { changed: Vec::new(), extensions: Extensions::default(), payload_of: None, fields: None, ..self }
     }
 
     /// Names the delivery and its round, so that a stream knows a repeat from a resend.
@@ -173,6 +176,7 @@ mod tests {
                     version: StateVersion::of(OffsetDateTime::UNIX_EPOCH, OffsetDateTime::UNIX_EPOCH, 3),
                 }),
                 extensions: serde_json::from_str(r#"{"partitionkey":"a","sequence":7,"sampled":true}"#).unwrap(),
+                fields: Some(Fields::parse(vec!["id".into()]).unwrap()),
                 changed: vec!["a.b".into()],
                 may_be_stale: true,
                 attempt: 3,

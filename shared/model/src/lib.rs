@@ -14,7 +14,7 @@
 //! - [`Lane`]: whether it goes ahead of what is beyond a tenant's [`Allowance`], or with it.
 //! - [`Gate`] and [`Circuit`]: whether an endpoint gets it now, or it is parked until the endpoint works again.
 //! - [`Answer`]: what an attempt met, and the [`Verdict`] that follows from it.
-//! - [`Outcome`]: the record of an attempt, on its way to the history.
+//! - [`Outcome`]: the record of an attempt, on its way to the history; [`Posted`] says what was sent.
 
 mod answer;
 mod attributes;
@@ -36,6 +36,7 @@ mod lane;
 mod masked;
 mod network;
 mod outcome;
+mod posted;
 mod rules;
 mod schedule;
 mod secret;
@@ -65,6 +66,7 @@ pub use lane::{Allowance, Credit, FRESH, Lane, Pace, Way};
 pub use masked::MaskedChange;
 pub use network::{Network, NotANetwork};
 pub use outcome::{Attempt, DeliveryState, Outcome};
+pub use posted::{Posted, Told};
 pub use rules::{Debounce, PayloadFormat, PayloadMode, Rules, SignatureKind};
 pub use schedule::RetrySchedule;
 pub use secret::EndpointSecret;

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
-use crate::{AttemptId, DeliveryId, Fault, JobMeta};
+use crate::{AttemptId, DeliveryId, Fault, JobMeta, Posted};
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -105,6 +105,12 @@ pub struct Attempt {
     pub status: Option<u16>,
     /// The start of the response body.
     pub response_body: String,
+    /// Those that came first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub response_headers: Vec<(String, String)>,
+    /// `None` in outcomes of before attempts told it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub posted: Option<Posted>,
     /// What was odd about the exchange, for the merchant.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,

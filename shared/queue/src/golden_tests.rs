@@ -32,6 +32,7 @@ fn messages_are_read_as_this_version_and_those_of_before_write_them() {
         include_str!("../golden/outcomes.json"),
         &[include_str!("../golden/outcomes.before.json")],
     );
+    check::<Vec<Outcome>>("outcomes", include_str!("../golden/outcomes.posted.json"), &[]);
     check::<Webhook>(
         "webhook",
         include_str!("../golden/webhook.json"),
@@ -47,7 +48,10 @@ fn messages_are_read_as_this_version_and_those_of_before_write_them() {
 
     let (written, before) =
         (trimmed(include_str!("../golden/job.json")), trimmed(include_str!("../golden/job.before.json")));
-    assert_eq!(Job::decode(&written).unwrap().encode(), written);
+    let with_fields = trimmed(include_str!("../golden/job.fields.json"));
+    for written in [written, with_fields] {
+        assert_eq!(Job::decode(&written).unwrap().encode(), written);
+    }
     let job = Job::decode(&before).unwrap();
     assert_eq!((job.meta.source.as_str(), job.meta.stored_ns, job.payload.len()), ("", None, 29));
     assert_eq!(Job::decode(&job.encode()).unwrap(), job);

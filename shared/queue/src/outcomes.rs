@@ -235,6 +235,7 @@ mod tests {
             event_sequence: 1,
             stored_ns: None,
             payload_of: None,
+            fields: None,
             extensions: shopery_model::Extensions::default(),
             changed: Vec::new(),
             may_be_stale: false,

@@ -8,15 +8,15 @@ use std::time::Duration;
 use http::header::{HeaderName, RETRY_AFTER};
 use http::{HeaderMap, Response, StatusCode};
 use http_body_util::BodyExt;
-use hyper::body::{Body, Incoming};
+use hyper::body::Incoming;
 use shopery_model::{Answer, Credentials, Fault};
 use time::OffsetDateTime;
 use tokio::time::Instant;
 
 /// A body is read so far, so that its connection can be used again.
 const MAX_BODY: usize = 16 * 1024;
-/// So much of it goes to the history.
-const KEPT_BODY: usize = 1024;
+/// So many bytes of headers go to the history, names and values.
+const KEPT_HEADERS: usize = 4 * 1024;
 /// How long it is waited for after the status.
 const BODY_TIME: Duration = Duration::from_secs(1);
 /// The longest that an endpoint can ask for.
@@ -29,6 +29,7 @@ pub(crate) struct Reply {
     pub(crate) status: StatusCode,
     pub(crate) retry_after: Option<Duration>,
     pub(crate) body: Vec<u8>,
+    pub(crate) headers: HeaderMap,
     pub(crate) oddity: Option<String>,
     /// The response was read to its end.
     pub(crate) is_complete: bool,
@@ -40,7 +41,15 @@ impl Reply {
     /// A status of which nothing else could be read.
     pub(crate) fn of_status(status: StatusCode) -> Self {
         let oddity = Some("what came after the status is no HTTP that can be read".to_owned());
-        Self { status, retry_after: None, body: Vec::new(), oddity, is_complete: false, keep_alive: None }
+        Self {
+            status,
+            retry_after: None,
+            body: Vec::new(),
+            headers: HeaderMap::new(),
+            oddity,
+            is_complete: false,
+            keep_alive: None,
+        }
     }
 
     /// Reads a response, for no longer than until `deadline`.
@@ -49,7 +58,7 @@ impl Reply {
         let mut body = Vec::new();
         let deadline = deadline.min(Instant::now() + BODY_TIME);
         let oddity = loop {
-            if body.len() > MAX_BODY || rest.size_hint().lower() > MAX_BODY as u64 {
+            if body.len() > MAX_BODY {
                 break Some(format!("the answer's body is over {} KiB; its start was read", MAX_BODY / 1024));
             }
             match tokio::time::timeout_at(deadline, rest.frame()).await {
@@ -65,6 +74,7 @@ impl Reply {
             retry_after: may_ask.then(|| retry_after(&head.headers, now)).flatten(),
             is_complete: oddity.is_none(),
             keep_alive: keep_alive(&head.headers),
+            headers: head.headers,
             body,
             oddity,
         }
@@ -73,14 +83,24 @@ impl Reply {
     /// What the endpoint has repeated of `credentials` is hidden.
     pub(crate) fn answer(self, credentials: &Credentials) -> Answer {
         // A NUL is no text to PostgreSQL. Secrets go before the rest does, or half of one could stay.
-        let mut body = credentials.hide_in(String::from_utf8_lossy(&self.body).replace('\0', "\u{fffd}"));
-        body.truncate(body.floor_char_boundary(KEPT_BODY));
+        let shown = |bytes: &[u8]| credentials.hide_in(String::from_utf8_lossy(bytes).replace('\0', "\u{fffd}"));
+        let mut body = shown(&self.body);
+        body.truncate(body.floor_char_boundary(MAX_BODY));
+        let mut room = KEPT_HEADERS;
+        let mut headers = Vec::with_capacity(self.headers.len().min(64));
+        for (name, value) in &self.headers {
+            let value = shown(value.as_bytes());
+            let Some(left) = room.checked_sub(name.as_str().len() + value.len()) else { break };
+            room = left;
+            headers.push((name.as_str().to_owned(), value));
+        }
         Answer {
             duration: Duration::ZERO,
             status: Some(self.status.as_u16()),
             fault: judge(self.status),
             retry_after: self.retry_after,
             body,
+            headers,
             note: self.oddity,
         }
     }
@@ -93,6 +113,7 @@ pub(crate) fn failed(fault: Fault, detail: String) -> Answer {
         fault: Some((fault, detail)),
         retry_after: None,
         body: String::new(),
+        headers: Vec::new(),
         note: None,
     }
 }

@@ -27,7 +27,7 @@ use url::Url;
 
 pub use egress::Egress;
 pub use failure::SenderFault;
-pub use message::Message;
+pub use message::{Message, fitting};
 
 use crate::answer::Reply;
 use crate::connect::{Connector, Origin};

@@ -3,7 +3,7 @@ use std::borrow::Cow;
 use bytes::Bytes;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
-use shopery_model::{PayloadEvent, PayloadFormat};
+use shopery_model::{Headers, PayloadEvent, PayloadFormat};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -32,8 +32,9 @@ pub struct Message<'a> {
     pub triggered_at: OffsetDateTime,
     /// The event whose state the payload is; `None` for a test.
     pub payload_of: Option<&'a PayloadEvent>,
-    /// Which of the paths that the webhook watches have changed.
+    /// Which of the paths that the webhook watches have changed, as far as a header holds them, and how many it does not.
     pub changed: &'a [String],
+    pub changed_omitted: usize,
     pub attempt: u32,
     pub format: PayloadFormat,
     pub payload: Bytes,
@@ -44,9 +45,28 @@ impl Message<'_> {
     pub(crate) fn headers(&self, endpoint: Endpoint<'_>, now: OffsetDateTime) -> HeaderMap {
         let Endpoint { credentials, signature, .. } = endpoint;
         let signatures = credentials.signatures(signature, &self.webhook_id, now, &self.payload);
+        // Its own come first, so that none could take the place of one of ours.
+        self.headers_with(credentials.headers.iter(), &signatures, credentials.secret.expose(), now)
+    }
+
+    /// The headers as they were sent at `now`, for those who look into the history: what is secret is masked. `own` are the
+    /// names of the webhook's own headers.
+    pub fn masked_headers(&self, own: &[String], now: OffsetDateTime) -> Vec<(String, String)> {
+        let own = own.iter().map(|name| (name.as_str(), Headers::MASK));
+        let headers = self.headers_with(own, Headers::MASK, Headers::MASK, now);
+        let shown = |value: &HeaderValue| value.to_str().unwrap_or_default().to_owned();
+        headers.iter().map(|(name, value)| (name.as_str().to_owned(), shown(value))).collect()
+    }
+
+    fn headers_with<'a>(
+        &self,
+        own: impl Iterator<Item = (&'a str, &'a str)>,
+        signatures: &str,
+        secret: &str,
+        now: OffsetDateTime,
+    ) -> HeaderMap {
         let mut headers = HeaderMap::with_capacity(24);
-        // First, so that none could take the place of one of ours.
-        for (name, value) in credentials.headers.iter() {
+        for (name, value) in own {
             if let (Ok(name), Ok(mut value)) = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_str(value)) {
                 value.set_sensitive(true);
                 headers.insert(name, value);
@@ -61,8 +81,8 @@ impl Message<'_> {
         set("content-type", content_type(self.format), false);
         set("webhook-id", &self.webhook_id, false);
         set("webhook-timestamp", &now.unix_timestamp().to_string(), false);
-        set("webhook-signature", &signatures, true);
-        set("x-shopery-secret", credentials.secret.expose(), true);
+        set("webhook-signature", signatures, true);
+        set("x-shopery-secret", secret, true);
         set("x-shopery-event", self.event, false);
         set("x-shopery-event-id", &encoded(self.event_id), false);
         if !self.event_source.is_empty() {
@@ -78,11 +98,11 @@ impl Message<'_> {
             set("x-shopery-payload-at", &timestamp(version.at()), false);
             set("x-shopery-sequence", &version.to_string(), false);
         }
-        if !self.changed.is_empty() {
-            let (list, omitted) = fields_changed(self.changed);
-            set("x-shopery-fields-changed", &list, false);
-            if omitted > 0 {
-                set("x-shopery-fields-changed-omitted", &omitted.to_string(), false);
+        if !self.changed.is_empty() || self.changed_omitted > 0 {
+            let list: Vec<_> = self.changed.iter().map(|path| element(path)).collect();
+            set("x-shopery-fields-changed", &list.join(","), false);
+            if self.changed_omitted > 0 {
+                set("x-shopery-fields-changed-omitted", &self.changed_omitted.to_string(), false);
             }
         }
         set("x-shopery-attempt", &self.attempt.to_string(), false);
@@ -106,19 +126,20 @@ fn timestamp(time: OffsetDateTime) -> String {
     time.format(&Rfc3339).unwrap_or_default()
 }
 
-/// The paths that fit, and how many do not.
-fn fields_changed(paths: &[String]) -> (String, usize) {
-    let mut list = String::new();
+fn element(path: &str) -> Cow<'_, str> {
+    utf8_percent_encode(path, ELEMENT).into()
+}
+
+/// The paths that fit in `X-Shopery-Fields-Changed`, and how many do not.
+pub fn fitting(paths: &[String]) -> (&[String], usize) {
+    let mut length = 0;
     for (index, path) in paths.iter().enumerate() {
-        let element: Cow<'_, str> = utf8_percent_encode(path, ELEMENT).into();
-        let separator = if list.is_empty() { "" } else { "," };
-        if list.len() + separator.len() + element.len() > MAX_FIELDS_CHANGED {
-            return (list, paths.len() - index);
+        length += usize::from(index > 0) + element(path).len();
+        if length > MAX_FIELDS_CHANGED {
+            return (&paths[..index], paths.len() - index);
         }
-        list.push_str(separator);
-        list.push_str(&element);
     }
-    (list, 0)
+    (paths, 0)
 }
 
 #[cfg(test)]
@@ -147,11 +168,12 @@ mod tests {
 
     #[test]
     fn a_list_of_paths_is_unambiguous_and_bounded() {
-        assert_eq!(fields_changed(&owned(&["a.b", "c,d", "é"])), ("a.b,c%2Cd,%C3%A9".to_owned(), 0));
+        let short = owned(&["a.b", "c,d", "é"]);
+        assert_eq!(fitting(&short), (short.as_slice(), 0));
+        assert_eq!(short.iter().map(|path| element(path)).collect::<Vec<_>>().join(","), "a.b,c%2Cd,%C3%A9");
         let long: Vec<_> = (0..50).map(|number| format!("{number:02}{}", "x".repeat(198))).collect();
-        let (list, omitted) = fields_changed(&long);
-        assert!(list.len() <= MAX_FIELDS_CHANGED && list.split(',').count() + omitted == 50, "{omitted}");
-        let (list, omitted) = fields_changed(&owned(&[&"é".repeat(2000)]));
-        assert_eq!((list.as_str(), omitted), ("", 1));
+        let (some, omitted) = fitting(&long);
+        assert!(some.join(",").len() <= MAX_FIELDS_CHANGED && some.len() + omitted == 50, "{omitted}");
+        assert_eq!(fitting(&owned(&[&"é".repeat(2000)])), (&[][..], 1));
     }
 }

@@ -43,6 +43,7 @@ async fn post(sender: &Sender, url: &str) -> Answer {
         triggered_at: OffsetDateTime::UNIX_EPOCH,
         payload_of: None,
         changed: &[],
+        changed_omitted: 0,
         attempt: 1,
         format: PayloadFormat::Resource,
         payload: Bytes::from_static(br#"{"id":"1"}"#),

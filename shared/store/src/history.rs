@@ -18,7 +18,7 @@ use sea_orm::{
     QueryFilter, QueryOrder, QuerySelect, Statement, TransactionTrait, Value,
 };
 use serde::{Deserialize, Serialize};
-use shopery_model::{DeliveryId, DeliveryState, Fault, Outcome, TenantId, WebhookId};
+use shopery_model::{DeliveryId, DeliveryState, Fault, Outcome, Posted, TenantId, WebhookId};
 use time::{Duration, OffsetDateTime};
 
 use crate::carriers::Carriers;
@@ -69,6 +69,11 @@ pub struct AttemptRecord {
     /// Reason and detail.
     pub fault: Option<(String, String)>,
     pub response_body: String,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub response_headers: Vec<(String, String)>,
+    /// `None` in rows of before attempts told it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub posted: Option<Posted>,
     /// What was odd about the exchange.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
@@ -279,6 +284,8 @@ fn attempt(outcome: &Outcome) -> Option<String> {
         status: tried.status,
         fault: outcome.fault.as_ref().map(|(fault, detail)| (fault.name().to_owned(), detail.clone())),
         response_body: tried.response_body.clone(),
+        response_headers: tried.response_headers.clone(),
+        posted: tried.posted.clone(),
         note: tried.note.clone(),
     };
     serde_json::to_string(&record).ok()

@@ -52,6 +52,7 @@ fn ended(webhook: WebhookId, number: i64, state: DeliveryState) -> Outcome {
             changed: Vec::new(),
             stored_ns: None,
             payload_of: None,
+            fields: None,
             extensions: Extensions::default(),
             may_be_stale: false,
             attempt: 1,

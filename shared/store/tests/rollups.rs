@@ -44,6 +44,8 @@ fn outcome(random: &mut Random, webhooks: &[WebhookId], number: u64) -> Outcome 
         request_bytes: 1,
         status: None,
         response_body: String::new(),
+        response_headers: Vec::new(),
+        posted: None,
         note: None,
     });
     let event = format!("e{number}");
@@ -61,6 +63,7 @@ fn outcome(random: &mut Random, webhooks: &[WebhookId], number: u64) -> Outcome 
             changed: Vec::new(),
             stored_ns: None,
             payload_of: None,
+            fields: None,
             extensions: Extensions::default(),
             may_be_stale: false,
             attempt: 1,

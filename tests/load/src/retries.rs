@@ -69,6 +69,7 @@ pub async fn publish(stack: &Stack, tenant: &Tenant, sheet: &Arc<Sheet>, window:
                 changed: vec![],
                 stored_ns: None,
                 payload_of: None,
+                fields: None,
                 extensions: Extensions::default(),
                 may_be_stale: false,
                 failed_at: None,

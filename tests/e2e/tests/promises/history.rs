@@ -54,6 +54,7 @@ fn outcome(random: &mut Random, webhooks: &[(TenantId, WebhookId)], number: usiz
             changed: Vec::new(),
             stored_ns: None,
             payload_of: None,
+            fields: None,
             extensions: Extensions::default(),
             may_be_stale: false,
             attempt: 1,

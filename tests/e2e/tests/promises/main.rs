@@ -22,6 +22,7 @@ macro_rules! on_both_databases {
 
 mod access;
 mod accounting;
+mod attempts;
 mod back_pressure;
 mod broken;
 mod changes;

@@ -115,6 +115,7 @@ async fn no_command_hands_on_to_a_terminal_what_it_would_obey() {
     let create = ["--name", "new", "--url", &url, "--event", "order-created"];
     let table: Vec<(&str, Vec<&str>)> = vec![
         ("completions", vec!["bash"]),
+        ("deliveries attempt", vec![&delivery]),
         ("deliveries get", vec![&delivery]),
         ("deliveries list", vec![]),
         ("deliveries resend", vec![&delivery]),

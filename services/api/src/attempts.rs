@@ -1,0 +1,217 @@
+//! An attempt as it was: what was sent and what was answered. `/company/deliveries/{id}/attempts/{attempt}` has the body too,
+//! put together again from the state that EVENTS holds, and shown only if its hash is that of what was sent.
+
+use std::collections::BTreeMap;
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::HeaderMap;
+use bytes::Bytes;
+use serde::Serialize;
+use shopery_http::{Permission, Problem};
+use shopery_model::{EventType, Posted, TenantId, Told};
+use shopery_sender::Message;
+use shopery_store::{AttemptRecord, DeliveryRecord};
+use time::OffsetDateTime;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::deliveries::{Reason, find, reason};
+use crate::{App, queue_problem};
+
+pub(crate) fn routes() -> OpenApiRouter<App> {
+    OpenApiRouter::new().routes(routes!(one))
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Attempt {
+    id: String,
+    number: u32,
+    #[serde(with = "shopery_control::timestamp")]
+    started_at: OffsetDateTime,
+    duration_ms: u32,
+    request: Request,
+    response: Option<ResponsePart>,
+    error: Option<Reason>,
+    /// What was odd about the exchange and did not decide, in a sentence: a body that broke off, a request that was sent
+    /// again because the endpoint had not processed it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    note: Option<String>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = AttemptRequest)]
+struct Request {
+    method: &'static str,
+    url: String,
+    bytes: u32,
+    /// As they were sent, but for what is secret, which is `***`; without those of every HTTP request, such as `Host`. Absent in
+    /// attempts of before they were kept.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[schema(example = json!({ "webhook-id": "dlv_01HA4XCG60CT4G3EWF4CKYM1MF", "x-shopery-secret": "***" }))]
+    headers: BTreeMap<String, String>,
+    /// SHA-256 of the body, in hexadecimal digits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sha256: Option<String>,
+    /// Byte for byte as it was sent. Only where one attempt is asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    body: Option<String>,
+    /// Why there is no `body`, where one attempt is asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    body_unavailable: Option<&'static str>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = AttemptResponse)]
+struct ResponsePart {
+    status: u16,
+    /// Up to 4 KiB of them, in the order in which they came.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    headers: Vec<ResponseHeader>,
+    /// Up to 16 KiB of it. What the endpoint has repeated of the webhook's secrets is `***`.
+    body: String,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+struct ResponseHeader {
+    name: String,
+    value: String,
+}
+
+impl Attempt {
+    pub(crate) fn of(record: AttemptRecord, delivery: &DeliveryRecord, tenant: &TenantId) -> Self {
+        let headers = record.posted.as_ref().map(|posted| sent_headers(&record, posted, delivery, tenant));
+        let response = record.status.map(|status| ResponsePart {
+            status,
+            headers: record.response_headers.into_iter().map(|(name, value)| ResponseHeader { name, value }).collect(),
+            body: record.response_body,
+        });
+        Self {
+            id: record.id,
+            number: record.number,
+            started_at: record.started_at,
+            duration_ms: record.duration_ms,
+            request: Request {
+                method: "POST",
+                url: record.url,
+                bytes: record.request_bytes,
+                headers: headers.unwrap_or_default(),
+                sha256: record.posted.map(|posted| posted.sha256),
+                body: None,
+                body_unavailable: None,
+            },
+            response,
+            error: record.fault.map(reason),
+            note: record.note,
+        }
+    }
+}
+
+/// The event that the delivery told of at this attempt.
+fn told<'a>(posted: &'a Posted, delivery: &'a DeliveryRecord, event_type: EventType) -> Told<'a> {
+    let (of, resource) = (&posted.payload_of, delivery.resource.as_str());
+    if posted.is_burst {
+        return Told { source: &of.source, id: &of.id, event_type, resource, at: of.version.at() };
+    }
+    let source = delivery.source.as_deref().unwrap_or_default();
+    let at = posted.triggered_at.unwrap_or(delivery.triggered_at);
+    Told { source, id: &delivery.event_id, event_type, resource, at }
+}
+
+/// By the code that sends them.
+fn sent_headers(
+    record: &AttemptRecord,
+    posted: &Posted,
+    delivery: &DeliveryRecord,
+    tenant: &TenantId,
+) -> BTreeMap<String, String> {
+    let Ok(event_type) = EventType::of_stored(&delivery.event_type) else { return BTreeMap::new() };
+    let told = told(posted, delivery, event_type);
+    let message = Message {
+        webhook_id: delivery.id.clone(),
+        event: &delivery.event_type,
+        event_id: told.id,
+        event_source: told.source,
+        webhook: Some(delivery.webhook_id.clone()),
+        tenant: tenant.as_str(),
+        triggered_at: told.at,
+        payload_of: Some(&posted.payload_of),
+        changed: &posted.changed,
+        changed_omitted: usize::try_from(posted.changed_omitted).unwrap_or(usize::MAX),
+        attempt: record.number,
+        format: posted.format,
+        payload: Bytes::new(),
+    };
+    message.masked_headers(&posted.headers, record.started_at).into_iter().collect()
+}
+
+/// Shows an attempt with the body that was sent.
+///
+/// Bodies are not kept: one is put together again from the event, as long as that is held (7 days), and shown if its SHA-256 is
+/// that of what was sent. Otherwise `bodyUnavailable` says why it is not.
+#[utoipa::path(
+    get, path = "/company/deliveries/{id}/attempts/{attempt}",
+    tag = "deliveries", operation_id = "getAttempt",
+    security(("bearer" = ["webhooks:read"])),
+    params(
+        ("id" = String, Path, description = "Of the delivery", example = "dlv_01HA4XCG60CT4G3EWF4CKYM1MF"),
+        ("attempt" = String, Path, description = "Of the attempt", example = "att_01HA4XCG60CT4G3EWF4CKYM1MF"),
+    ),
+    responses((status = 200, description = "The attempt, with the body", body = Attempt)),
+)]
+async fn one(
+    State(app): State<App>,
+    headers: HeaderMap,
+    Path((id, attempt)): Path<(String, String)>,
+) -> Result<Json<Attempt>, Problem> {
+    let tenant = app.access.tenant(&headers, Permission::WebhooksRead)?;
+    let (delivery, attempts) = find(&app, &tenant, &id).await?;
+    let record = attempts.into_iter().find(|record| record.id == attempt);
+    let record = record.ok_or_else(|| Problem::not_found("this delivery has no attempt with this id"))?;
+    let body = match &record.posted {
+        Some(posted) => body(&app, &tenant, posted, &delivery).await?,
+        None => Err("the attempt is of before it was kept what was sent"),
+    };
+    let mut shown = Attempt::of(record, &delivery, &tenant);
+    match body {
+        Ok(body) => shown.request.body = Some(body),
+        Err(why) => shown.request.body_unavailable = Some(why),
+    }
+    Ok(Json(shown))
+}
+
+/// The body, or why there is none.
+async fn body(
+    app: &App,
+    tenant: &TenantId,
+    posted: &Posted,
+    delivery: &DeliveryRecord,
+) -> Result<Result<String, &'static str>, Problem> {
+    const NOT_HELD: &str = "the event whose state was sent is no longer held";
+    let Ok(event_type) = EventType::of_stored(&delivery.event_type) else {
+        return Ok(Err("the event type is not known here"));
+    };
+    let told = told(posted, delivery, event_type);
+    let of = &posted.payload_of;
+    let read = async |sequence: u64, id: &str| {
+        let state = app.queue.acknowledged_state_at(sequence).await.map_err(|error| queue_problem(&error))?;
+        Ok::<_, Problem>(state.filter(|state| state.tenant == *tenant && state.event.id == id))
+    };
+    let Some(state) = read(of.version.sequence(), &of.id).await? else { return Ok(Err(NOT_HELD)) };
+    // Extension attributes are those of the delivery's own event.
+    let own = if of.version.sequence() == delivery.event_sequence {
+        Some(state.event.extensions.clone())
+    } else {
+        read(delivery.event_sequence, &delivery.event_id).await?.map(|own| own.event.extensions)
+    };
+    let is_own_held = own.is_some();
+    let body = posted.body(told, &state.event.data, &own.unwrap_or_default());
+    Ok(match body.map(|body| String::from_utf8(body.into())) {
+        Some(Ok(body)) => Ok(body),
+        _ if is_own_held => Err("what comes out of the event is not what was sent"),
+        _ => Err(NOT_HELD),
+    })
+}

@@ -1,0 +1,161 @@
+//! What an attempt has posted, and how it is put together again when somebody looks.
+//!
+//! The history keeps no payloads: EVENTS holds every state for as long as events are kept. An attempt notes whose state it sent,
+//! under which projection, and the hash of the body, so that a body that was put together again is shown only if it is the one
+//! that was sent.
+
+use std::fmt::Write;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+
+use crate::{CloudEvent, EventType, Extensions, Fields, PayloadEvent, PayloadFormat};
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Posted {
+    /// Whose state the body is, or has as its `data`.
+    pub payload_of: PayloadEvent,
+    /// The delivery is of a burst: it told of the event whose state it carried.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_burst: bool,
+    /// The time of the event that it told of, where the history's milliseconds do not say all of it.
+    #[serde(with = "time::serde::rfc3339::option", default, skip_serializing_if = "Option::is_none")]
+    pub triggered_at: Option<OffsetDateTime>,
+    /// What of the state was sent; all of it if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fields: Option<Fields>,
+    #[serde(default, skip_serializing_if = "is_resource")]
+    pub format: PayloadFormat,
+    /// The paths in `X-Shopery-Fields-Changed`, and how many it left out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub changed: Vec<String>,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub changed_omitted: u32,
+    /// The names of the webhook's own headers. Their values are secrets.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub headers: Vec<String>,
+    /// SHA-256 of the body, in hexadecimal digits.
+    pub sha256: String,
+}
+
+fn is_resource(format: &PayloadFormat) -> bool {
+    *format == PayloadFormat::Resource
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
+/// The event that a delivery tells of: its own, but for one of a burst, which tells of the last event of that.
+#[derive(Debug, Clone, Copy)]
+pub struct Told<'a> {
+    pub source: &'a str,
+    pub id: &'a str,
+    pub event_type: EventType,
+    /// `order/ord_123`
+    pub resource: &'a str,
+    pub at: OffsetDateTime,
+}
+
+impl Told<'_> {
+    /// The body of a POST: a state as `fields` has left it, in the format that the webhook asks for.
+    pub fn body(
+        self,
+        format: PayloadFormat,
+        data: &Bytes,
+        payload_of: &PayloadEvent,
+        extensions: &Extensions,
+    ) -> Bytes {
+        match format {
+            PayloadFormat::Resource => data.clone(),
+            PayloadFormat::CloudEvent => {
+                let PayloadEvent { id, version, .. } = payload_of;
+                // What the headers say, for receivers that pass the body on without them.
+                let extensions = extensions
+                    .clone()
+                    .with_text("shoperysequence", version.to_string())
+                    .with_text("shoperypayloadeventid", id.clone());
+                let event = CloudEvent {
+                    id: self.id,
+                    source: self.source,
+                    event_type: self.event_type,
+                    subject: self.resource,
+                    time: Some(self.at),
+                    extensions: &extensions,
+                    data,
+                };
+                event.encode()
+            }
+        }
+    }
+}
+
+impl Posted {
+    pub fn hash(body: &[u8]) -> String {
+        let mut text = String::with_capacity(64);
+        for byte in digest(&SHA256, body).as_ref() {
+            // Writing to a String cannot fail.
+            let _ = write!(text, "{byte:02x}");
+        }
+        text
+    }
+
+    /// The body that was sent, from the state that EVENTS holds; `None` if it comes out otherwise. `extensions` are those of
+    /// the event that was told of, which a job carries only if its webhook asked for CloudEvents when it was routed.
+    pub fn body(&self, told: Told<'_>, state: &Bytes, extensions: &Extensions) -> Option<Bytes> {
+        let data = self.fields.as_ref().map_or_else(|| state.clone(), |fields| fields.project(state));
+        let bodies = [extensions, &Extensions::default()];
+        let mut bodies = bodies.into_iter().map(|it| told.body(self.format, &data, &self.payload_of, it));
+        bodies.find(|body| Self::hash(body) == self.sha256)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::StateVersion;
+    use time::macros::datetime;
+
+    fn posted(format: PayloadFormat, body: &[u8]) -> Posted {
+        let at = datetime!(2026-11-24 10:00 UTC);
+        let payload_of =
+            PayloadEvent { source: "orders".into(), id: "evt_1".into(), version: StateVersion::of(at, at, 7) };
+        let fields = Some(Fields::parse(vec!["id".to_owned()]).unwrap());
+        Posted {
+            payload_of,
+            is_burst: false,
+            triggered_at: None,
+            fields,
+            format,
+            changed: vec![],
+            changed_omitted: 0,
+            headers: vec![],
+            sha256: Posted::hash(body),
+        }
+    }
+
+    #[test]
+    fn a_body_is_put_together_again_or_it_is_none() {
+        let at = datetime!(2026-11-24 10:00 UTC);
+        let told =
+            Told { source: "orders", id: "evt_1", event_type: "order-paid".parse().unwrap(), resource: "order/1", at };
+        let state = Bytes::from_static(b"{\"id\":\"1\",\"total\":59.80}");
+        let none = Extensions::default();
+        let extensions: Extensions = serde_json::from_str(r#"{"partitionkey":"eu"}"#).unwrap();
+        let sent = Bytes::from_static(b"{\"id\":\"1\"}");
+        let plain = posted(PayloadFormat::Resource, &sent);
+        assert_eq!(plain.body(told, &state, &none), Some(sent.clone()));
+        assert_eq!(plain.body(told, &Bytes::from_static(b"{\"id\":\"2\"}"), &none), None);
+        for carried in [&none, &extensions] {
+            let whole = told.body(PayloadFormat::CloudEvent, &sent, &plain.payload_of, carried);
+            let found = posted(PayloadFormat::CloudEvent, &whole).body(told, &state, &extensions);
+            assert_eq!(found, Some(whole));
+        }
+        // sha256sum says so.
+        assert_eq!(Posted::hash(b""), "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
+    }
+}
