@@ -157,7 +157,7 @@ pub(crate) fn told<'a>(meta: &'a JobMeta, rules: &Rules) -> Told<'a> {
 pub(crate) fn posted(meta: &JobMeta, webhook: &Webhook, payload: Payload, body: &[u8]) -> Posted {
     let (changed, omitted) = fitting(&meta.changed);
     let headers = webhook.credentials.as_deref().map(|it| it.headers.iter().map(|(name, _)| name.to_owned()).collect());
-    let is_finer = meta.triggered_at.nanosecond() % 1_000_000 != 0;
+    let is_finer = !meta.triggered_at.nanosecond().is_multiple_of(1_000_000);
     Posted {
         is_burst: webhook.rules.debounce.is_some() && meta.payload_of.is_some(),
         triggered_at: is_finer.then_some(meta.triggered_at),
