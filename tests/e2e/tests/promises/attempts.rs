@@ -10,6 +10,8 @@ use shopery_e2e::{Arrival, Behaviour, Client, Event, Stack, wait};
 const SOON: Duration = Duration::from_secs(60);
 /// What every HTTP request has, and nobody asks for.
 const OF_HTTP: [&str; 4] = ["accept", "content-length", "host", "user-agent"];
+/// Their `fields` are changed while deliveries wait.
+const PATCHED: [&str; 2] = ["/fields", "/original"];
 const STATES: usize = 6;
 const RESOURCES: usize = 30;
 
@@ -18,7 +20,10 @@ fn kinds() -> Vec<(&'static str, Value)> {
     vec![
         ("/plain", json!({})),
         ("/fields", json!({ "fields": ["id", "customer.email"], "dropDuplicates": false })),
-        ("/original", json!({ "payload": "original", "headers": { "X-Gate": "hush-hush-gate" } })),
+        (
+            "/original",
+            json!({ "payload": "original", "fields": ["note"], "headers": { "X-Gate": "hush-hush-gate" }, "dropDuplicates": false }),
+        ),
         ("/cloudevent", json!({ "format": "cloudevent", "fields": ["id", "total"], "dropDuplicates": false })),
         ("/changed", json!({ "changed": ["total", "note"], "signature": "both" })),
         ("/debounced", json!({ "debounce": "1s" })),
@@ -79,7 +84,7 @@ fn check(arrival: &Arrival, listed: &Value, shown: &Value) {
 #[tokio::test(flavor = "multi_thread")]
 async fn bodies_and_headers_are_shown_as_they_have_arrived() {
     let plan = Stack::plan().env("SHOPERY_RETRY_SCHEDULE", "300ms,600ms,1s,2s,4s");
-    let stack = plan.env("SHOPERY_CIRCUIT_FAILURES", "50").start().await;
+    let stack = plan.env("SHOPERY_CIRCUIT_FAILURES", "50").env("SHOPERY_PROBE_FIRST", "300ms").start().await;
     let client = stack.client("tnt_é");
     let mut webhooks = HashMap::new();
     for (path, rules) in kinds() {
@@ -87,13 +92,19 @@ async fn bodies_and_headers_are_shown_as_they_have_arrived() {
         stack.merchant.behave(path, Behaviour::Turns(vec![200, 503, 200, 200]));
         webhooks.insert(path, client.create_webhook_with(&stack.merchant.url(path), &["order-*"], rules).await);
     }
+    // What waits is sent as it was projected when it was routed, although `fields` are others by then.
+    for path in PATCHED {
+        stack.merchant.behave(path, Behaviour::Answer(503));
+    }
     publish(&client, 0).await;
-    let patch = json!({ "fields": ["total"] });
-    client.patch(&format!("/company/webhooks/{}", webhooks["/fields"]), &patch).await.expect(200);
-    client
-        .patch(&format!("/company/webhooks/{}", webhooks["/plain"]), &json!({ "format": "cloudevent" }))
-        .await
-        .expect(200);
+    let plain = format!("/company/webhooks/{}", webhooks["/plain"]);
+    client.patch(&plain, &json!({ "format": "cloudevent" })).await.expect(200);
+    for path in PATCHED {
+        stack.merchant.wait_at(path, RESOURCES, SOON).await;
+        let patched = format!("/company/webhooks/{}", webhooks[path]);
+        client.patch(&patched, &json!({ "fields": ["total"] })).await.expect(200);
+        stack.merchant.behave(path, Behaviour::Turns(vec![200, 503, 200, 200]));
+    }
     publish(&client, 1).await;
     stack.at_rest(SOON).await;
     for path in ["/fields", "/original", "/debounced", "/cloudevent"] {
