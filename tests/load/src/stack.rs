@@ -261,7 +261,7 @@ fn publisher((tenant, password): (&str, anyhow::Result<String>)) -> anyhow::Resu
 fn credentials(tenant: &str, secret: &str) -> anyhow::Result<HeaderMap> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
     let claims = serde_json::json!({
-        "sub": "load", "tenants": [tenant], "exp": now + 3600, "scope": "webhooks:read webhooks:write events:write",
+        "sub": tenant, "tenants": [tenant], "exp": now + 3600, "scope": "webhooks:read webhooks:write events:write",
     });
     let key = jsonwebtoken::EncodingKey::from_secret(secret.as_bytes());
     let token = jsonwebtoken::encode(&jsonwebtoken::Header::default(), &claims, &key)?;
