@@ -50,10 +50,10 @@ const TEST_CALLS: Rule =
     Rule { name: "test-calls", what: "Test calls", all: 64, share: 4, max_wait: Duration::from_secs(5) };
 /// Digests and metrics: each reads many rows, and takes a connection to the database.
 const SUMS: Rule =
-    Rule { name: "sums", what: "digests and metrics", all: 8, share: 2, max_wait: Duration::from_secs(10) };
+    Rule { name: "sums", what: "digests and metrics", all: 8, share: 1, max_wait: Duration::from_secs(10) };
 /// Pages of events, up to 4 MiB each in memory.
 const EVENT_PAGES: Rule =
-    Rule { name: "event-pages", what: "pages of events", all: 32, share: 4, max_wait: Duration::from_secs(5) };
+    Rule { name: "event-pages", what: "pages of events", all: 32, share: 2, max_wait: Duration::from_secs(5) };
 
 /// Ample for a merchant's integration. A client may act for many tenants, as the backoffice does.
 const USUAL: Usual = Usual { tenant: "12000/1m", client: "60000/1m" };

@@ -22,6 +22,8 @@ pub const HISTORY: usize = 15_000;
 const LANES: usize = 64;
 /// Longer than any door lets a request wait.
 const TIMEOUT: Duration = Duration::from_secs(30);
+/// Between two requests of each of them.
+const BACK_OFF: Duration = Duration::from_millis(20);
 /// Of an upload that takes its time.
 const UPLOAD: usize = 16 * 1024 * 1024;
 const PAUSE: Duration = Duration::from_millis(500);
@@ -41,8 +43,8 @@ pub const DOORS: [Door; 6] = [
     Door { name: "test-calls", rate: 20, quiet: Ask::Test, loud: Ask::TestOfSilence },
     Door { name: "sums", rate: 5, quiet: Ask::Digest, loud: Ask::Digest },
     Door { name: "event-pages", rate: 10, quiet: Ask::Events, loud: Ask::Events },
-    Door { name: "batches", rate: 10, quiet: Ask::Batch(100), loud: Ask::Batch(1000) },
-    Door { name: "bodies", rate: 10, quiet: Ask::Batch(100), loud: Ask::SlowUpload },
+    Door { name: "batches", rate: 10, quiet: Ask::Batch(10), loud: Ask::Batch(1000) },
+    Door { name: "bodies", rate: 10, quiet: Ask::Batch(10), loud: Ask::SlowUpload },
     Door { name: "connections", rate: 20, quiet: Ask::Connection, loud: Ask::HeldConnections },
 ];
 
@@ -107,8 +109,9 @@ impl Asker {
             loud.spawn(async move {
                 // Each lane has numbers of its own, so that no batch repeats another.
                 for number in lane * 10_000.. {
-                    // Whatever it is told.
+                    // It pauses, whatever it is told, or this process would be what the machine is busy with.
                     let _ = asker.perform(what, number).await;
+                    tokio::time::sleep(BACK_OFF).await;
                 }
             });
         }
