@@ -245,6 +245,8 @@ impl Bench<'_> {
                 let name = format!("{} at {}/s, {how}", door.name, door.rate);
                 eprintln!("row j: {name}");
                 let noise = (how != "alone").then(|| loud.ask_loudly(door));
+                // Its first requests, all at once, cost this process more than the services.
+                tokio::time::sleep(WARM_UP).await;
                 let time = Duration::from_secs(self.options.rate_seconds.div_ceil(2));
                 let sheet = self.ledger.open(events(door.rate, time)?, 1, None)?;
                 let lanes = (0..RATE_LANES).map(|_| Lane::Ask { asker: quiet.clone(), door }).collect();
