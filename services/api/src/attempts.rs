@@ -1,5 +1,5 @@
 //! An attempt as it was: what was sent and what was answered. `/company/deliveries/{id}/attempts/{attempt}` has the body too,
-//! put together again from the state that EVENTS holds, and shown only if its hash is that of what was sent.
+//! rebuilt from the state that EVENTS holds, and shown only if its hash is that of what was sent.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use axum::http::HeaderMap;
 use bytes::Bytes;
 use serde::Serialize;
 use shopery_http::{Permission, Problem};
-use shopery_model::{EventType, Posted, TenantId, Told};
+use shopery_model::{EventType, Extensions, NamedEvent, PayloadEvent, PayloadFormat, Posted, TenantId};
 use shopery_sender::Message;
 use shopery_store::{AttemptRecord, DeliveryRecord};
 use time::OffsetDateTime;
@@ -19,6 +19,9 @@ use utoipa_axum::routes;
 
 use crate::deliveries::{Reason, find, reason};
 use crate::{App, queue_problem};
+
+/// Maximum length of the answer's body in a list of attempts.
+const MAX_LISTED_BODY: usize = 1024;
 
 pub(crate) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new().routes(routes!(one))
@@ -68,10 +71,11 @@ struct Request {
 #[schema(as = AttemptResponse)]
 struct ResponsePart {
     status: u16,
-    /// Up to 4 KiB of them, in the order in which they came.
+    /// Those that fit in 4 KiB.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     headers: Vec<ResponseHeader>,
-    /// Up to 16 KiB of it. What the endpoint has repeated of the webhook's secrets is `***`.
+    /// Its start: up to 1 KiB, and up to 16 KiB where one attempt is asked for. What the endpoint has repeated of the webhook's
+    /// secrets is `***`.
     body: String,
 }
 
@@ -82,7 +86,14 @@ struct ResponseHeader {
 }
 
 impl Attempt {
-    pub(crate) fn of(record: AttemptRecord, delivery: &DeliveryRecord, tenant: &TenantId) -> Self {
+    /// As one of the attempts of a delivery, of which there may be hundreds.
+    pub(crate) fn of(mut record: AttemptRecord, delivery: &DeliveryRecord, tenant: &TenantId) -> Self {
+        let end = record.response_body.floor_char_boundary(MAX_LISTED_BODY);
+        record.response_body.truncate(end);
+        Self::whole(record, delivery, tenant)
+    }
+
+    fn whole(record: AttemptRecord, delivery: &DeliveryRecord, tenant: &TenantId) -> Self {
         let headers = record.posted.as_ref().map(|posted| sent_headers(&record, posted, delivery, tenant));
         let response = record.status.map(|status| ResponsePart {
             status,
@@ -110,15 +121,15 @@ impl Attempt {
     }
 }
 
-/// The event that the delivery told of at this attempt.
-fn told<'a>(posted: &'a Posted, delivery: &'a DeliveryRecord, event_type: EventType) -> Told<'a> {
-    let (of, resource) = (&posted.payload_of, delivery.resource.as_str());
-    if posted.is_burst {
-        return Told { source: &of.source, id: &of.id, event_type, resource, at: of.version.at() };
+/// The event that the headers named.
+fn named<'a>(posted: &'a Posted, delivery: &'a DeliveryRecord, event_type: EventType) -> NamedEvent<'a> {
+    let resource = delivery.resource.as_str();
+    if let Some(PayloadEvent { source, id, version }) = &posted.named {
+        return NamedEvent { source, id, event_type, resource, at: version.at() };
     }
     let source = delivery.source.as_deref().unwrap_or_default();
     let at = posted.triggered_at.unwrap_or(delivery.triggered_at);
-    Told { source, id: &delivery.event_id, event_type, resource, at }
+    NamedEvent { source, id: &delivery.event_id, event_type, resource, at }
 }
 
 /// By the code that sends them.
@@ -128,21 +139,22 @@ fn sent_headers(
     delivery: &DeliveryRecord,
     tenant: &TenantId,
 ) -> BTreeMap<String, String> {
-    let Ok(event_type) = EventType::of_stored(&delivery.event_type) else { return BTreeMap::new() };
-    let told = told(posted, delivery, event_type);
+    let known = EventType::of_stored(&delivery.event_type).ok().zip(posted.format());
+    let Some((event_type, format)) = known else { return BTreeMap::new() };
+    let named = named(posted, delivery, event_type);
     let message = Message {
         webhook_id: delivery.id.clone(),
         event: &delivery.event_type,
-        event_id: told.id,
-        event_source: told.source,
+        event_id: named.id,
+        event_source: named.source,
         webhook: Some(delivery.webhook_id.clone()),
         tenant: tenant.as_str(),
-        triggered_at: told.at,
+        triggered_at: named.at,
         payload_of: Some(&posted.payload_of),
         changed: &posted.changed,
         changed_omitted: usize::try_from(posted.changed_omitted).unwrap_or(usize::MAX),
         attempt: record.number,
-        format: posted.format,
+        format,
         payload: Bytes::new(),
     };
     message.masked_headers(&posted.headers, record.started_at).into_iter().collect()
@@ -150,7 +162,7 @@ fn sent_headers(
 
 /// Shows an attempt with the body that was sent.
 ///
-/// Bodies are not kept: one is put together again from the event, as long as that is held (7 days), and shown if its SHA-256 is
+/// Bodies are not kept: one is rebuilt from the event, as long as that is held (up to 7 days), and shown if its SHA-256 is
 /// that of what was sent. Otherwise `bodyUnavailable` says why it is not.
 #[utoipa::path(
     get, path = "/company/deliveries/{id}/attempts/{attempt}",
@@ -168,14 +180,15 @@ async fn one(
     Path((id, attempt)): Path<(String, String)>,
 ) -> Result<Json<Attempt>, Problem> {
     let tenant = app.access.tenant(&headers, Permission::WebhooksRead)?;
+    let _admitted = app.event_pages.enter(&tenant).await?;
     let (delivery, attempts) = find(&app, &tenant, &id).await?;
     let record = attempts.into_iter().find(|record| record.id == attempt);
     let record = record.ok_or_else(|| Problem::not_found("this delivery has no attempt with this id"))?;
     let body = match &record.posted {
         Some(posted) => body(&app, &tenant, posted, &delivery).await?,
-        None => Err("the attempt is of before it was kept what was sent"),
+        None => Err("this attempt was made before request bodies could be rebuilt"),
     };
-    let mut shown = Attempt::of(record, &delivery, &tenant);
+    let mut shown = Attempt::whole(record, &delivery, &tenant);
     match body {
         Ok(body) => shown.request.body = Some(body),
         Err(why) => shown.request.body_unavailable = Some(why),
@@ -192,26 +205,28 @@ async fn body(
 ) -> Result<Result<String, &'static str>, Problem> {
     const NOT_HELD: &str = "the event whose state was sent is no longer held";
     let Ok(event_type) = EventType::of_stored(&delivery.event_type) else {
-        return Ok(Err("the event type is not known here"));
+        return Ok(Err("the event type is not known to this version"));
     };
-    let told = told(posted, delivery, event_type);
+    let named = named(posted, delivery, event_type);
     let of = &posted.payload_of;
     let read = async |sequence: u64, id: &str| {
         let state = app.queue.acknowledged_state_at(sequence).await.map_err(|error| queue_problem(&error))?;
         Ok::<_, Problem>(state.filter(|state| state.tenant == *tenant && state.event.id == id))
     };
     let Some(state) = read(of.version.sequence(), &of.id).await? else { return Ok(Err(NOT_HELD)) };
-    // Extension attributes are those of the delivery's own event.
-    let own = if of.version.sequence() == delivery.event_sequence {
+    // Extension attributes are those of the delivery's own event, and of use to CloudEvents alone.
+    let own = if posted.format() != Some(PayloadFormat::CloudEvent) {
+        Some(Extensions::default())
+    } else if of.version.sequence() == delivery.event_sequence {
         Some(state.event.extensions.clone())
     } else {
         read(delivery.event_sequence, &delivery.event_id).await?.map(|own| own.event.extensions)
     };
     let is_own_held = own.is_some();
-    let body = posted.body(told, &state.event.data, &own.unwrap_or_default());
+    let body = posted.body(named, &state.event.data, &own.unwrap_or_default());
     Ok(match body.map(|body| String::from_utf8(body.into())) {
         Some(Ok(body)) => Ok(body),
-        _ if is_own_held => Err("what comes out of the event is not what was sent"),
+        _ if is_own_held => Err("the rebuilt body differs from what was sent"),
         _ => Err(NOT_HELD),
     })
 }

@@ -113,18 +113,18 @@ impl Attempter {
         let credentials = webhook.credentials.as_deref().context("the webhook's credentials are not open")?;
         let endpoint = Endpoint { url: &webhook.url, credentials, signature: webhook.rules.signature };
         let format = webhook.rules.format;
-        let told = payload::told(meta, &webhook.rules);
-        let body = told.body(format, &payload.data, &payload.of, &meta.extensions);
+        let named = payload::named(meta, &webhook.rules);
+        let body = named.body(format, &payload.data, &payload.of, &meta.extensions);
         let (changed, changed_omitted) = fitting(&meta.changed);
         let event = meta.event_type.to_string();
         let message = Message {
             webhook_id: meta.delivery.to_string(),
             event: &event,
-            event_id: told.id,
-            event_source: told.source,
+            event_id: named.id,
+            event_source: named.source,
             webhook: Some(meta.webhook.to_string()),
             tenant: meta.tenant.as_str(),
-            triggered_at: told.at,
+            triggered_at: named.at,
             payload_of: Some(&payload.of),
             changed,
             changed_omitted,

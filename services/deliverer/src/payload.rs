@@ -6,7 +6,8 @@
 use anyhow::Context;
 use bytes::Bytes;
 use shopery_model::{
-    Event, FRESH, Fields, Job, JobMeta, PayloadEvent, PayloadMode, Posted, Rules, StateVersion, Told, Webhook,
+    Event, FRESH, Job, JobMeta, NamedEvent, PayloadEvent, PayloadFormat, PayloadMode, Posted, Rules, StateVersion,
+    Webhook,
 };
 use shopery_queue::{Queue, SentState, State};
 use shopery_sender::fitting;
@@ -20,7 +21,7 @@ pub(crate) struct Payload {
     pub(crate) data: Bytes,
     pub(crate) of: PayloadEvent,
     /// What it is of that state.
-    fields: Option<Fields>,
+    fields: Option<Vec<String>>,
 }
 
 #[derive(Debug)]
@@ -90,9 +91,11 @@ pub(crate) async fn choose(
         return Ok(Choice::End(End::NotMatching));
     }
     Ok(Choice::Send(match state {
-        Some(state) => {
-            Payload { data: rules.project(&state.event.data), of: state.payload_event(), fields: rules.fields.clone() }
-        }
+        Some(state) => Payload {
+            data: rules.project(&state.event.data),
+            of: state.payload_event(),
+            fields: rules.fields.as_ref().map(|fields| fields.paths().to_vec()),
+        },
         None => own,
     }))
 }
@@ -142,28 +145,32 @@ async fn matches_filter(queue: &Queue, meta: &JobMeta, rules: &Rules, state: Opt
     Ok(own.is_none_or(|state| filter.matches(&state.event.data)))
 }
 
-/// The event that a delivery tells of: the same on every attempt, whichever state that carries.
-pub(crate) fn told<'a>(meta: &'a JobMeta, rules: &Rules) -> Told<'a> {
+/// The event that the headers name: the same on every attempt, whichever state that carries.
+pub(crate) fn named<'a>(meta: &'a JobMeta, rules: &Rules) -> NamedEvent<'a> {
     let (event_type, resource) = (meta.event_type, meta.resource.as_str());
-    match &meta.payload_of {
-        Some(PayloadEvent { source, id, version }) if rules.debounce.is_some() => {
-            Told { source, id, event_type, resource, at: version.at() }
-        }
-        _ => Told { source: &meta.source, id: &meta.event, event_type, resource, at: meta.triggered_at },
+    match last_of_burst(meta, rules) {
+        Some(PayloadEvent { source, id, version }) => NamedEvent { source, id, event_type, resource, at: version.at() },
+        None => NamedEvent { source: &meta.source, id: &meta.event, event_type, resource, at: meta.triggered_at },
     }
 }
 
-/// What is noted of a POST.
+fn last_of_burst<'a>(meta: &'a JobMeta, rules: &Rules) -> Option<&'a PayloadEvent> {
+    meta.payload_of.as_ref().filter(|_| rules.debounce.is_some())
+}
+
+/// What the history keeps of a POST.
 pub(crate) fn posted(meta: &JobMeta, webhook: &Webhook, payload: Payload, body: &[u8]) -> Posted {
+    let rules = &webhook.rules;
     let (changed, omitted) = fitting(&meta.changed);
     let headers = webhook.credentials.as_deref().map(|it| it.headers.iter().map(|(name, _)| name.to_owned()).collect());
-    let is_finer = !meta.triggered_at.nanosecond().is_multiple_of(1_000_000);
+    let at = meta.triggered_at;
+    let is_whole = at.offset().is_utc() && at.nanosecond().is_multiple_of(1_000_000);
     Posted {
-        is_burst: webhook.rules.debounce.is_some() && meta.payload_of.is_some(),
-        triggered_at: is_finer.then_some(meta.triggered_at),
+        named: last_of_burst(meta, rules).cloned(),
+        triggered_at: (!is_whole).then_some(at),
         payload_of: payload.of,
         fields: payload.fields,
-        format: webhook.rules.format,
+        format: (rules.format != PayloadFormat::Resource).then(|| rules.format.name().to_owned()),
         changed: changed.to_vec(),
         changed_omitted: u32::try_from(omitted).unwrap_or(u32::MAX),
         headers: headers.unwrap_or_default(),

@@ -65,7 +65,7 @@ impl Arrived {
             changed: Vec::new(),
             stored_ns: i64::try_from(self.place.at.unix_timestamp_nanos()).ok(),
             payload_of: None,
-            fields: webhook.rules.fields.clone(),
+            fields: webhook.rules.fields.as_ref().map(|fields| fields.paths().to_vec()),
             // Carried where they are asked for alone: a job is read and written many times.
             extensions: match webhook.rules.format {
                 PayloadFormat::CloudEvent => self.event.extensions.clone(),

@@ -97,7 +97,7 @@ pub fn redelivery_meta(
         changed: Vec::new(),
         stored_ns: None,
         payload_of: None,
-        fields: webhook.rules.fields.clone(),
+        fields: webhook.rules.fields.as_ref().map(|fields| fields.paths().to_vec()),
         extensions: Extensions::default(),
         may_be_stale: false,
         attempt: delivery.last_attempt + 1,

@@ -52,7 +52,7 @@ pub struct Rule {
 #[derive(Debug)]
 pub struct Door<K: Key = TenantId>(Arc<Inner<K>>);
 
-/// Whom a share belongs to.
+/// The owner of a share: a tenant, or an address.
 pub trait Key: Clone + Eq + Hash {}
 
 impl<K: Clone + Eq + Hash> Key for K {}

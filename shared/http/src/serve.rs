@@ -168,7 +168,14 @@ pub async fn serve(
             },
             () = shutdown.draining() => break,
         };
-        let Some(admitted) = connections.admit(peer) else { continue };
+        let Some(admitted) = connections.admit(peer) else {
+            tracing::warn!(
+                address = %peer.ip(),
+                "a connection was refused: there are too many, or too many of this address; \
+                 if it is a proxy, SHOPERY_TRUSTED_PROXIES has to name it"
+            );
+            continue;
+        };
         let _ = stream.set_nodelay(true);
         let routes = TowerToHyperService::new(routes.clone());
         let service = service_fn(move |mut request: hyper::Request<Incoming>| {

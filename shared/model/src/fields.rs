@@ -37,6 +37,11 @@ impl Fields {
         Paths::parse("fields", paths).map(Self)
     }
 
+    /// As they were written.
+    pub fn paths(&self) -> &[String] {
+        &self.0.written
+    }
+
     /// The object with the selected members alone. Keys, values and their order stay as they were written; whitespace
     /// between members goes.
     ///

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
-use crate::{DeliveryId, EventType, Extensions, Fields, PayloadMode, StateVersion, TenantId, WebhookId};
+use crate::{DeliveryId, EventType, Extensions, PayloadMode, StateVersion, TenantId, WebhookId};
 
 /// One event for one webhook.
 #[derive(Debug, Clone, PartialEq)]
@@ -40,9 +40,10 @@ pub struct JobMeta {
     /// Whose state the payload is, if it is another event's: the last one of a debounced burst.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub payload_of: Option<PayloadEvent>,
-    /// What the payload is of that state; all of it if absent.
+    /// The paths of that state that the payload has; all of it if absent. Text, since nobody but a reader of the history parses
+    /// them again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub fields: Option<Fields>,
+    pub fields: Option<Vec<String>>,
     /// The event's extension attributes, for a webhook that is sent CloudEvents.
     #[serde(default, skip_serializing_if = "Extensions::is_empty")]
     pub extensions: Extensions,
@@ -176,7 +177,7 @@ mod tests {
                     version: StateVersion::of(OffsetDateTime::UNIX_EPOCH, OffsetDateTime::UNIX_EPOCH, 3),
                 }),
                 extensions: serde_json::from_str(r#"{"partitionkey":"a","sequence":7,"sampled":true}"#).unwrap(),
-                fields: Some(Fields::parse(vec!["id".into()]).unwrap()),
+                fields: Some(vec!["id".into()]),
                 changed: vec!["a.b".into()],
                 may_be_stale: true,
                 attempt: 3,

@@ -66,7 +66,7 @@ pub use lane::{Allowance, Credit, FRESH, Lane, Pace, Way};
 pub use masked::MaskedChange;
 pub use network::{Network, NotANetwork};
 pub use outcome::{Attempt, DeliveryState, Outcome};
-pub use posted::{Posted, Told};
+pub use posted::{NamedEvent, Posted};
 pub use rules::{Debounce, PayloadFormat, PayloadMode, Rules, SignatureKind};
 pub use schedule::RetrySchedule;
 pub use secret::EndpointSecret;

@@ -1,8 +1,8 @@
-//! What an attempt has posted, and how it is put together again when somebody looks.
+//! What an attempt has posted, and how its body is rebuilt when somebody looks.
 //!
-//! The history keeps no payloads: EVENTS holds every state for as long as events are kept. An attempt notes whose state it sent,
-//! under which projection, and the hash of the body, so that a body that was put together again is shown only if it is the one
-//! that was sent.
+//! The history keeps no payloads: EVENTS holds every state for as long as events are kept. An attempt records whose state it
+//! sent, which of its fields, and the hash of the body, so that a rebuilt body is shown only if it is the one that was sent.
+//! Rejected: payloads in SQL, which would store each state once for each webhook and attempt.
 
 use std::fmt::Write;
 
@@ -18,17 +18,18 @@ use crate::{CloudEvent, EventType, Extensions, Fields, PayloadEvent, PayloadForm
 pub struct Posted {
     /// Whose state the body is, or has as its `data`.
     pub payload_of: PayloadEvent,
-    /// The delivery is of a burst: it told of the event whose state it carried.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub is_burst: bool,
-    /// The time of the event that it told of, where the history's milliseconds do not say all of it.
+    /// The event that the headers name, if it is not the delivery's own: the last one of a burst.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub named: Option<PayloadEvent>,
+    /// The time of the delivery's event, where the history's milliseconds in UTC do not say all of it.
     #[serde(with = "time::serde::rfc3339::option", default, skip_serializing_if = "Option::is_none")]
     pub triggered_at: Option<OffsetDateTime>,
-    /// What of the state was sent; all of it if absent.
+    /// The paths of the state that were sent; all of it if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub fields: Option<Fields>,
-    #[serde(default, skip_serializing_if = "is_resource")]
-    pub format: PayloadFormat,
+    pub fields: Option<Vec<String>>,
+    /// The name of the format; that of [`PayloadFormat::Resource`] if absent. Services that do not know it hand it on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub format: Option<String>,
     /// The paths in `X-Shopery-Fields-Changed`, and how many it left out.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub changed: Vec<String>,
@@ -41,18 +42,14 @@ pub struct Posted {
     pub sha256: String,
 }
 
-fn is_resource(format: &PayloadFormat) -> bool {
-    *format == PayloadFormat::Resource
-}
-
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
 fn is_zero(number: &u32) -> bool {
     *number == 0
 }
 
-/// The event that a delivery tells of: its own, but for one of a burst, which tells of the last event of that.
+/// The event that the headers of a delivery name: its own, but for one of a burst, which names the last event of that.
 #[derive(Debug, Clone, Copy)]
-pub struct Told<'a> {
+pub struct NamedEvent<'a> {
     pub source: &'a str,
     pub id: &'a str,
     pub event_type: EventType,
@@ -61,7 +58,7 @@ pub struct Told<'a> {
     pub at: OffsetDateTime,
 }
 
-impl Told<'_> {
+impl NamedEvent<'_> {
     /// The body of a POST: a state as `fields` has left it, in the format that the webhook asks for.
     pub fn body(
         self,
@@ -104,12 +101,18 @@ impl Posted {
         text
     }
 
-    /// The body that was sent, from the state that EVENTS holds; `None` if it comes out otherwise. `extensions` are those of
-    /// the event that was told of, which a job carries only if its webhook asked for CloudEvents when it was routed.
-    pub fn body(&self, told: Told<'_>, state: &Bytes, extensions: &Extensions) -> Option<Bytes> {
-        let data = self.fields.as_ref().map_or_else(|| state.clone(), |fields| fields.project(state));
+    /// `None` if this version does not know it.
+    pub fn format(&self) -> Option<PayloadFormat> {
+        self.format.as_deref().map_or(Some(PayloadFormat::Resource), |name| name.parse().ok())
+    }
+
+    /// The body that was sent, rebuilt from the state that EVENTS holds; `None` if the result differs. `extensions` are those of
+    /// the delivery's event, which a job carries only if its webhook asked for CloudEvents when it was routed.
+    pub fn body(&self, named: NamedEvent<'_>, state: &Bytes, extensions: &Extensions) -> Option<Bytes> {
+        let (format, fields) = (self.format()?, self.fields.clone().map(Fields::parse).transpose().ok()?);
+        let data = fields.map_or_else(|| state.clone(), |fields| fields.project(state));
         let bodies = [extensions, &Extensions::default()];
-        let mut bodies = bodies.into_iter().map(|it| told.body(self.format, &data, &self.payload_of, it));
+        let mut bodies = bodies.into_iter().map(|it| named.body(format, &data, &self.payload_of, it));
         bodies.find(|body| Self::hash(body) == self.sha256)
     }
 }
@@ -124,13 +127,12 @@ mod tests {
         let at = datetime!(2026-11-24 10:00 UTC);
         let payload_of =
             PayloadEvent { source: "orders".into(), id: "evt_1".into(), version: StateVersion::of(at, at, 7) };
-        let fields = Some(Fields::parse(vec!["id".to_owned()]).unwrap());
         Posted {
             payload_of,
-            is_burst: false,
+            named: None,
             triggered_at: None,
-            fields,
-            format,
+            fields: Some(vec!["id".to_owned()]),
+            format: (format != PayloadFormat::Resource).then(|| format.name().to_owned()),
             changed: vec![],
             changed_omitted: 0,
             headers: vec![],
@@ -139,20 +141,20 @@ mod tests {
     }
 
     #[test]
-    fn a_body_is_put_together_again_or_it_is_none() {
+    fn a_body_is_rebuilt_or_there_is_none() {
         let at = datetime!(2026-11-24 10:00 UTC);
-        let told =
-            Told { source: "orders", id: "evt_1", event_type: "order-paid".parse().unwrap(), resource: "order/1", at };
+        let (event_type, resource) = ("order-paid".parse().unwrap(), "order/1");
+        let named = NamedEvent { source: "orders", id: "evt_1", event_type, resource, at };
         let state = Bytes::from_static(b"{\"id\":\"1\",\"total\":59.80}");
         let none = Extensions::default();
         let extensions: Extensions = serde_json::from_str(r#"{"partitionkey":"eu"}"#).unwrap();
         let sent = Bytes::from_static(b"{\"id\":\"1\"}");
         let plain = posted(PayloadFormat::Resource, &sent);
-        assert_eq!(plain.body(told, &state, &none), Some(sent.clone()));
-        assert_eq!(plain.body(told, &Bytes::from_static(b"{\"id\":\"2\"}"), &none), None);
+        assert_eq!(plain.body(named, &state, &none), Some(sent.clone()));
+        assert_eq!(plain.body(named, &Bytes::from_static(b"{\"id\":\"2\"}"), &none), None);
         for carried in [&none, &extensions] {
-            let whole = told.body(PayloadFormat::CloudEvent, &sent, &plain.payload_of, carried);
-            let found = posted(PayloadFormat::CloudEvent, &whole).body(told, &state, &extensions);
+            let whole = named.body(PayloadFormat::CloudEvent, &sent, &plain.payload_of, carried);
+            let found = posted(PayloadFormat::CloudEvent, &whole).body(named, &state, &extensions);
             assert_eq!(found, Some(whole));
         }
         // sha256sum says so.

@@ -8,15 +8,19 @@ use std::time::Duration;
 use http::header::{HeaderName, RETRY_AFTER};
 use http::{HeaderMap, Response, StatusCode};
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use shopery_model::{Answer, Credentials, Fault};
 use time::OffsetDateTime;
 use tokio::time::Instant;
 
 /// A body is read so far, so that its connection can be used again.
 const MAX_BODY: usize = 16 * 1024;
-/// So many bytes of headers go to the history, names and values.
-const KEPT_HEADERS: usize = 4 * 1024;
+/// A body is read on for so long, so that a secret that the endpoint repeats at the end of what is kept is known as one.
+const MARGIN: usize = 1024;
+/// Maximum length of the body in the history, written as JSON: a control character takes six bytes there.
+const MAX_KEPT: usize = 16 * 1024;
+/// Maximum bytes of response headers in the history, names and values.
+const MAX_KEPT_HEADERS: usize = 4 * 1024;
 /// How long it is waited for after the status.
 const BODY_TIME: Duration = Duration::from_secs(1);
 /// The longest that an endpoint can ask for.
@@ -58,13 +62,14 @@ impl Reply {
         let mut body = Vec::new();
         let deadline = deadline.min(Instant::now() + BODY_TIME);
         let oddity = loop {
-            if body.len() > MAX_BODY {
-                break Some(format!("the answer's body is over {} KiB; its start was read", MAX_BODY / 1024));
+            if body.len() > MAX_BODY + MARGIN {
+                break Some(too_long());
             }
             match tokio::time::timeout_at(deadline, rest.frame()).await {
                 Ok(None) => break None,
                 Ok(Some(Ok(frame))) => body.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data)),
                 Ok(Some(Err(_))) => break Some("the answer's body broke off".to_owned()),
+                Err(_) if rest.size_hint().lower() > MAX_BODY as u64 => break Some(too_long()),
                 Err(_) => break Some(format!("the answer's body did not end within {} s", BODY_TIME.as_secs())),
             }
         };
@@ -85,14 +90,19 @@ impl Reply {
         // A NUL is no text to PostgreSQL. Secrets go before the rest does, or half of one could stay.
         let shown = |bytes: &[u8]| credentials.hide_in(String::from_utf8_lossy(bytes).replace('\0', "\u{fffd}"));
         let mut body = shown(&self.body);
-        body.truncate(body.floor_char_boundary(MAX_BODY));
-        let mut room = KEPT_HEADERS;
+        if self.body.len() > MAX_BODY {
+            // Its end may be half of a secret.
+            body.truncate(body.floor_char_boundary(body.len().saturating_sub(MARGIN)));
+        }
+        body.truncate(kept(&body));
+        let mut room = MAX_KEPT_HEADERS;
         let mut headers = Vec::with_capacity(self.headers.len().min(64));
         for (name, value) in &self.headers {
             let value = shown(value.as_bytes());
-            let Some(left) = room.checked_sub(name.as_str().len() + value.len()) else { break };
-            room = left;
-            headers.push((name.as_str().to_owned(), value));
+            if let Some(left) = room.checked_sub(name.as_str().len() + value.len()) {
+                room = left;
+                headers.push((name.as_str().to_owned(), value));
+            }
         }
         Answer {
             duration: Duration::ZERO,
@@ -104,6 +114,25 @@ impl Reply {
             note: self.oddity,
         }
     }
+}
+
+fn too_long() -> String {
+    format!("the answer's body is over {} KiB; its start was read", MAX_BODY / 1024)
+}
+
+/// How much of a text has at most [`MAX_KEPT`] bytes as JSON.
+fn kept(text: &str) -> usize {
+    let written = |c: char| match c {
+        '"' | '\\' | '\n' | '\r' | '\t' => 2,
+        c if u32::from(c) < 0x20 => 6,
+        c => c.len_utf8(),
+    };
+    let mut length = 0;
+    let beyond = text.char_indices().find(|(_, c)| {
+        length += written(*c);
+        length > MAX_KEPT
+    });
+    beyond.map_or(text.len(), |(place, _)| place)
 }
 
 pub(crate) fn failed(fault: Fault, detail: String) -> Answer {
@@ -182,6 +211,29 @@ mod tests {
         ] {
             let asked = retry_after(&headers(RETRY_AFTER, value), now);
             assert_eq!(asked.map(|asked| asked.as_secs()), seconds, "{value:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_kept_of_a_body_is_bounded_as_json() {
+        for (text, length) in [("x", MAX_KEPT), ("\u{1}", MAX_KEPT / 6), ("\n", MAX_KEPT / 2), ("é", MAX_KEPT)] {
+            let long = text.repeat(MAX_KEPT * 2);
+            assert_eq!(kept(&long), length / text.len() * text.len(), "{text:?}");
+        }
+        assert_eq!(kept("short"), 5);
+    }
+
+    #[test]
+    fn a_secret_at_the_end_of_what_was_read_is_not_half_kept() {
+        let credentials = Credentials::new(shopery_model::EndpointSecret::generate().unwrap());
+        let secret = credentials.secret.expose().to_owned();
+        let start = &secret["whsec_".len()..][..4];
+        for cut in [MAX_BODY - 20, MAX_BODY + MARGIN - 20] {
+            let mut body = "x".repeat(cut) + &secret;
+            body.truncate(MAX_BODY + MARGIN + 1);
+            let reply = Reply { body: body.into(), is_complete: false, ..Reply::of_status(StatusCode::OK) };
+            let kept = reply.answer(&credentials).body;
+            assert!(!kept.contains(start), "{}", &kept[kept.len() - 40..]);
         }
     }
 

@@ -14,10 +14,11 @@ use std::sync::OnceLock;
 
 use sea_orm::sea_query::Expr;
 use sea_orm::{
-    ColumnTrait, Condition, ConnectionTrait, DatabaseBackend, DatabaseTransaction, DbErr, EntityTrait, Order,
+    ColumnTrait, Condition, ConnectionTrait, DatabaseBackend, DatabaseTransaction, DbErr, EntityTrait, Iterable, Order,
     QueryFilter, QueryOrder, QuerySelect, Statement, TransactionTrait, Value,
 };
-use serde::{Deserialize, Serialize};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer, Serialize};
 use shopery_model::{DeliveryId, DeliveryState, Fault, Outcome, Posted, TenantId, WebhookId};
 use time::{Duration, OffsetDateTime};
 
@@ -72,11 +73,17 @@ pub struct AttemptRecord {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub response_headers: Vec<(String, String)>,
     /// `None` in rows of before attempts told it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "known")]
     pub posted: Option<Posted>,
     /// What was odd about the exchange.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
+}
+
+/// What a newer version may have written in another form is not known here; the rest of the row is.
+fn known<'de, D: Deserializer<'de>, T: DeserializeOwned>(deserializer: D) -> Result<Option<T>, D::Error> {
+    let value = serde_json::Value::deserialize(deserializer)?;
+    Ok(serde_json::from_value(value).ok())
 }
 
 #[derive(Debug, Clone, Default)]
@@ -127,19 +134,24 @@ impl Store {
             )
             .add(filter.times.updated(Column::UpdatedAt))
             .add_option(after.map(|cursor| Column::Id.lt(cursor.0.as_str())));
-        let matching = delivery::Entity::find().filter(matching);
+        // Attempts are long, and a list does not show them.
+        let columns = Column::iter().filter(|column| !matches!(column, Column::Attempts));
+        let matching = delivery::Entity::find().filter(matching).select_only().columns(columns);
+        let matching = matching.expr_as(Expr::val(""), "attempts");
         let Some(min) = updated_at_min else {
-            return page(matching.order_by_desc(Column::Id).limit(limit + 1).all(&self.db).await?, limit);
+            return page(matching.order_by_desc(Column::Id).limit(limit + 1).into_model().all(&self.db).await?, limit);
         };
         // What has changed since then was made since then, but for what is late, which has an index of its own.
         let border = DeliveryId::first_at(min.checked_sub(LATE).unwrap_or(OffsetDateTime::UNIX_EPOCH)).to_string();
         let newer = matching.clone().filter(Column::Id.gte(&border)).order_by_desc(Column::Id).limit(limit + 1);
-        let mut rows = newer.all(&self.db).await?;
+        let mut rows: Vec<delivery::Model> = newer.into_model().all(&self.db).await?;
         let left = (limit + 1).saturating_sub(rows.len() as u64);
         if left > 0 {
             let late = matching.filter(Column::Id.lt(border)).filter(Column::LateAt.gte(to_millis(min)));
             // An order by the id itself would tempt the database to look through all ids.
-            rows.extend(late.order_by(Expr::cust("id || ''"), Order::Desc).limit(left).all(&self.db).await?);
+            rows.extend(
+                late.order_by(Expr::cust("id || ''"), Order::Desc).limit(left).into_model().all(&self.db).await?,
+            );
         }
         page(rows, limit)
     }

@@ -2,6 +2,7 @@
 //! takes no notice of what it is told.
 
 use std::net::Ipv4Addr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
@@ -97,20 +98,19 @@ impl Asker {
     }
 
     /// A request of a quiet tenant, which must be answered well.
-    pub async fn ask(&self, door: &Door, number: usize) -> anyhow::Result<()> {
-        self.perform(door.quiet, number).await.with_context(|| format!("at the door {}", door.name))
+    pub async fn ask(&self, door: &Door) -> anyhow::Result<()> {
+        self.perform(door.quiet).await.with_context(|| format!("at the door {}", door.name))
     }
 
     /// Asks on until it is dropped.
     pub fn ask_loudly(&self, door: &Door) -> JoinSet<()> {
         let mut loud = JoinSet::new();
-        for lane in 0..LANES {
+        for _ in 0..LANES {
             let (asker, what) = (self.clone(), door.loud);
             loud.spawn(async move {
-                // Each lane has numbers of its own, so that no batch repeats another.
-                for number in lane * 10_000.. {
+                loop {
                     // It pauses, whatever it is told, or this process would be what the machine is busy with.
-                    let _ = asker.perform(what, number).await;
+                    let _ = asker.perform(what).await;
                     tokio::time::sleep(BACK_OFF).await;
                 }
             });
@@ -118,7 +118,7 @@ impl Asker {
         loud
     }
 
-    async fn perform(&self, what: Ask, number: usize) -> anyhow::Result<()> {
+    async fn perform(&self, what: Ask) -> anyhow::Result<()> {
         let test = |url: &str| {
             let body = serde_json::json!({ "url": url });
             self.api(Method::POST, "/company/webhooks/test").json(&body)
@@ -133,7 +133,7 @@ impl Asker {
                 self.api(Method::GET, &path)
             }
             Ask::Events => self.api(Method::GET, "/company/events?limit=200"),
-            Ask::Batch(count) => self.batch(number, count),
+            Ask::Batch(count) => self.batch(count),
             Ask::SlowUpload => return self.upload_slowly().await,
             Ask::Connection => self.api(Method::GET, "/livez").header("Connection", "close"),
             Ask::HeldConnections => return self.hold_connections().await,
@@ -149,12 +149,15 @@ impl Asker {
         self.client.request(method, format!("http://{}{path}", self.api)).headers(self.headers.clone())
     }
 
-    fn batch(&self, number: usize, count: usize) -> RequestBuilder {
+    fn batch(&self, count: usize) -> RequestBuilder {
+        // No event repeats another one, of whichever line.
+        static PUBLISHED: AtomicUsize = AtomicUsize::new(0);
+        let first = PUBLISHED.fetch_add(count, Ordering::Relaxed);
         let mut json = String::with_capacity(800 * count);
         for event in 0..count {
             json.push(if event == 0 { '[' } else { ',' });
             // No sheet has this number: nothing of it is delivered.
-            payload::push_event(&mut json, Kind::Order, 99, number * count + event);
+            payload::push_event(&mut json, Kind::Order, 99, first + event);
         }
         json.push(']');
         let request = self.client.post(format!("http://{}/events", self.ingest)).headers(self.publisher.clone());

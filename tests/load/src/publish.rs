@@ -69,7 +69,7 @@ impl Lane {
     async fn send(&mut self, sheet: &Sheet, events: Range<usize>) -> anyhow::Result<()> {
         if let Self::Ask { asker, door } = self {
             for number in events {
-                asker.ask(door, number).await?;
+                asker.ask(door).await?;
                 sheet.answered(number);
             }
             return Ok(());

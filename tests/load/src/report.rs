@@ -101,9 +101,12 @@ pub fn targets(findings: &Findings) -> Vec<Target> {
     // And of each door.
     let doors: Vec<_> = findings.lines.iter().filter(|line| line.row == Row::J).collect();
     for door in doors.chunks_exact(2) {
-        let [Some(alone), Some(beside)] = [door[0].tally.latency, door[1].tally.latency] else { continue };
-        let ratio = beside.p99.as_secs_f64() / alone.p99.as_secs_f64();
         let what = format!("j: {}: p99 <= 3x alone", door[1].name);
+        let [Some(alone), Some(beside)] = [door[0].tally.latency, door[1].tally.latency] else {
+            judge(what, "no answer".to_owned(), false);
+            continue;
+        };
+        let ratio = beside.p99.as_secs_f64() / alone.p99.as_secs_f64();
         judge(what, format!("{ratio:.2}x"), ratio <= DOOR_FACTOR);
     }
     for line in &findings.lines {
