@@ -9,7 +9,7 @@ use axum::http::HeaderMap;
 use bytes::Bytes;
 use serde::Serialize;
 use shopery_http::{Permission, Problem};
-use shopery_model::{EventType, Extensions, NamedEvent, PayloadEvent, PayloadFormat, Posted, TenantId};
+use shopery_model::{EventType, Extensions, NamedEvent, PayloadEvent, PayloadFormat, Posted, StateVersion, TenantId};
 use shopery_sender::Message;
 use shopery_store::{AttemptRecord, DeliveryRecord};
 use time::OffsetDateTime;
@@ -97,7 +97,7 @@ impl Attempt {
         let headers = record.posted.as_ref().map(|posted| sent_headers(&record, posted, delivery, tenant));
         let response = record.status.map(|status| ResponsePart {
             status,
-            headers: record.response_headers.into_iter().map(|(name, value)| ResponseHeader { name, value }).collect(),
+            headers: response_headers(&record.response_headers),
             body: record.response_body,
         });
         Self {
@@ -110,7 +110,7 @@ impl Attempt {
                 url: record.url,
                 bytes: record.request_bytes,
                 headers: headers.unwrap_or_default(),
-                sha256: record.posted.map(|posted| posted.sha256),
+                sha256: record.posted.and_then(|posted| posted.hash_in_hexadecimal()),
                 body: None,
                 body_unavailable: None,
             },
@@ -119,6 +119,22 @@ impl Attempt {
             note: record.note,
         }
     }
+}
+
+fn response_headers(text: &str) -> Vec<ResponseHeader> {
+    let lines = text.lines().filter_map(|line| line.split_once(": "));
+    lines.map(|(name, value)| ResponseHeader { name: name.to_owned(), value: value.to_owned() }).collect()
+}
+
+/// The event whose state was sent; `None` if that was not kept, or not in a form that this version knows.
+fn payload_of(posted: &Posted, delivery: &DeliveryRecord) -> Option<PayloadEvent> {
+    if let Some(of) = &posted.payload_of {
+        return Some(of.clone());
+    }
+    let stored_at = OffsetDateTime::from_unix_timestamp_nanos(posted.stored_ns?.into()).ok()?;
+    let (source, id) = (delivery.source.clone().unwrap_or_default(), delivery.event_id.clone());
+    let at = posted.triggered_at.unwrap_or(delivery.triggered_at);
+    Some(PayloadEvent { source, id, version: StateVersion::of(at, stored_at, delivery.event_sequence) })
 }
 
 /// The event that the headers named.
@@ -140,7 +156,9 @@ fn sent_headers(
     tenant: &TenantId,
 ) -> BTreeMap<String, String> {
     let known = EventType::of_stored(&delivery.event_type).ok().zip(posted.format());
-    let Some((event_type, format)) = known else { return BTreeMap::new() };
+    let Some(((event_type, format), payload_of)) = known.zip(payload_of(posted, delivery)) else {
+        return BTreeMap::new();
+    };
     let named = named(posted, delivery, event_type);
     let message = Message {
         webhook_id: delivery.id.clone(),
@@ -150,7 +168,7 @@ fn sent_headers(
         webhook: Some(delivery.webhook_id.clone()),
         tenant: tenant.as_str(),
         triggered_at: named.at,
-        payload_of: Some(&posted.payload_of),
+        payload_of: Some(&payload_of),
         changed: &posted.changed,
         changed_omitted: usize::try_from(posted.changed_omitted).unwrap_or(usize::MAX),
         attempt: record.number,
@@ -203,12 +221,13 @@ async fn body(
     posted: &Posted,
     delivery: &DeliveryRecord,
 ) -> Result<Result<String, &'static str>, Problem> {
+    const NOT_KEPT: &str = "what this attempt has sent was recorded by another version";
     const NOT_HELD: &str = "the event whose state was sent is no longer held";
     let Ok(event_type) = EventType::of_stored(&delivery.event_type) else {
         return Ok(Err("the event type is not known to this version"));
     };
     let named = named(posted, delivery, event_type);
-    let of = &posted.payload_of;
+    let Some(of) = payload_of(posted, delivery) else { return Ok(Err(NOT_KEPT)) };
     let read = async |sequence: u64, id: &str| {
         let state = app.queue.acknowledged_state_at(sequence).await.map_err(|error| queue_problem(&error))?;
         Ok::<_, Problem>(state.filter(|state| state.tenant == *tenant && state.event.id == id))
@@ -223,7 +242,7 @@ async fn body(
         read(delivery.event_sequence, &delivery.event_id).await?.map(|own| own.event.extensions)
     };
     let is_own_held = own.is_some();
-    let body = posted.body(named, &state.event.data, &own.unwrap_or_default());
+    let body = posted.body(named, &of, &state.event.data, &own.unwrap_or_default());
     Ok(match body.map(|body| String::from_utf8(body.into())) {
         Some(Ok(body)) => Ok(body),
         _ if is_own_held => Err("the rebuilt body differs from what was sent"),

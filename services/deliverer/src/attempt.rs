@@ -8,7 +8,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use shopery_model::{
-    Answer, Attempt, AttemptId, DeliveryState, Fault, Job, JobMeta, Outcome, PayloadEvent, Posted, RetrySchedule,
+    Answer, Attempt, AttemptId, DeliveryState, Fault, Job, JobMeta, Outcome, Posted, RetrySchedule, StateVersion,
     Verdict, Webhook,
 };
 use shopery_queue::{Outgoing, Progress, PublishError, Queue, SentState, newest, subject, trace};
@@ -52,6 +52,8 @@ pub(crate) enum Tried {
 pub(crate) struct Attempted {
     pub(crate) answer: Answer,
     pub(crate) posted: Posted,
+    /// Of the state that was sent.
+    pub(crate) version: StateVersion,
     started_at: OffsetDateTime,
     url: String,
     bytes: usize,
@@ -139,8 +141,9 @@ impl Attempter {
         let answer = answer.context("the attempt was not made")?;
         self.note(&answer, &span);
         let url = webhook.url.to_string();
+        let version = payload.of.version;
         let posted = payload::posted(meta, webhook, payload, &body);
-        Ok(Tried::Attempted(Box::new(Attempted { answer, posted, started_at, url, bytes: body.len(), span })))
+        Ok(Tried::Attempted(Box::new(Attempted { answer, posted, version, started_at, url, bytes: body.len(), span })))
     }
 
     pub(crate) fn verdict(&self, meta: &JobMeta, attempted: &Attempted) -> Verdict {
@@ -156,7 +159,7 @@ impl Attempter {
     ) -> anyhow::Result<Outcome> {
         let verdict = self.verdict(&job.meta, &attempted);
         if verdict == Verdict::Delivered {
-            self.note_accepted(&job.meta, &attempted.posted.payload_of).await?;
+            self.note_accepted(&job.meta, attempted.version).await?;
         }
         let next_attempt_at = match verdict {
             Verdict::RetryAfter(delay) => Some(self.schedule_retry(&job, delay, &attempted.span, parent).await?),
@@ -171,13 +174,13 @@ impl Attempter {
     }
 
     /// Keeps what has to be known of a delivery that was accepted: that a deletion was makes it final.
-    async fn note_accepted(&self, meta: &JobMeta, payload_of: &PayloadEvent) -> anyhow::Result<()> {
-        if payload_of.version != meta.payload_event().version {
+    async fn note_accepted(&self, meta: &JobMeta, version: StateVersion) -> anyhow::Result<()> {
+        if version != meta.payload_event().version {
             // Of what the router decided about, the endpoint was told something newer in its place.
             self.queue.announce_undelivered(&[meta.delivery]).await;
         }
         if meta.event_type.is_deletion() {
-            let sent = SentState { version: payload_of.version, delivery: meta.delivery };
+            let sent = SentState { version, delivery: meta.delivery };
             let deletion = |progress: &mut Progress| progress.deletion = Some(newest(progress.deletion, sent));
             self.queue.update_progress(meta, deletion).await?;
         }

@@ -356,7 +356,7 @@ impl Drain<'_> {
         let mut update = Update::default();
         let (state, due_at) = match verdict {
             Verdict::Delivered => {
-                let sent = SentState { version: attempted.posted.payload_of.version, delivery: meta.delivery };
+                let sent = SentState { version: attempted.version, delivery: meta.delivery };
                 update.sent = Some(sent);
                 update.deletion = Some(sent).filter(|_| meta.event_type.is_deletion());
                 (DeliveryState::Delivered, None)

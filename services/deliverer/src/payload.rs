@@ -165,10 +165,13 @@ pub(crate) fn posted(meta: &JobMeta, webhook: &Webhook, payload: Payload, body: 
     let headers = webhook.credentials.as_deref().map(|it| it.headers.iter().map(|(name, _)| name.to_owned()).collect());
     let at = meta.triggered_at;
     let is_whole = at.offset().is_utc() && at.nanosecond().is_multiple_of(1_000_000);
+    let named = last_of_burst(meta, rules).cloned();
+    let is_own = named.is_none() && meta.payload_of.is_none() && payload.of == meta.payload_event();
     Posted {
-        named: last_of_burst(meta, rules).cloned(),
+        stored_ns: meta.stored_ns.filter(|_| is_own),
+        payload_of: (!is_own || meta.stored_ns.is_none()).then_some(payload.of),
+        named,
         triggered_at: (!is_whole).then_some(at),
-        payload_of: payload.of,
         fields: payload.fields,
         format: (rules.format != PayloadFormat::Resource).then(|| rules.format.name().to_owned()),
         changed: changed.to_vec(),

@@ -100,8 +100,8 @@ pub struct Answer {
     pub retry_after: Option<Duration>,
     /// The start of the response body, for the history.
     pub body: String,
-    /// The headers of the response, for the history too.
-    pub headers: Vec<(String, String)>,
+    /// The headers of the response, for the history too: `name: value`, a line each.
+    pub headers: String,
     /// What was odd, and did not decide: a body that broke off, a request that was sent again.
     pub note: Option<String>,
 }
@@ -148,7 +148,7 @@ mod tests {
             fault: fault.map(|fault| (fault, String::new())),
             retry_after: None,
             body: String::new(),
-            headers: Vec::new(),
+            headers: String::new(),
             note: None,
         };
         let id =

@@ -105,9 +105,9 @@ pub struct Attempt {
     pub status: Option<u16>,
     /// The start of the response body.
     pub response_body: String,
-    /// Those that came first.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub response_headers: Vec<(String, String)>,
+    /// `name: value`, a line each: one text, since hardly anybody reads them.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub response_headers: String,
     /// `None` in outcomes of before attempts told it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub posted: Option<Posted>,

@@ -4,9 +4,9 @@
 //! sent, which of its fields, and the hash of the body, so that a rebuilt body is shown only if it is the one that was sent.
 //! Rejected: payloads in SQL, which would store each state once for each webhook and attempt.
 
-use std::fmt::Write;
-
 use aws_lc_rs::digest::{SHA256, digest};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
@@ -16,8 +16,13 @@ use crate::{CloudEvent, EventType, Extensions, Fields, PayloadEvent, PayloadForm
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Posted {
-    /// Whose state the body is, or has as its `data`.
-    pub payload_of: PayloadEvent,
+    /// Since when EVENTS has the delivery's event, in nanoseconds, if the body is of its state. The rest of what a
+    /// [`PayloadEvent`] says is in the row of the delivery, and most attempts are of this kind.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stored_ns: Option<i64>,
+    /// Whose state the body is otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub payload_of: Option<PayloadEvent>,
     /// The event that the headers name, if it is not the delivery's own: the last one of a burst.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub named: Option<PayloadEvent>,
@@ -38,7 +43,7 @@ pub struct Posted {
     /// The names of the webhook's own headers. Their values are secrets.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub headers: Vec<String>,
-    /// SHA-256 of the body, in hexadecimal digits.
+    /// SHA-256 of the body, in base64url.
     pub sha256: String,
 }
 
@@ -93,12 +98,13 @@ impl NamedEvent<'_> {
 
 impl Posted {
     pub fn hash(body: &[u8]) -> String {
-        let mut text = String::with_capacity(64);
-        for byte in digest(&SHA256, body).as_ref() {
-            // Writing to a String cannot fail.
-            let _ = write!(text, "{byte:02x}");
-        }
-        text
+        URL_SAFE_NO_PAD.encode(digest(&SHA256, body))
+    }
+
+    /// The hash as people compare it: 64 hexadecimal digits.
+    pub fn hash_in_hexadecimal(&self) -> Option<String> {
+        let bytes = URL_SAFE_NO_PAD.decode(&self.sha256).ok()?;
+        Some(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
     }
 
     /// `None` if this version does not know it.
@@ -108,11 +114,17 @@ impl Posted {
 
     /// The body that was sent, rebuilt from the state that EVENTS holds; `None` if the result differs. `extensions` are those of
     /// the delivery's event, which a job carries only if its webhook asked for CloudEvents when it was routed.
-    pub fn body(&self, named: NamedEvent<'_>, state: &Bytes, extensions: &Extensions) -> Option<Bytes> {
+    pub fn body(
+        &self,
+        named: NamedEvent<'_>,
+        payload_of: &PayloadEvent,
+        state: &Bytes,
+        extensions: &Extensions,
+    ) -> Option<Bytes> {
         let (format, fields) = (self.format()?, self.fields.clone().map(Fields::parse).transpose().ok()?);
         let data = fields.map_or_else(|| state.clone(), |fields| fields.project(state));
         let bodies = [extensions, &Extensions::default()];
-        let mut bodies = bodies.into_iter().map(|it| named.body(format, &data, &self.payload_of, it));
+        let mut bodies = bodies.into_iter().map(|it| named.body(format, &data, payload_of, it));
         bodies.find(|body| Self::hash(body) == self.sha256)
     }
 }
@@ -124,11 +136,9 @@ mod tests {
     use time::macros::datetime;
 
     fn posted(format: PayloadFormat, body: &[u8]) -> Posted {
-        let at = datetime!(2026-11-24 10:00 UTC);
-        let payload_of =
-            PayloadEvent { source: "orders".into(), id: "evt_1".into(), version: StateVersion::of(at, at, 7) };
         Posted {
-            payload_of,
+            stored_ns: Some(1_795_514_400_000_000_000),
+            payload_of: None,
             named: None,
             triggered_at: None,
             fields: Some(vec!["id".to_owned()]),
@@ -146,18 +156,21 @@ mod tests {
         let (event_type, resource) = ("order-paid".parse().unwrap(), "order/1");
         let named = NamedEvent { source: "orders", id: "evt_1", event_type, resource, at };
         let state = Bytes::from_static(b"{\"id\":\"1\",\"total\":59.80}");
+        let payload_of =
+            PayloadEvent { source: "orders".into(), id: "evt_1".into(), version: StateVersion::of(at, at, 7) };
         let none = Extensions::default();
         let extensions: Extensions = serde_json::from_str(r#"{"partitionkey":"eu"}"#).unwrap();
         let sent = Bytes::from_static(b"{\"id\":\"1\"}");
         let plain = posted(PayloadFormat::Resource, &sent);
-        assert_eq!(plain.body(named, &state, &none), Some(sent.clone()));
-        assert_eq!(plain.body(named, &Bytes::from_static(b"{\"id\":\"2\"}"), &none), None);
+        assert_eq!(plain.body(named, &payload_of, &state, &none), Some(sent.clone()));
+        assert_eq!(plain.body(named, &payload_of, &Bytes::from_static(b"{\"id\":\"2\"}"), &none), None);
         for carried in [&none, &extensions] {
-            let whole = named.body(PayloadFormat::CloudEvent, &sent, &plain.payload_of, carried);
-            let found = posted(PayloadFormat::CloudEvent, &whole).body(named, &state, &extensions);
+            let whole = named.body(PayloadFormat::CloudEvent, &sent, &payload_of, carried);
+            let found = posted(PayloadFormat::CloudEvent, &whole).body(named, &payload_of, &state, &extensions);
             assert_eq!(found, Some(whole));
         }
         // sha256sum says so.
-        assert_eq!(Posted::hash(b""), "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
+        let hexadecimal = posted(PayloadFormat::Resource, b"").hash_in_hexadecimal().unwrap();
+        assert_eq!(hexadecimal, "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
     }
 }

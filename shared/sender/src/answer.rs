@@ -96,12 +96,12 @@ impl Reply {
         }
         body.truncate(kept(&body));
         let mut room = MAX_KEPT_HEADERS;
-        let mut headers = Vec::with_capacity(self.headers.len().min(64));
+        let mut headers = String::with_capacity(self.headers.len().min(64) * 40);
         for (name, value) in &self.headers {
             let value = shown(value.as_bytes());
             if let Some(left) = room.checked_sub(name.as_str().len() + value.len()) {
                 room = left;
-                headers.push((name.as_str().to_owned(), value));
+                headers.extend([name.as_str(), ": ", &value, "\n"]);
             }
         }
         Answer {
@@ -142,7 +142,7 @@ pub(crate) fn failed(fault: Fault, detail: String) -> Answer {
         fault: Some((fault, detail)),
         retry_after: None,
         body: String::new(),
-        headers: Vec::new(),
+        headers: String::new(),
         note: None,
     }
 }

@@ -70,8 +70,9 @@ pub struct AttemptRecord {
     /// Reason and detail.
     pub fault: Option<(String, String)>,
     pub response_body: String,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub response_headers: Vec<(String, String)>,
+    /// `name: value`, a line each.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub response_headers: String,
     /// `None` in rows of before attempts told it.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "known")]
     pub posted: Option<Posted>,

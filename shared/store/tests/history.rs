@@ -67,7 +67,7 @@ fn outcome(webhook: WebhookId, event: &str, attempt: u32, state: DeliveryState) 
             request_bytes: 9,
             status: Some(500),
             response_body: "no".to_owned(),
-            response_headers: Vec::new(),
+            response_headers: String::new(),
             posted: None,
             note: None,
         }),

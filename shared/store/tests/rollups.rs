@@ -44,7 +44,7 @@ fn outcome(random: &mut Random, webhooks: &[WebhookId], number: u64) -> Outcome 
         request_bytes: 1,
         status: None,
         response_body: String::new(),
-        response_headers: Vec::new(),
+        response_headers: String::new(),
         posted: None,
         note: None,
     });

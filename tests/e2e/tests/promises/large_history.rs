@@ -271,7 +271,7 @@ fn delivered(member: &Member, attempt: &AttemptId) -> Outcome {
             request_bytes: 1200,
             status: Some(200),
             response_body: "ok".to_owned(),
-            response_headers: Vec::new(),
+            response_headers: String::new(),
             posted: None,
             note: None,
         }),
