@@ -52,7 +52,7 @@ struct Request {
     url: String,
     bytes: u32,
     /// As they were sent, but for what is secret, which is `***`; without those of every HTTP request, such as `Host`. Absent in
-    /// attempts of before they were kept.
+    /// attempts of older versions.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     #[schema(example = json!({ "webhook-id": "dlv_01HA4XCG60CT4G3EWF4CKYM1MF", "x-shopery-secret": "***" }))]
     headers: BTreeMap<String, String>,

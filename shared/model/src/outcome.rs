@@ -108,7 +108,7 @@ pub struct Attempt {
     /// `name: value`, a line each: one text, since hardly anybody reads them.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub response_headers: String,
-    /// `None` in outcomes of before attempts told it.
+    /// `None` in outcomes of older versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub posted: Option<Posted>,
     /// What was odd about the exchange, for the merchant.

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 /// A body is read so far, so that its connection can be used again.
 const MAX_BODY: usize = 16 * 1024;
-/// A body is read on for so long, so that a secret that the endpoint repeats at the end of what is kept is known as one.
+/// Bytes of a body that are read beyond what is kept: a secret that the endpoint repeats there is seen whole, and masked.
 const MARGIN: usize = 1024;
 /// Maximum length of the body in the history, written as JSON: a control character takes six bytes there.
 const MAX_KEPT: usize = 16 * 1024;

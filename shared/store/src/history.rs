@@ -73,7 +73,7 @@ pub struct AttemptRecord {
     /// `name: value`, a line each.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub response_headers: String,
-    /// `None` in rows of before attempts told it.
+    /// `None` in rows of older versions.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "known")]
     pub posted: Option<Posted>,
     /// What was odd about the exchange.

@@ -1,4 +1,4 @@
-//! Nothing that an API says, whoever has written it, commands the terminal at which `shopery` shows it.
+//! No text from an API commands the terminal at which `shopery` shows it.
 
 use std::collections::BTreeSet;
 
