@@ -12,7 +12,7 @@
 //! | a status, and then something that is no HTTP | answered: the status decides |
 //! | anything else | perhaps processed |
 //!
-//! What was not processed is sent again at once, once, on a new connection. What was perhaps processed is left to the retries:
+//! What was not processed is sent again at once, three times at most, on a new connection. What was perhaps processed is left to the retries:
 //! the endpoint may be at it. That a kept connection has ended can, rarely, be the endpoint's crash amid the request; it
 //! is sent again all the same, since a receiver has to know a `webhook-id` that comes twice anyway.
 

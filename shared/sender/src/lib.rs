@@ -40,6 +40,9 @@ const AGENT: &str = concat!("Shopery-Webhooks/", env!("CARGO_PKG_VERSION"));
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a connection that has served a request may take to be good for another.
 const READY_TIMEOUT: Duration = Duration::from_millis(50);
+/// How often a request that an endpoint has not processed is sent again at once. Once is not enough: a server that takes other
+/// workers refuses what comes on a new connection too, if one of the old workers has accepted that.
+const MAX_RESENDS: usize = 3;
 /// Connections that there may be, however many descriptors there are.
 const MAX_CONNECTIONS: u64 = 16 * 1024;
 /// Descriptors that are left for everything else: connections to NATS and from clients, files.
@@ -155,9 +158,10 @@ impl Sender {
         (started, now): (Instant, OffsetDateTime),
     ) -> Result<Answer, Failure> {
         let deadline = started + TIMEOUT;
-        let mut resent: Option<(Refusal, Instant)> = None;
+        let mut refusals: Vec<Refusal> = Vec::new();
+        let mut refused_at = None;
         let (mut connection, reply) = loop {
-            let connection = self.pool.connection(origin, resent.map(|(_, at)| at));
+            let connection = self.pool.connection(origin, refused_at);
             let mut connection = tokio::time::timeout_at(deadline, connection).await.map_err(|_| no_answer())??;
             let posted = tokio::time::timeout_at(deadline, connection.post(request)).await;
             // The rest of the head is as odd as any rest.
@@ -168,15 +172,16 @@ impl Sender {
                     break (connection, reply);
                 }
                 Err(Broken::Answered(status)) => break (connection, Reply::of_status(status)),
-                Err(Broken::NotProcessed(refusal)) if resent.is_none() => {
+                Err(Broken::NotProcessed(refusal)) if refusals.len() < MAX_RESENDS => {
                     self.resent.get_or_create(&[("why", refusal.name().to_owned())]).inc();
                     if refusal == Refusal::Http11Required {
                         self.pool.refuses_http2(origin);
                     }
-                    resent = Some((refusal, Instant::now()));
+                    refusals.push(refusal);
+                    refused_at = Some(Instant::now());
                 }
                 Err(Broken::NotProcessed(refusal)) => {
-                    let why = format!("{}, and so it did again on a new one", refusal.what());
+                    let why = format!("{}; it took the request on none of {MAX_RESENDS} new ones", refusal.what());
                     return Err(Failure::Endpoint(Fault::ConnectionFailed, why));
                 }
                 Err(Broken::Unknown(failure)) => return Err(failure),
@@ -197,8 +202,12 @@ impl Sender {
             }
         }
         let mut answer = reply.answer(credentials);
-        if let Some((refusal, _)) = resent {
-            let resent = format!("{}; the request was sent again at once, on a new one", refusal.what());
+        if let Some(refusal) = refusals.last() {
+            let times = match refusals.len() {
+                1 => String::new(),
+                times => format!(", {times} times"),
+            };
+            let resent = format!("{}; the request was sent again at once, on a new one{times}", refusal.what());
             answer.note = Some(answer.note.map_or(resent.clone(), |note| format!("{resent}; {note}")));
         }
         Ok(answer)

@@ -313,10 +313,11 @@ fn tls(protocols: &[&[u8]]) -> (TlsAcceptor, std::path::PathBuf) {
     (TlsAcceptor::from(Arc::new(config)), path)
 }
 
-/// What an HTTP/2 endpoint does with the first request; the others get 200.
+/// What an HTTP/2 endpoint does with the first requests; the others get 200.
 #[derive(Clone, Copy)]
 enum First {
-    Reset(h2::Reason),
+    /// The number of them that are reset.
+    Reset(h2::Reason, usize),
     LargeHeaders,
 }
 
@@ -344,21 +345,21 @@ async fn http2(first: First) -> (SocketAddr, std::path::PathBuf, Arc<StdMutex<Ve
                 }
                 let mut connection = h2::server::handshake(stream).await.unwrap();
                 while let Some(Ok((_, mut respond))) = connection.accept().await {
-                    let is_first = {
+                    let place = {
                         let mut seen = seen.lock().unwrap();
                         seen.push("HTTP/2");
-                        seen.len() == 1
+                        seen.len()
                     };
                     let mut response = http::Response::new(());
                     match first {
-                        First::Reset(reason) if is_first => {
+                        First::Reset(reason, count) if place <= count => {
                             respond.send_reset(reason);
                             continue;
                         }
                         First::LargeHeaders => {
                             response.headers_mut().insert("x-large", "x".repeat(20 * 1024).parse().unwrap());
                         }
-                        First::Reset(_) => {}
+                        First::Reset(..) => {}
                     }
                     respond.send_response(response, true).unwrap();
                 }
@@ -371,10 +372,12 @@ async fn http2(first: First) -> (SocketAddr, std::path::PathBuf, Arc<StdMutex<Ve
 #[tokio::test]
 async fn http_2_says_what_it_has_not_processed() {
     for (first, status, protocols) in [
-        (First::Reset(h2::Reason::REFUSED_STREAM), Some(200), &["HTTP/2", "HTTP/2"][..]),
-        (First::Reset(h2::Reason::HTTP_1_1_REQUIRED), Some(200), &["HTTP/2", "HTTP/1.1"]),
+        (First::Reset(h2::Reason::REFUSED_STREAM, 1), Some(200), &["HTTP/2"; 2][..]),
+        (First::Reset(h2::Reason::REFUSED_STREAM, 3), Some(200), &["HTTP/2"; 4]),
+        (First::Reset(h2::Reason::REFUSED_STREAM, 4), None, &["HTTP/2"; 4]),
+        (First::Reset(h2::Reason::HTTP_1_1_REQUIRED, 1), Some(200), &["HTTP/2", "HTTP/1.1"]),
         // It may have been at it.
-        (First::Reset(h2::Reason::INTERNAL_ERROR), None, &["HTTP/2"]),
+        (First::Reset(h2::Reason::INTERNAL_ERROR, 1), None, &["HTTP/2"]),
         (First::LargeHeaders, Some(200), &["HTTP/2"]),
     ] {
         let (address, certificate, requests) = http2(first).await;
@@ -382,14 +385,14 @@ async fn http_2_says_what_it_has_not_processed() {
         let answer = post(&sender, &format!("https://{address}/")).await;
         assert_eq!(answer.status, status, "{answer:?}");
         assert_eq!(*requests.lock().unwrap(), protocols);
-        assert_eq!(answer.note.is_some(), protocols.len() > 1, "{answer:?}");
+        assert_eq!(answer.note.is_some(), status.is_some() && protocols.len() > 1, "{answer:?}");
         std::fs::remove_file(certificate).unwrap();
     }
 }
 
 #[tokio::test]
 async fn an_endpoint_that_wants_http_1_is_not_offered_http_2_again() {
-    let (address, certificate, requests) = http2(First::Reset(h2::Reason::HTTP_1_1_REQUIRED)).await;
+    let (address, certificate, requests) = http2(First::Reset(h2::Reason::HTTP_1_1_REQUIRED, 1)).await;
     let sender = sender(&[("SHOPERY_CA_FILE", certificate.to_str().unwrap())]);
     for _ in 0..3 {
         assert_eq!(post(&sender, &format!("https://{address}/")).await.status, Some(200));
