@@ -2,7 +2,8 @@
 //!
 //! - What the outbox names is brought in line within seconds, whatever has kept the api or the recorder from it.
 //! - All webhooks are compared with CONFIG at the start, whenever the bucket is another one, and otherwise a little at a time:
-//!   a safety net for what no outbox tells, such as a database that was restored.
+//!   a safety net for what no outbox tells, such as a database that was restored. Nobody waits for that, unless the bucket
+//!   is not complete.
 //! - A bucket that is new is filled, then marked as complete: routers and deliverers wait for that mark, and go on with
 //!   what they know until then. Its tombstones are written again, so that deliveries which wait for a webhook that was
 //!   deleted come to their end.
@@ -47,7 +48,7 @@ pub(crate) struct Reconciler {
 }
 
 impl Reconciler {
-    /// Runs until the drain begins. `starting` is over when CONFIG is complete.
+    /// Runs until the drain begins. `starting` is over once CONFIG is complete, which it mostly is before.
     pub(crate) async fn run(&self, starting: &Starting, shutdown: &Shutdown) -> anyhow::Result<()> {
         tokio::select! {
             () = self.keep_comparing(starting) => {}
@@ -68,10 +69,13 @@ impl Reconciler {
 
     async fn keep_comparing(&self, starting: &Starting) {
         let mut applied = self.published.applied();
-        // `None`: CONFIG was never compared, and those who start wait for that.
+        // `None`: CONFIG was never compared in this term.
         let mut next = None;
         loop {
             let is_complete = applied.borrow_and_update().is_complete;
+            if is_complete {
+                starting.over();
+            }
             let compare = async {
                 match next {
                     Some(next) if is_complete => {
