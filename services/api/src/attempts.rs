@@ -69,7 +69,7 @@ struct Request {
 
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = AttemptResponse)]
-struct ResponsePart {
+pub(crate) struct ResponsePart {
     status: u16,
     /// Those that fit in 4 KiB.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -85,6 +85,12 @@ struct ResponseHeader {
     value: String,
 }
 
+impl ResponsePart {
+    pub(crate) fn of(status: u16, headers: &str, body: String) -> Self {
+        Self { status, headers: response_headers(headers), body }
+    }
+}
+
 impl Attempt {
     /// As one of the attempts of a delivery, of which there may be hundreds.
     pub(crate) fn of(mut record: AttemptRecord, delivery: &DeliveryRecord, tenant: &TenantId) -> Self {
@@ -95,11 +101,8 @@ impl Attempt {
 
     fn whole(record: AttemptRecord, delivery: &DeliveryRecord, tenant: &TenantId) -> Self {
         let headers = record.posted.as_ref().map(|posted| sent_headers(&record, posted, delivery, tenant));
-        let response = record.status.map(|status| ResponsePart {
-            status,
-            headers: response_headers(&record.response_headers),
-            body: record.response_body,
-        });
+        let response =
+            record.status.map(|status| ResponsePart::of(status, &record.response_headers, record.response_body));
         Self {
             id: record.id,
             number: record.number,
@@ -172,6 +175,7 @@ fn sent_headers(
         changed: &posted.changed,
         changed_omitted: usize::try_from(posted.changed_omitted).unwrap_or(usize::MAX),
         attempt: record.number,
+        is_test: false,
         format,
         payload: Bytes::new(),
     };

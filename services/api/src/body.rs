@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use axum::body::Body;
 use axum::http::{HeaderMap, header};
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 use shopery_http::{Problem, read_body};
@@ -96,6 +96,12 @@ impl Fields {
         (read.len() == members.len()).then_some(read)
     }
 
+    /// An object whose values are strings that are no secret; an error names the member.
+    pub(crate) fn texts(&mut self, name: &'static str) -> Option<BTreeMap<String, String>> {
+        let members = self.members(name)?;
+        Some(members.into_iter().map(|(member, text)| (member, text.expose_secret().to_owned())).collect())
+    }
+
     /// A field that `null` clears: `Some(None)`. Any other value is read by `read`.
     pub(crate) fn clearable<T>(
         &mut self,
@@ -124,6 +130,11 @@ impl Fields {
             self.wrong.push(Invalid::new(name, "is missing"));
         }
         value
+    }
+
+    /// Whether something was wrong with this field.
+    pub(crate) fn has_refused(&self, name: &str) -> bool {
+        self.wrong.iter().any(|invalid| invalid.field == name)
     }
 
     /// Nothing may be wrong and nothing may be left.

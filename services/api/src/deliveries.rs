@@ -5,8 +5,8 @@ use axum::extract::{Path, RawQuery, State};
 use axum::http::HeaderMap;
 use serde::Serialize;
 use shopery_http::{Permission, Problem};
-use shopery_model::{DeliveryState, EventType, TenantId, WebhookId};
-use shopery_store::{AttemptRecord, DeliveryFilter, DeliveryRecord, Times};
+use shopery_model::{DeliveryState, EventType, Fault, TenantId, WebhookId};
+use shopery_store::{AttemptRecord, DeliveryFilter, DeliveryRecord, Order, Times};
 use time::OffsetDateTime;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
@@ -18,6 +18,8 @@ use crate::query::{List, Query};
 use crate::webhooks::no_such_webhook;
 use crate::{App, database_problem};
 
+const MAX_RESOURCE_CHARS: usize = 300;
+
 pub(crate) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new().routes(routes!(all)).routes(routes!(of_webhook)).routes(routes!(one))
 }
@@ -26,7 +28,7 @@ pub(crate) fn routes() -> OpenApiRouter<App> {
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = Delivery)]
-struct Resource {
+pub(crate) struct Resource {
     id: String,
     webhook_id: String,
     event_id: String,
@@ -46,6 +48,9 @@ struct Resource {
     updated_at: OffsetDateTime,
     #[serde(with = "shopery_control::timestamp::option")]
     next_attempt_at: Option<OffsetDateTime>,
+    /// What the endpoint has answered to the last attempt; absent if it has not answered, or the history does not have it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    response_status: Option<u16>,
     /// Why the last attempt failed, or why there was none.
     error: Option<Reason>,
     /// The delivery that tells the endpoint the same (duplicate), or newer (superseded); one that is `carrier_failed` relied on it.
@@ -64,7 +69,7 @@ pub(crate) struct Reason {
 }
 
 impl Resource {
-    fn of(record: DeliveryRecord, attempts: Option<Vec<Attempt>>) -> Self {
+    pub(crate) fn of(record: DeliveryRecord, attempts: Option<Vec<Attempt>>) -> Self {
         Self {
             id: record.id,
             webhook_id: record.webhook_id,
@@ -78,6 +83,7 @@ impl Resource {
             created_at: record.created_at,
             updated_at: record.updated_at,
             next_attempt_at: record.next_attempt_at,
+            response_status: record.response_status,
             error: record.fault.map(reason),
             carried_by: record.carried_by,
             attempts,
@@ -94,8 +100,8 @@ pub(crate) fn reason((reason, detail): (String, String)) -> Reason {
     get, path = "/company/deliveries",
     tag = "deliveries", operation_id = "listDeliveries",
     security(("bearer" = ["webhooks:read"])),
-    params(schemas::OfDeliveries, schemas::Part, schemas::Times),
-    responses((status = 200, description = "Newest first", body = List<Resource>)),
+    params(schemas::OfWebhook, schemas::OfDeliveries, schemas::Part, schemas::Times),
+    responses((status = 200, description = "In the order that is asked for", body = List<Resource>)),
 )]
 async fn all(
     State(app): State<App>,
@@ -119,7 +125,7 @@ async fn all(
         schemas::Part,
         schemas::Times,
     ),
-    responses((status = 200, description = "Newest first", body = List<Resource>)),
+    responses((status = 200, description = "In the order that is asked for", body = List<Resource>)),
 )]
 async fn of_webhook(
     State(app): State<App>,
@@ -156,21 +162,51 @@ async fn list(
     query: Option<&str>,
 ) -> Result<Json<List<Resource>>, Problem> {
     let mut query = Query::read(query);
+    let webhook = match webhook {
+        Some(webhook) => Some(webhook),
+        None => query.take("webhook", webhook_id),
+    };
     let filter = DeliveryFilter {
         webhook,
-        state: query.take("status", |text| {
-            let known = DeliveryState::ALL.iter().find(|state| state.name() == text).copied();
-            known.ok_or_else(|| format!("must be one of {}", DeliveryState::ALL.map(DeliveryState::name).join(", ")))
-        }),
+        states: query.all("status", |text| named(text, DeliveryState::ALL, DeliveryState::name)),
         event_type: query.take("event", |text| {
             text.parse::<EventType>().map(String::from).map_err(|invalid| invalid.detail.into_owned())
         }),
+        resource: query.take("resource", resource),
+        fault: query.take("reason", |text| named(text, Fault::ALL, Fault::name)),
+        response_status: query.take("response_status", response_status),
+        order: match query.take("order", |text| named(text, ["newest", "oldest"], |name| name)) {
+            Some("oldest") => Order::OldestFirst,
+            _ => Order::NewestFirst,
+        },
         times: query.times(),
     };
     let (limit, cursor) = (query.limit(), query.cursor());
     query.finish()?;
     let page = app.store.deliveries(tenant, &filter, cursor.as_ref(), limit).await.map_err(database_problem)?;
     Ok(List::of(page, |record| Resource::of(record, None)))
+}
+
+/// The one of these that has this name.
+fn named<T: Copy, const N: usize>(text: &str, all: [T; N], name: impl Fn(T) -> &'static str) -> Result<T, String> {
+    let found = all.into_iter().find(|one| name(*one) == text);
+    found.ok_or_else(|| format!("must be one of {}", all.map(name).join(", ")))
+}
+
+pub(crate) fn webhook_id(text: &str) -> Result<WebhookId, String> {
+    text.parse().map_err(|_| "must be the id of a webhook, such as wbh_01HA4XCG60CT4G3EWF4CKYM1MF".to_owned())
+}
+
+/// A resource as deliveries name it: its kind and its id.
+pub(crate) fn resource(text: &str) -> Result<String, String> {
+    let is_one = text.split_once('/').is_some_and(|(kind, id)| !kind.is_empty() && !id.is_empty());
+    let is_one = is_one && text.chars().count() <= MAX_RESOURCE_CHARS && !text.chars().any(char::is_control);
+    is_one.then(|| text.to_owned()).ok_or_else(|| "must be a kind and an id, such as order/ord_123".to_owned())
+}
+
+fn response_status(text: &str) -> Result<u16, String> {
+    let status = text.parse().ok().filter(|status| (100..=599).contains(status));
+    status.ok_or_else(|| "must be an HTTP status, from 100 to 599".to_owned())
 }
 
 /// Shows a delivery with its attempts.

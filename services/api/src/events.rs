@@ -232,7 +232,7 @@ async fn page(app: &App, tenant: &TenantId, asked: &Asked, cursors: &Cursors<'_>
 }
 
 /// The event with the time that it has for everybody, its resource byte for byte.
-fn show(event: Event) -> anyhow::Result<Box<RawValue>> {
+pub(crate) fn show(event: Event) -> anyhow::Result<Box<RawValue>> {
     let json = Event { time_is_given: true, ..event }.encode();
     Ok(RawValue::from_string(String::from_utf8(json.to_vec())?)?)
 }

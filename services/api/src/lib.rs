@@ -6,9 +6,11 @@ mod changes;
 mod credentials;
 mod deliveries;
 mod digest;
+mod event;
 mod event_types;
 mod events;
 mod idempotency;
+mod matching;
 mod metrics;
 mod openapi;
 mod query;
@@ -16,6 +18,7 @@ mod recoveries;
 pub mod reencrypt;
 mod resend;
 mod rules;
+mod sample;
 mod secret;
 mod test_call;
 mod version;
@@ -146,6 +149,7 @@ fn described() -> OpenApiRouter<App> {
         .merge(changes::routes())
         .merge(secret::routes())
         .merge(test_call::routes())
+        .merge(matching::routes())
         .merge(deliveries::routes())
         .merge(attempts::routes())
         .merge(digest::routes())
@@ -153,6 +157,7 @@ fn described() -> OpenApiRouter<App> {
         .merge(resend::routes())
         .merge(recoveries::routes())
         .merge(events::routes())
+        .merge(event::routes())
         .merge(event_types::routes())
 }
 

@@ -8,16 +8,17 @@ use std::time::Duration;
 use axum::Json;
 use axum::extract::{Path, RawQuery, State};
 use axum::http::HeaderMap;
+use futures_util::future::try_join_all;
 use serde::Serialize;
 use shopery_http::{Permission, Problem};
 use shopery_model::{CircuitState, Invalid, TenantId, WebhookId};
-use shopery_store::{Counts, Windows};
+use shopery_store::{Counts, Times, Windows};
 use time::OffsetDateTime;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::deliveries::with_history;
+use crate::deliveries::{webhook_id, with_history};
 use crate::openapi::schemas;
 use crate::query::Query;
 use crate::{App, database_problem, queue_problem};
@@ -25,9 +26,12 @@ use crate::{App, database_problem, queue_problem};
 const DEFAULT_TIME: time::Duration = time::Duration::DAY;
 const DEFAULT_STEP: Duration = Duration::from_secs(60 * 60);
 const MAX_WINDOWS: u32 = 1000;
+/// Webhooks that are told of at once: all that a tenant may have.
+const MAX_AT_ONCE: usize = 100;
+const MAX_WINDOWS_OF_EACH: u32 = 100;
 
 pub(crate) fn routes() -> OpenApiRouter<App> {
-    OpenApiRouter::new().routes(routes!(of_tenant)).routes(routes!(of_webhook))
+    OpenApiRouter::new().routes(routes!(of_tenant)).routes(routes!(of_webhooks)).routes(routes!(of_webhook))
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -105,8 +109,7 @@ impl From<&Counts> for Tally {
 }
 
 /// Windows of whole minutes.
-fn read_windows(query: Option<&str>, now: OffsetDateTime) -> Result<Windows, Problem> {
-    let mut query = Query::read(query);
+fn read_windows(mut query: Query, now: OffsetDateTime) -> Result<Windows, Problem> {
     let to = query.time("created_at_max").unwrap_or(now).min(now);
     let from = query.time("created_at_min").unwrap_or_else(|| to.saturating_sub(DEFAULT_TIME));
     let step = query.take("step", step).unwrap_or(DEFAULT_STEP);
@@ -150,7 +153,7 @@ async fn of_tenant(
     RawQuery(query): RawQuery,
 ) -> Result<Json<Metrics>, Problem> {
     let tenant = app.access.tenant(&headers, Permission::WebhooksRead)?;
-    let windows = read_windows(query.as_deref(), shopery_queue::now())?;
+    let windows = read_windows(Query::read(query.as_deref()), shopery_queue::now())?;
     metrics(&app, &tenant, None, windows).await.map(Json)
 }
 
@@ -175,14 +178,79 @@ async fn of_webhook(
 ) -> Result<Json<Metrics>, Problem> {
     let tenant = app.access.tenant(&headers, Permission::WebhooksRead)?;
     let webhook = with_history(&app, &tenant, &id).await?;
-    let windows = read_windows(query.as_deref(), shopery_queue::now())?;
+    let windows = read_windows(Query::read(query.as_deref()), shopery_queue::now())?;
     let mut metrics = metrics(&app, &tenant, Some(webhook), windows).await?;
-    let circuit = app.queue.circuit(&tenant, webhook).await.map_err(|error| queue_problem(&error))?;
-    metrics.now.circuit = Some(circuit.map_or("closed", |circuit| match circuit.state {
+    metrics.now.circuit = Some(circuit(&app, &tenant, webhook).await?);
+    Ok(Json(metrics))
+}
+
+async fn circuit(app: &App, tenant: &TenantId, webhook: WebhookId) -> Result<&'static str, Problem> {
+    let circuit = app.queue.circuit(tenant, webhook).await.map_err(|error| queue_problem(&error))?;
+    Ok(circuit.map_or("closed", |circuit| match circuit.state {
         CircuitState::Open => "open",
         CircuitState::Draining => "draining",
-    }));
-    Ok(Json(metrics))
+    }))
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = MetricsOfWebhook)]
+struct OfWebhook {
+    #[schema(value_type = String)]
+    webhook_id: WebhookId,
+    #[serde(flatten)]
+    #[schema(inline)]
+    metrics: Metrics,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = MetricsOfWebhooks)]
+struct OfWebhooks {
+    data: Vec<OfWebhook>,
+}
+
+/// Tells of several webhooks at once what was attempted and what came of it, as for a table of them.
+///
+/// Of those that are named, which may have been deleted, in that order; else of all that the tenant has, newest first. One
+/// of which nothing was counted has zeros.
+#[utoipa::path(
+    get, path = "/company/webhooks/metrics",
+    tag = "deliveries", operation_id = "getMetricsOfWebhooks",
+    security(("bearer" = ["webhooks:read"])),
+    params(schemas::OfWebhooks, schemas::MetricsWindows),
+    responses((status = 200, description = "Of each, in all and window by window", body = OfWebhooks)),
+)]
+async fn of_webhooks(
+    State(app): State<App>,
+    headers: HeaderMap,
+    RawQuery(query): RawQuery,
+) -> Result<Json<OfWebhooks>, Problem> {
+    let tenant = app.access.tenant(&headers, Permission::WebhooksRead)?;
+    let mut query = Query::read(query.as_deref());
+    let mut webhooks = query.all("webhook", webhook_id);
+    query.at_most("webhook", webhooks.len(), MAX_AT_ONCE);
+    let windows = read_windows(query, shopery_queue::now())?;
+    if windows.count > MAX_WINDOWS_OF_EACH {
+        let detail = format!("makes {} windows of each webhook, and the limit is {MAX_WINDOWS_OF_EACH}", windows.count);
+        return Err(Problem::invalid(vec![Invalid::new("step", detail)]));
+    }
+    if webhooks.is_empty() {
+        let all = app.store.webhooks(&tenant, &Times::default(), None, MAX_AT_ONCE as u64).await;
+        webhooks = all.map_err(database_problem)?.items.into_iter().map(|webhook| webhook.id).collect();
+    }
+    let _admitted = app.sums.enter(&tenant).await?;
+    let counts = app.store.counts_of(&tenant, &webhooks, windows);
+    let (mut counts, waiting) =
+        tokio::try_join!(counts, app.store.oldest_waiting_of(&tenant, &webhooks)).map_err(database_problem)?;
+    let circuits = try_join_all(webhooks.iter().map(|webhook| circuit(&app, &tenant, *webhook))).await?;
+    let each = webhooks.into_iter().zip(circuits).map(|(webhook, circuit)| {
+        let now = Now { oldest_waiting_at: waiting.get(&webhook).copied(), circuit: Some(circuit) };
+        OfWebhook {
+            webhook_id: webhook,
+            metrics: Metrics::of(&counts.remove(&webhook).unwrap_or_default(), windows, now),
+        }
+    });
+    Ok(Json(OfWebhooks { data: each.collect() }))
 }
 
 async fn metrics(
@@ -194,21 +262,25 @@ async fn metrics(
     let _admitted = app.sums.enter(tenant).await?;
     let asked = tokio::try_join!(app.store.counts(tenant, webhook, windows), app.store.oldest_waiting(tenant, webhook));
     let (counts, oldest_waiting_at) = asked.map_err(database_problem)?;
-    let mut total = Counts::default();
-    counts.values().for_each(|counts| total.merge(counts));
-    let none = Counts::default();
-    let start =
-        |number: u32| windows.from.saturating_add(time::Duration::try_from(windows.step * number).unwrap_or_default());
-    let window = |number: u32| Window {
-        from: start(number),
-        to: start(number + 1),
-        tally: counts.get(&number.into()).unwrap_or(&none).into(),
-    };
-    Ok(Metrics {
-        total: (&total).into(),
-        data: (0..windows.count).map(window).collect(),
-        now: Now { oldest_waiting_at, circuit: None },
-    })
+    Ok(Metrics::of(&counts, windows, Now { oldest_waiting_at, circuit: None }))
+}
+
+impl Metrics {
+    /// Of what was counted in some of the windows, by their number.
+    fn of(counts: &BTreeMap<u64, Counts>, windows: Windows, now: Now) -> Self {
+        let mut total = Counts::default();
+        counts.values().for_each(|counts| total.merge(counts));
+        let none = Counts::default();
+        let start = |number: u32| {
+            windows.from.saturating_add(time::Duration::try_from(windows.step * number).unwrap_or_default())
+        };
+        let window = |number: u32| Window {
+            from: start(number),
+            to: start(number + 1),
+            tally: counts.get(&number.into()).unwrap_or(&none).into(),
+        };
+        Self { total: (&total).into(), data: (0..windows.count).map(window).collect(), now }
+    }
 }
 
 #[cfg(test)]

@@ -45,10 +45,10 @@ pub(crate) fn routes(document: utoipa::openapi::OpenApi) -> anyhow::Result<Route
 fn complete(mut document: Value) -> Value {
     narrow(&mut document);
     let rules = document["components"]["schemas"]["Rules"]["properties"].take();
-    for name in ["Webhook", "WebhookCreate", "WebhookUpdate"] {
+    for name in ["Webhook", "WebhookCreate", "WebhookUpdate", "MatchRequest"] {
         let schema = &mut document["components"]["schemas"][name];
         if name != "Webhook" {
-            close(schema, &["headers"]);
+            close(schema, &["headers", "description", "metadata"]);
         }
         let mut rules = rules.clone();
         if name == "Webhook" {
@@ -61,7 +61,7 @@ fn complete(mut document: Value) -> Value {
     if let Some(schemas) = document["components"]["schemas"].as_object_mut() {
         schemas.remove("Rules");
     }
-    for name in ["RotateSecret", "TestRequest", "RecoverRequest", "Nothing"] {
+    for name in ["RotateSecret", "TestRequest", "RecoverRequest", "ResendRequest", "TestOfWebhook"] {
         close(&mut document["components"]["schemas"][name], if name == "TestRequest" { &["headers"] } else { &[] });
     }
     document::add_common(&mut document);
@@ -84,12 +84,17 @@ fn narrow(document: &mut Value) {
     };
     let resources = || catalogue().resources();
     let types = resources().flat_map(|resource| resource.types().map(|(event_type, _)| event_type.to_string()));
+    let types: Vec<_> = types.collect();
     let families = resources().map(|resource| format!("{}-*", resource.name));
-    let events: Vec<_> = types.chain(families).chain(["*".to_owned()]).collect();
+    let events: Vec<_> = types.iter().cloned().chain(families).chain(["*".to_owned()]).collect();
     let names = json!({ "pattern": "^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}$" });
-    for schema in ["WebhookCreate", "WebhookUpdate", "TestRequest"] {
+    for schema in ["WebhookCreate", "WebhookUpdate", "TestRequest", "TestOfWebhook", "MatchRequest"] {
         let of = |member: &str| format!("/components/schemas/{schema}/properties/{member}");
         set(&of("events/items"), json!({ "enum": events }));
+        set(&of("metadata"), json!({ "maxProperties": 16 }));
+        set(&of("metadata/propertyNames"), json!({ "minLength": 1, "maxLength": 40 }));
+        set(&of("metadata/additionalProperties"), json!({ "maxLength": 500 }));
+        set(&of("eventType"), json!({ "enum": types }));
         set(&of("headers"), json!({ "maxProperties": 16 }));
         set(&of("headers/propertyNames"), names.clone());
         set(&of("headers/additionalProperties"), json!({ "pattern": "^[!-~]([ -~]{0,1022}[!-~])?$" }));
@@ -263,7 +268,7 @@ mod tests {
         let create = &document["components"]["schemas"]["WebhookCreate"];
         assert_eq!(create["additionalProperties"], false);
         assert_eq!(create["properties"]["ordered"]["type"], "boolean");
-        assert_eq!(document["components"]["schemas"]["Nothing"]["additionalProperties"], false);
+        assert_eq!(document["components"]["schemas"]["TestOfWebhook"]["additionalProperties"], false);
         assert_eq!(create["properties"]["isEnabled"]["type"], "boolean");
         assert_eq!(create["properties"]["filter"]["oneOf"][1]["type"], "null");
     }

@@ -58,6 +58,34 @@ impl Query {
         }
     }
 
+    /// Every value of a parameter that may be given several times, and have several values with commas between; in their order,
+    /// each once. Empty if there is none.
+    pub(crate) fn all<T: PartialEq>(
+        &mut self,
+        name: &'static str,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Vec<T> {
+        let mut found = Vec::new();
+        let (given, rest) = std::mem::take(&mut self.parameters).into_iter().partition(|(given, _)| given == name);
+        self.parameters = rest;
+        let given: Vec<(String, String)> = given;
+        for text in given.iter().flat_map(|(_, text)| text.split(',')) {
+            match parse(text) {
+                Ok(value) if found.contains(&value) => {}
+                Ok(value) => found.push(value),
+                Err(detail) => self.wrong.push(Invalid::new(name, detail)),
+            }
+        }
+        found
+    }
+
+    /// Notes that too many values were given.
+    pub(crate) fn at_most(&mut self, name: &'static str, count: usize, max: usize) {
+        if count > max {
+            self.wrong.push(Invalid::new(name, format!("is given {count} times, and the limit is {max}")));
+        }
+    }
+
     /// The value, noting that it is missing if nothing else was wrong with it.
     pub(crate) fn require<T>(&mut self, name: &'static str, value: Option<T>) -> Option<T> {
         if value.is_none() && !self.wrong.iter().any(|invalid| invalid.field == name) {

@@ -1,5 +1,7 @@
 //! Recoveries: `POST /company/webhooks/{id}/recover`, and how they get on. The controller works on them.
 
+use std::time::Duration;
+
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, RawQuery, State};
@@ -7,8 +9,8 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use shopery_http::{Permission, Problem};
-use shopery_model::{DeliveryState, Invalid, PayloadMode, RecoveryId, TenantId, WebhookId, parse_time};
-use shopery_store::{RecoveryRecord, RecoveryState};
+use shopery_model::{DeliveryId, DeliveryState, Invalid, PayloadMode, RecoveryId, TenantId, WebhookId, parse_time};
+use shopery_store::{Recoverable, RecoveryRecord, RecoveryState};
 use time::OffsetDateTime;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
@@ -19,7 +21,10 @@ use crate::deliveries::with_history;
 use crate::openapi::schemas;
 use crate::query::{List, Query};
 use crate::webhooks::find;
-use crate::{App, database_problem};
+use crate::{App, database_problem, queue_problem};
+
+/// How long counting for a dry run may take.
+const LONGEST_COUNT: Duration = Duration::from_secs(10);
 
 pub(crate) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()
@@ -84,7 +89,33 @@ impl From<RecoveryRecord> for Resource {
     }
 }
 
-/// Sends again what a webhook has missed.
+/// What a recovery would be about.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = RecoveryPlan)]
+struct Plan {
+    /// Always true: nothing was sent.
+    dry_run: bool,
+    #[serde(with = "shopery_control::timestamp")]
+    since: OffsetDateTime,
+    #[serde(with = "shopery_control::timestamp")]
+    until: OffsetDateTime,
+    #[schema(value_type = Vec<schemas::DeliveryState>)]
+    statuses: Vec<&'static str>,
+    #[schema(value_type = schemas::PayloadMode)]
+    mode: &'static str,
+    /// Deliveries that it would go through. With the mode `latest` those of one resource are one message.
+    total: u64,
+    /// When the first and the last of them were made.
+    #[serde(with = "shopery_control::timestamp::option")]
+    oldest_at: Option<OffsetDateTime>,
+    #[serde(with = "shopery_control::timestamp::option")]
+    newest_at: Option<OffsetDateTime>,
+    /// Those of them whose own event is no longer held. With the mode `latest`, a newer state of the resource may stand in.
+    not_held: u64,
+}
+
+/// Sends again what a webhook has missed, or, with `dryRun`, says what that would be.
 #[utoipa::path(
     post, path = "/company/webhooks/{id}/recover",
     tag = "recovery", operation_id = "recoverWebhook",
@@ -93,7 +124,10 @@ impl From<RecoveryRecord> for Resource {
         ("id" = String, Path, description = "Of the webhook", example = "wbh_01HA4XCG60CT4G3EWF4CKYM1MF"),
     ),
     request_body = schemas::RecoverRequest,
-    responses((status = 202, description = "It runs", body = Resource)),
+    responses(
+        (status = 202, description = "It runs", body = Resource),
+        (status = 200, description = "With `dryRun`: what it would be about", body = Plan),
+    ),
 )]
 async fn recover(
     State(app): State<App>,
@@ -103,15 +137,67 @@ async fn recover(
 ) -> Result<Response, Problem> {
     let tenant = app.access.tenant(&headers, Permission::WebhooksWrite)?;
     let webhook = find(&app, &tenant, &id).await?;
-    let recovery = read(Fields::read(&headers, body).await?, tenant, webhook.id)?;
+    let mut fields = Fields::read(&headers, body).await?;
+    let is_dry_run = fields.bool("dryRun").unwrap_or_default();
+    let from = since_delivery(&app, &mut fields, &tenant, webhook.id).await?;
+    let recovery = read(fields, tenant, webhook.id, from)?;
+    if is_dry_run {
+        return plan(&app, recovery).await.map(|plan| Json(plan).into_response());
+    }
     app.store.create_recovery(&recovery).await.map_err(database_problem)?;
     let location = format!("/company/recoveries/{}", recovery.id);
     Ok((StatusCode::ACCEPTED, [(header::LOCATION, location)], Json(Resource::from(recovery))).into_response())
 }
 
-fn read(mut fields: Fields, tenant: TenantId, webhook: WebhookId) -> Result<RecoveryRecord, Problem> {
-    let since = time(&mut fields, "since");
-    let since = fields.require("since", since);
+async fn plan(app: &App, recovery: RecoveryRecord) -> Result<Plan, Problem> {
+    let _admitted = app.sums.enter(&recovery.tenant).await?;
+    let held = app.queue.held(&recovery.tenant).await.map_err(|error| queue_problem(&error))?;
+    let counted = tokio::time::timeout(LONGEST_COUNT, app.store.recoverable(&recovery, held.first())).await;
+    let too_many = || Problem::unavailable("there are too many deliveries to count: narrow since and until", 10);
+    let Recoverable { total, oldest_at, newest_at, not_held } =
+        counted.map_err(|_| too_many())?.map_err(database_problem)?;
+    Ok(Plan {
+        dry_run: true,
+        since: recovery.since,
+        until: recovery.until,
+        statuses: recovery.statuses.into_iter().map(DeliveryState::name).collect(),
+        mode: recovery.mode.name(),
+        total,
+        oldest_at,
+        newest_at,
+        not_held,
+    })
+}
+
+/// When the delivery was made that is named in place of a time.
+async fn since_delivery(
+    app: &App,
+    fields: &mut Fields,
+    tenant: &TenantId,
+    webhook: WebhookId,
+) -> Result<Option<OffsetDateTime>, Problem> {
+    let Some(text) = fields.string("sinceDelivery") else { return Ok(None) };
+    let unknown = || Invalid::new("sinceDelivery", "must be the id of a delivery of this webhook");
+    let Some(id) = fields.check(text.parse::<DeliveryId>().map_err(|_| unknown())) else { return Ok(None) };
+    let found = app.store.delivery(tenant, id).await.map_err(database_problem)?;
+    let is_its = found.is_some_and(|(delivery, _)| delivery.webhook_id == webhook.to_string());
+    Ok(fields.check(if is_its { Ok(id.created_at()) } else { Err(unknown()) }))
+}
+
+/// `from`: since when, if the request has named a delivery.
+fn read(
+    mut fields: Fields,
+    tenant: TenantId,
+    webhook: WebhookId,
+    from: Option<OffsetDateTime>,
+) -> Result<RecoveryRecord, Problem> {
+    let since = match (time(&mut fields, "since"), from) {
+        (Some(_), Some(_)) => {
+            fields.check(Err(Invalid::new("sinceDelivery", "cannot go with since: give one of them")))
+        }
+        (since, from) => since.or(from),
+    };
+    let since = if fields.has_refused("sinceDelivery") { since } else { fields.require("since", since) };
     let until = time(&mut fields, "until");
     let statuses = fields.list("statuses", status);
     let statuses = statuses.and_then(|mut statuses| {

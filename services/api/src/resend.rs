@@ -1,27 +1,36 @@
-//! `POST /company/deliveries/{id}/resend`: sends a delivery again.
+//! `POST /company/deliveries/{id}/resend`: sends a delivery again, and `POST /company/deliveries/resend`: several.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use axum::Json;
+use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use futures_util::{StreamExt, stream};
+use serde::Serialize;
 use serde_json::json;
 use shopery_control::redelivery::{MAX_ROUNDS, is_under_way, message, redelivery_job, requested};
 use shopery_http::{Permission, Problem};
-use shopery_model::DeliveryId;
+use shopery_model::{DeliveryId, Invalid, TenantId};
 use shopery_queue::PublishError;
+use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::body::Fields;
 use crate::openapi::schemas;
 use crate::{App, database_problem, queue_problem};
 
 /// How long JOBS may be full before the request fails.
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(3);
+/// Deliveries that one request may name.
+const MAX_AT_ONCE: usize = 100;
+const CONCURRENCY: usize = 4;
 
 pub(crate) fn routes() -> OpenApiRouter<App> {
-    OpenApiRouter::new().routes(routes!(resend))
+    OpenApiRouter::new().routes(routes!(resend)).routes(routes!(resend_all))
 }
 
 /// Sends a delivery again.
@@ -39,9 +48,72 @@ pub(crate) fn routes() -> OpenApiRouter<App> {
 )]
 async fn resend(State(app): State<App>, headers: HeaderMap, Path(id): Path<String>) -> Result<Response, Problem> {
     let tenant = app.access.tenant(&headers, Permission::WebhooksWrite)?;
+    let id = send_again(&app, &tenant, &id).await?;
+    let location = format!("/company/deliveries/{id}");
+    Ok((StatusCode::ACCEPTED, [(header::LOCATION, location)], Json(json!({ "id": id }))).into_response())
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ResendReport)]
+struct Report {
+    /// In the order of the request.
+    data: Vec<Resent>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+struct Resent {
+    id: String,
+    /// It will be sent again, under its id.
+    resent: bool,
+    /// Why it will not be.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    problem: Option<Refused>,
+}
+
+/// What the request for this one delivery alone would have been answered with.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ResendProblem)]
+struct Refused {
+    #[schema(example = 409)]
+    status: u16,
+    detail: String,
+}
+
+/// Sends up to 100 deliveries again.
+///
+/// Each by itself: one that cannot be sent again stands in no other's way.
+#[utoipa::path(
+    post, path = "/company/deliveries/resend",
+    tag = "recovery", operation_id = "resendDeliveries",
+    security(("bearer" = ["webhooks:write"])),
+    request_body = schemas::ResendRequest,
+    responses((status = 200, description = "What becomes of each", body = Report)),
+)]
+async fn resend_all(State(app): State<App>, headers: HeaderMap, body: Body) -> Result<Json<Report>, Problem> {
+    let tenant = app.access.tenant(&headers, Permission::WebhooksWrite)?;
+    let mut fields = Fields::read(&headers, body).await?;
+    let ids = fields.list("ids", |id| Ok(id.to_owned()));
+    let ids = ids.and_then(|mut ids| {
+        let mut seen = HashSet::new();
+        ids.retain(|id| seen.insert(id.clone()));
+        let wrong = || Invalid::new("ids", format!("must name 1 to {MAX_AT_ONCE} deliveries"));
+        fields.check(if (1..=MAX_AT_ONCE).contains(&ids.len()) { Ok(ids) } else { Err(wrong()) })
+    });
+    let ids = fields.require("ids", ids);
+    fields.finish()?;
+    let each = ids.unwrap_or_default().into_iter().map(async |id| {
+        let problem = send_again(&app, &tenant, &id).await.err();
+        let problem = problem.map(|problem| Refused { status: problem.status, detail: problem.detail });
+        Resent { id, resent: problem.is_none(), problem }
+    });
+    // Not all of them at once: each takes a connection to the database.
+    Ok(Json(Report { data: stream::iter(each).buffered(CONCURRENCY).collect().await }))
+}
+
+async fn send_again(app: &App, tenant: &TenantId, id: &str) -> Result<DeliveryId, Problem> {
     let missing = || Problem::not_found("there is no delivery with this id");
     let id: DeliveryId = id.parse().map_err(|_| missing())?;
-    let (delivery, _) = app.store.delivery(&tenant, id).await.map_err(database_problem)?.ok_or_else(missing)?;
+    let (delivery, _) = app.store.delivery(tenant, id).await.map_err(database_problem)?.ok_or_else(missing)?;
     if is_under_way(&delivery) {
         let state = &delivery.state;
         return Err(Problem::conflict(format!(
@@ -54,7 +126,7 @@ async fn resend(State(app): State<App>, headers: HeaderMap, Path(id): Path<Strin
         )));
     }
     let webhook = delivery.webhook_id.parse().map_err(|_| Problem::internal())?;
-    let webhook = app.store.webhook(&tenant, webhook).await.map_err(database_problem)?;
+    let webhook = app.store.webhook(tenant, webhook).await.map_err(database_problem)?;
     let Some(webhook) = webhook else {
         return Err(Problem::conflict("the webhook of this delivery was deleted; there is nowhere to send it"));
     };
@@ -67,8 +139,7 @@ async fn resend(State(app): State<App>, headers: HeaderMap, Path(id): Path<Strin
     app.queue.publish_until_stored(&message(&job), PUBLISH_TIMEOUT).await.map_err(publish_problem)?;
     // If this fails the request is repeated, and its job is the one that JOBS has already.
     app.store.record(&[requested(job.meta)]).await.map_err(database_problem)?;
-    let location = format!("/company/deliveries/{id}");
-    Ok((StatusCode::ACCEPTED, [(header::LOCATION, location)], Json(json!({ "id": id }))).into_response())
+    Ok(id)
 }
 
 fn publish_problem(error: PublishError) -> Problem {

@@ -1,23 +1,29 @@
 //! The Test button: sends a message to an endpoint now, by the same code and under the same rules as a delivery.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::HeaderMap;
-use bytes::Bytes;
 use serde::Serialize;
-use serde_json::json;
 use shopery_http::{Permission, Problem};
-use shopery_model::{Answer, AttemptId, Credentials, EndpointSecret, PayloadFormat, SignatureKind, TenantId};
+use shopery_model::{
+    Answer, AttemptId, Credentials, EndpointSecret, Rules, SignatureKind, StateChange, TenantId, Timing, objections,
+};
 use shopery_sender::{Endpoint, Message};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::App;
+use crate::attempts::ResponsePart;
 use crate::body::Fields;
 use crate::credentials::{self, CredentialsChange};
+use crate::matching::ObjectionShown;
 use crate::openapi::schemas;
+use crate::sample::{self, Sample};
 use crate::webhooks::find;
 
 pub(crate) fn routes() -> OpenApiRouter<App> {
@@ -34,7 +40,45 @@ struct Report {
     would_deliver: bool,
     status: Option<u16>,
     duration_ms: u64,
+    timing: Timings,
     error: Option<Reason>,
+    /// What to do about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    advice: Option<String>,
+    /// What was odd about the exchange and did not decide.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    note: Option<String>,
+    request: Request,
+    /// What the endpoint has answered; `null` if it has not.
+    response: Option<ResponsePart>,
+    /// Of the test of a webhook with an event type: what in the webhook is against a delivery of this example. It was sent all
+    /// the same.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    objections: Vec<ObjectionShown>,
+}
+
+/// How long the parts of the exchange took, in milliseconds; `null` where it did not come so far, or there was no such part. A test
+/// has a connection of its own.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = TestTiming)]
+struct Timings {
+    /// Of a host that is a name.
+    dns_ms: Option<f64>,
+    connect_ms: Option<f64>,
+    tls_ms: Option<f64>,
+    /// From the request to the first byte of the answer.
+    first_byte_ms: Option<f64>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = TestSent)]
+struct Request {
+    method: &'static str,
+    url: String,
+    /// As they were sent, but for what is secret, which is `***`.
+    headers: BTreeMap<String, String>,
+    body: String,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -45,7 +89,7 @@ struct Reason {
     detail: String,
 }
 
-/// Tests a URL that is not saved yet: `{"url", "secret"?, "headers"?}`.
+/// Tests a URL that is not saved yet: `{"url", "secret"?, "headers"?, "eventType"?}`.
 #[utoipa::path(
     post, path = "/company/webhooks/test",
     tag = "webhooks", operation_id = "testUrl",
@@ -59,18 +103,20 @@ async fn unsaved(State(app): State<App>, headers: HeaderMap, body: Body) -> Resu
     let url = fields.string("url");
     let url = url.and_then(|url| fields.check(app.egress.endpoint(&url)));
     let asked = CredentialsChange::read(&mut fields);
+    let event_type = sample::with_example(&mut fields);
     let url = fields.require("url", url);
     fields.finish()?;
     let Some(url) = url else { return Err(Problem::internal()) };
     let mut credentials = Credentials::new(EndpointSecret::generate().map_err(|_| Problem::internal())?);
     asked.apply(&mut credentials, SignatureKind::Symmetric)?;
     let endpoint = Endpoint { url: &url, credentials: &credentials, signature: SignatureKind::Symmetric };
-    send(&app, &tenant, endpoint, None).await
+    send(&app, &tenant, endpoint, None, Sample::of(event_type, &Rules::default())).await.map(Json)
 }
 
 /// Sends a test to the endpoint of a webhook, as a delivery is sent.
 ///
-/// Whatever the endpoint answers, the webhook stays as it is.
+/// With an event type it sends the example of that, through the webhook's own `fields` and `format`, with the header
+/// `X-Shopery-Test`. Whatever the endpoint answers, the webhook stays as it is.
 #[utoipa::path(
     post, path = "/company/webhooks/{id}/test",
     tag = "webhooks", operation_id = "testWebhook",
@@ -78,7 +124,7 @@ async fn unsaved(State(app): State<App>, headers: HeaderMap, body: Body) -> Resu
     params(
         ("id" = String, Path, description = "Of the webhook", example = "wbh_01HA4XCG60CT4G3EWF4CKYM1MF"),
     ),
-    request_body = Option<schemas::Nothing>,
+    request_body = Option<schemas::TestOfWebhook>,
     responses((status = 200, description = "What the endpoint answered", body = Report)),
 )]
 async fn saved(
@@ -89,11 +135,20 @@ async fn saved(
 ) -> Result<Json<Report>, Problem> {
     let tenant = app.access.tenant(&headers, Permission::WebhooksWrite)?;
     let record = find(&app, &tenant, &id).await?;
-    // A field would be taken for something that the test looks at, such as another URL.
-    Fields::read_any(&headers, body).await?.finish()?;
+    let mut fields = Fields::read_any(&headers, body).await?;
+    let event_type = sample::with_example(&mut fields);
+    // Another field would be taken for something that the test looks at, such as another URL.
+    fields.finish()?;
     let credentials = credentials::open(&app, &record)?;
     let endpoint = Endpoint { url: &record.url, credentials: &credentials, signature: record.rules.signature };
-    send(&app, &tenant, endpoint, Some(record.id.to_string())).await
+    let sample = Sample::of(event_type, &record.rules);
+    let objections = sample.event_type.map(|event_type| {
+        let state = StateChange { before: None, after: &sample.data };
+        objections(&record.events, &record.rules, event_type, state)
+    });
+    let report = send(&app, &tenant, endpoint, Some(record.id.to_string()), sample).await?;
+    let objections = objections.unwrap_or_default().into_iter().map(ObjectionShown::from).collect();
+    Ok(Json(Report { objections, ..report }))
 }
 
 async fn send(
@@ -101,16 +156,17 @@ async fn send(
     tenant: &TenantId,
     endpoint: Endpoint<'_>,
     webhook: Option<String>,
-) -> Result<Json<Report>, Problem> {
+    sample: Sample,
+) -> Result<Report, Problem> {
     let _admitted = app.test_calls.enter(tenant).await?;
     let now = shopery_queue::now();
-    let payload = json!({ "test": true, "message": "This is a test of your webhook by Shopery." }).to_string();
     let id = AttemptId::generate().to_string();
+    let event = sample.event_type.map(|event_type| event_type.to_string());
     let message = Message {
         webhook_id: id.clone(),
-        event: "webhook-test",
+        event: event.as_deref().unwrap_or("webhook-test"),
         event_id: &id,
-        event_source: "",
+        event_source: if event.is_some() { sample::SOURCE } else { "" },
         webhook,
         tenant: tenant.as_str(),
         triggered_at: now,
@@ -118,33 +174,57 @@ async fn send(
         changed: &[],
         changed_omitted: 0,
         attempt: 1,
-        format: PayloadFormat::Resource,
-        payload: Bytes::from(payload),
+        is_test: true,
+        format: sample.format,
+        payload: sample.body(&id, now),
     };
-    match app.sender.send(endpoint, &message, now).await {
-        Ok(answer) => Ok(Json(report(answer))),
-        Err(fault) => Err(Problem::unavailable(format!("the test was not made: {fault}"), 5)),
-    }
+    let answer = app.sender.send_anew(endpoint, &message, now).await;
+    let answer = answer.map_err(|fault| Problem::unavailable(format!("the test was not made: {fault}"), 5))?;
+    let own: Vec<_> = endpoint.credentials.headers.iter().map(|(name, _)| name.to_owned()).collect();
+    let request = Request {
+        method: "POST",
+        url: endpoint.url.to_string(),
+        headers: message.masked_headers(&own, now).into_iter().collect(),
+        body: String::from_utf8_lossy(&message.payload).into_owned(),
+    };
+    Ok(report(answer, request))
 }
 
-fn report(answer: Answer) -> Report {
+fn report(answer: Answer, request: Request) -> Report {
     let would_deliver = answer.fault.is_none();
     let success = would_deliver && answer.status == Some(200);
+    let mut advice = answer.fault.as_ref().map(|(fault, _)| fault.advice().to_owned());
     let error = match answer.fault {
         Some((fault, detail)) => Some(Reason { reason: fault.name(), detail }),
         None if success => None,
-        None => Some(Reason {
-            reason: "http_status",
-            detail:
-                "it answered with a 2xx status other than 200: a delivery would be delivered, but a test expects 200"
-                    .to_owned(),
-        }),
+        None => {
+            advice = Some("Nothing has to be done: any status from 200 to 299 is taken for a delivery.".to_owned());
+            Some(Reason {
+                reason: "http_status",
+                detail:
+                    "it answered with a 2xx status other than 200: a delivery would be delivered, but a test expects 200"
+                        .to_owned(),
+            })
+        }
     };
+    let millis = |time: Option<Duration>| time.map(|time| (time.as_secs_f64() * 10_000.0).round() / 10.0);
+    let Timing { dns, connect, tls, first_byte } = answer.timing;
     Report {
         success,
         would_deliver,
         status: answer.status,
         duration_ms: u64::try_from(answer.duration.as_millis()).unwrap_or(u64::MAX),
+        timing: Timings {
+            dns_ms: millis(dns),
+            connect_ms: millis(connect),
+            tls_ms: millis(tls),
+            first_byte_ms: millis(first_byte),
+        },
         error,
+        advice,
+        note: answer.note,
+        request,
+        response: answer.status.map(|status| ResponsePart::of(status, &answer.headers, answer.body)),
+        objections: Vec::new(),
     }
 }

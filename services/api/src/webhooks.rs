@@ -9,7 +9,8 @@ use serde_json::json;
 use shopery_control::{Backlog, WebhookResource};
 use shopery_http::{Caller, Permission, Problem};
 use shopery_model::{
-    Credentials, EndpointSecret, EventPattern, Invalid, MaskedChange, Rules, TenantId, WebhookId, validate_name,
+    Credentials, EndpointSecret, EventPattern, Invalid, MaskedChange, Rules, TenantId, WebhookId, validate_description,
+    validate_metadata, validate_name,
 };
 use shopery_sender::Egress;
 use shopery_store::{Author, WebhookChange, WebhookRecord, WebhookState};
@@ -74,6 +75,8 @@ async fn create(State(app): State<App>, headers: HeaderMap, body: Body) -> Resul
         id,
         tenant: tenant.clone(),
         name,
+        description: change.description.flatten(),
+        metadata: change.metadata.unwrap_or_default(),
         url,
         events,
         state,
@@ -248,6 +251,14 @@ pub(crate) fn no_such_webhook() -> Problem {
 /// The fields that a webhook is created and changed with, but for its rules.
 fn read_change(fields: &mut Fields, egress: &Egress) -> WebhookChange {
     let name = fields.string("name");
+    let description = fields.clearable("description", |fields| {
+        let text = fields.string("description")?;
+        fields.check(validate_description(&text).map(|()| text))
+    });
+    let metadata = fields.clearable("metadata", |fields| {
+        let pairs = fields.texts("metadata")?;
+        fields.check(validate_metadata(&pairs).map(|()| pairs))
+    });
     let url = fields.string("url");
     let events = fields.list("events", str::parse::<EventPattern>).map(|mut events| {
         let mut seen = std::collections::HashSet::new();
@@ -256,6 +267,9 @@ fn read_change(fields: &mut Fields, egress: &Egress) -> WebhookChange {
     });
     WebhookChange {
         name: name.and_then(|name| fields.check(validate_name(&name).map(|()| name))),
+        // An empty one is none.
+        description: description.map(|text| text.filter(|text| !text.trim().is_empty())),
+        metadata: metadata.map(Option::unwrap_or_default),
         url: url.and_then(|url| fields.check(egress.endpoint(&url))),
         events: events.and_then(|events| {
             fields.check(if events.is_empty() || events.len() > MAX_EVENTS {

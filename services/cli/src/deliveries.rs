@@ -1,10 +1,11 @@
 //! `shopery deliveries`.
 
 use clap::{Args, Subcommand};
+use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::attempt;
-use crate::client::Request;
+use crate::client::{JSON, Request};
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::json;
@@ -12,15 +13,17 @@ use crate::list::{Part, Query, Times};
 use crate::output;
 use crate::table::{Column, Table, fixed, gives};
 use crate::tail::Tail;
-use crate::terminal::Terminal;
+use crate::terminal::{Terminal, plain};
+use crate::webhook_body::Body;
 
-const COLUMNS: [Column; 7] = [
+const COLUMNS: [Column; 8] = [
     fixed("ID", "id"),
     fixed("STATE", "state"),
     gives("EVENT", "event"),
     gives("RESOURCE", "resource"),
     fixed("ATTEMPTS", "attemptCount"),
     gives("UPDATED", "updatedAt"),
+    gives("STATUS", "responseStatus"),
     gives("ERROR", "error.reason"),
 ];
 
@@ -39,18 +42,31 @@ pub struct Which {
     #[arg(long, value_name = "ID")]
     webhook: Option<String>,
 
-    /// In this state: pending, delivered, failed, filtered, duplicate, superseded, parked, expired or discarded
-    #[arg(long, value_name = "STATE")]
-    status: Option<String>,
+    /// In one of these states: pending, delivered, failed, filtered, duplicate, superseded, parked, expired or discarded; may be
+    /// repeated or have commas
+    #[arg(long = "status", value_name = "STATE", value_delimiter = ',')]
+    statuses: Vec<String>,
 
     /// Of this event type
     #[arg(long, value_name = "EVENT")]
     event: Option<String>,
+
+    /// About this resource, such as order/ord_123
+    #[arg(long, value_name = "RESOURCE")]
+    resource: Option<String>,
+
+    /// Whose last attempt failed for this reason, such as timeout
+    #[arg(long, value_name = "REASON")]
+    reason: Option<String>,
+
+    /// Whose last attempt was answered with this status, such as 503
+    #[arg(long, value_name = "STATUS")]
+    response_status: Option<u16>,
 }
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// List deliveries, newest first
+    /// List deliveries, the newest first
     #[command(alias = "ls")]
     List {
         #[command(flatten)]
@@ -59,6 +75,9 @@ pub enum Command {
         part: Part,
         #[command(flatten)]
         times: Times,
+        /// The oldest first
+        #[arg(long)]
+        oldest_first: bool,
     },
     /// Show a delivery with its attempts
     Get { id: String },
@@ -69,8 +88,11 @@ pub enum Command {
         /// Its number; the last one if it is not given
         number: Option<u64>,
     },
-    /// Send a delivery again
-    Resend { id: String },
+    /// Send deliveries again, at most 100; exit code 1 if one of them cannot be
+    Resend {
+        #[arg(required = true, num_args = 1..=100, value_name = "ID")]
+        ids: Vec<String>,
+    },
     /// Watch deliveries as they happen, until Ctrl-C
     Tail(Tail),
 }
@@ -84,16 +106,23 @@ impl Which {
     }
 
     pub fn query(&self) -> Query {
-        let given = [("status", &self.status), ("event", &self.event)];
-        given.into_iter().filter_map(|(name, value)| Some((name, value.clone()?))).collect()
+        let given = [
+            ("status", (!self.statuses.is_empty()).then(|| self.statuses.join(","))),
+            ("event", self.event.clone()),
+            ("resource", self.resource.clone()),
+            ("reason", self.reason.clone()),
+            ("response_status", self.response_status.map(|status| status.to_string())),
+        ];
+        given.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
     }
 }
 
 impl Command {
     pub async fn run(self, context: &Context) -> Result<(), Failure> {
         match self {
-            Self::List { which, part, times } => {
-                let query = [which.query(), times.query()].concat();
+            Self::List { which, part, times, oldest_first } => {
+                let mut query = [which.query(), times.query()].concat();
+                query.extend(oldest_first.then(|| ("order", "oldest".to_owned())));
                 context.list(&which.path(), query, part.limit(), &COLUMNS).await
             }
             Self::Get { id } => {
@@ -101,12 +130,54 @@ impl Command {
                 context.output.one(&found, |members| tell(members, context.output.terminal))
             }
             Self::Attempt { id, number } => attempt::show(context, &id, number).await,
-            Self::Resend { id } => {
-                let asked = context.json(Request::post(&["company", "deliveries", &id, "resend"])).await?;
-                context.output.one(&asked, |members| members.text("id"))
-            }
+            Self::Resend { ids } => resend(context, &ids).await,
             Self::Tail(tail) => tail.run(context).await,
         }
+    }
+}
+
+#[derive(Deserialize)]
+struct Resent {
+    data: Vec<One>,
+}
+
+#[derive(Deserialize)]
+struct One {
+    id: String,
+    problem: Option<Problem>,
+}
+
+#[derive(Deserialize)]
+struct Problem {
+    detail: String,
+}
+
+async fn resend(context: &Context, ids: &[String]) -> Result<(), Failure> {
+    if let [id] = ids {
+        let asked = context.json(Request::post(&["company", "deliveries", id, "resend"])).await?;
+        return context.output.one(&asked, |members| members.text("id"));
+    }
+    let mut body = Body::default();
+    body.set("ids", ids)?;
+    let answer = context.send(Request::post(&["company", "deliveries", "resend"]).body(JSON, body.json()?)).await?;
+    if !context.output.is_human() {
+        context.output.json(answer.json()?.get())?;
+    }
+    let Resent { data } = answer.read()?;
+    let mut refused = 0;
+    for One { id, problem } in data {
+        match problem {
+            None if context.output.is_human() => context.output.line(&plain(&id))?,
+            None => {}
+            Some(Problem { detail }) => {
+                refused += 1;
+                context.output.note(&format!("{}: {}", plain(&id), plain(&detail)));
+            }
+        }
+    }
+    match refused {
+        0 => Ok(()),
+        refused => Err(Failure::failed(format!("{refused} of {} cannot be sent again now", ids.len()))),
     }
 }
 

@@ -3,17 +3,27 @@
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
+use serde_json::value::RawValue;
 
+use crate::client::Request;
 use crate::context::Context;
 use crate::failure::Failure;
+use crate::json::Members;
 use crate::list::{PAGE, Page, Part, Times};
 use crate::moment;
 use crate::publish::Publish;
 use crate::table::{Column, Table, fixed, gives};
+use crate::terminal::{self, Terminal};
 
 const EVENTS: [Column; 4] =
     [fixed("TIME", "time"), fixed("TYPE", "type"), gives("SUBJECT", "subject"), gives("ID", "id")];
 const TYPES: [Column; 3] = [fixed("TYPE", "type"), fixed("RESOURCE", "resource"), gives("DESCRIPTION", "description")];
+const WEBHOOKS: [Column; 4] = [
+    fixed("WEBHOOK", "webhookId"),
+    gives("NAME", "name"),
+    fixed("DELIVERY", "delivery.id"),
+    gives("OUTCOME", "outcome"),
+];
 const PATH: [&str; 2] = ["company", "events"];
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -24,6 +34,19 @@ pub enum Command {
     /// Pull events, oldest first
     #[command(alias = "ls")]
     List(List),
+    /// Show an event, and what became of it at each webhook
+    Get {
+        id: String,
+        /// The resource that it is about, such as order/ord_123: with it the event is found at once
+        #[arg(long, value_name = "RESOURCE")]
+        resource: Option<String>,
+        /// Its publisher, where two have given the same id
+        #[arg(long, value_name = "SOURCE")]
+        source: Option<String>,
+        /// Without --resource: look through what came since then [1h]
+        #[arg(long, value_name = "TIME", value_parser = moment::argument)]
+        since: Option<String>,
+    },
     /// List what a webhook may subscribe to
     Types,
 }
@@ -53,6 +76,13 @@ impl Command {
                 }
             }
             Self::List(list) => list.run(context).await,
+            Self::Get { id, resource, source, since } => {
+                let given = [("resource", resource), ("source", source), ("created_at_min", since)];
+                let query: crate::list::Query =
+                    given.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
+                let found = context.json(Request::get(&["company", "events", &id]).query(&query)).await?;
+                context.output.one(&found, |report| tell(report, context.output.terminal))
+            }
             Self::Types => context.whole(&["company", "event-types"], &vec![], &TYPES).await,
         }
     }
@@ -114,6 +144,15 @@ impl List {
             }
         }
     }
+}
+
+/// The event's JSON, and a table of the webhooks.
+fn tell(report: &Members, terminal: Terminal) -> String {
+    let find = |wanted: &str| report.0.iter().find(|(name, _)| name == wanted).map(|(_, value)| value);
+    let webhooks = find("webhooks").and_then(|list| serde_json::from_str::<Vec<Box<RawValue>>>(list.get()).ok());
+    let webhooks: Vec<_> = webhooks.unwrap_or_default().iter().filter_map(|webhook| crate::json::of(webhook)).collect();
+    let event = find("event").map_or_else(String::new, |event| terminal::plain_lines(event.get()));
+    format!("{event}\n\n{}", Table::new(&WEBHOOKS).lines(&webhooks, terminal).join("\n"))
 }
 
 fn warn_of_gap(context: &Context, page: &Page) {

@@ -24,12 +24,25 @@ const WINDOWS: [Column; 7] = [
     gives("FAILED ATTEMPTS", "failedAttempts"),
 ];
 
+const EACH: [Column; 7] = [
+    fixed("WEBHOOK", "webhookId"),
+    fixed("ATTEMPTS", "total.attempts"),
+    fixed("DELIVERED", "total.deliveries.delivered"),
+    fixed("FAILED", "total.deliveries.failed"),
+    fixed("P95 MS", "total.latency.p95"),
+    fixed("CIRCUIT", "now.circuit"),
+    gives("OLDEST WAITING", "now.oldestWaitingAt"),
+];
+
 /// Without a webhook: of all of the tenant's.
 #[derive(Debug, Args)]
 pub struct Metrics {
     /// Of this webhook alone
     #[arg(value_name = "WEBHOOK")]
     id: Option<String>,
+    /// Of every webhook, a line each
+    #[arg(long, conflicts_with = "id")]
+    each: bool,
     /// From when on [24h]
     #[arg(long, value_name = "TIME", value_parser = moment::argument)]
     since: Option<String>,
@@ -52,6 +65,9 @@ impl Metrics {
     pub async fn run(self, context: &Context) -> Result<(), Failure> {
         let given = [("created_at_min", self.since), ("created_at_max", self.until), ("step", self.step)];
         let query: Query = given.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
+        if self.each {
+            return context.whole(&["company", "webhooks", "metrics"], &query, &EACH).await;
+        }
         let path = match &self.id {
             Some(id) => vec!["company", "webhooks", id, "metrics"],
             None => vec!["company", "metrics"],

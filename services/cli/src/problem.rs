@@ -79,8 +79,11 @@ fn option_of(field: &str) -> Option<String> {
     let option = match name {
         "name" | "url" | "secret" | "filter" | "changed" | "payload" | "debounce" | "signature" | "format"
         | "ordered" | "mode" | "step" | "overlap" | "waiting" | "since" | "until" | "limit" | "event" | "status"
-        | "subject" | "time" | "source" | "id" => format!("--{name}"),
-        "events" => "--event".into(),
+        | "subject" | "time" | "source" | "id" | "description" | "metadata" | "resource" | "reason" | "webhook"
+        | "data" | "previous" => format!("--{name}"),
+        "events" | "eventType" => "--event".into(),
+        "response_status" => "--response-status".into(),
+        "sinceDelivery" => "--since-delivery".into(),
         "headers" => "--header".into(),
         "fields" => "--field".into(),
         "statuses" => "--status".into(),

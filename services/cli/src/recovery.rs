@@ -36,8 +36,12 @@ pub struct Recover {
     id: String,
 
     /// Of events since then
-    #[arg(long, value_name = "TIME", value_parser = moment::argument)]
-    since: String,
+    #[arg(long, value_name = "TIME", value_parser = moment::argument, required_unless_present = "since_delivery")]
+    since: Option<String>,
+
+    /// From this delivery of the webhook on
+    #[arg(long, value_name = "ID", conflicts_with = "since")]
+    since_delivery: Option<String>,
 
     /// Of events until then [now]
     #[arg(long, value_name = "TIME", value_parser = moment::argument)]
@@ -54,6 +58,10 @@ pub struct Recover {
     /// Do not wait for its end
     #[arg(long)]
     no_wait: bool,
+
+    /// Say what it would be about, and send nothing
+    #[arg(long)]
+    dry_run: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -93,13 +101,15 @@ struct Recovery {
 impl Recover {
     pub async fn run(self, context: &Context) -> Result<(), Failure> {
         let mut body = Body::default();
-        body.set("since", &self.since)?;
+        body.set_if("since", self.since.as_ref())?;
+        body.set_if("sinceDelivery", self.since_delivery.as_ref())?;
+        body.set_if("dryRun", Some(&true).filter(|_| self.dry_run))?;
         body.set_if("until", self.until.as_ref())?;
         body.set_if("statuses", Some(&self.statuses).filter(|statuses| !statuses.is_empty()))?;
         body.set_if("mode", self.mode.as_ref())?;
         let request = Request::post(&["company", "webhooks", &self.id, "recover"]).body(JSON, body.json()?);
         let answer = context.send(request).await?;
-        if self.no_wait {
+        if self.no_wait || self.dry_run {
             return context.output.detail(&answer.json()?);
         }
         follow(context, &answer.read::<Recovery>()?.id).await

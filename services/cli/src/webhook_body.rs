@@ -16,6 +16,14 @@ pub struct Fields {
     #[arg(long)]
     name: Option<String>,
 
+    /// What it is for
+    #[arg(long)]
+    description: Option<String>,
+
+    /// A label of your own: name=value; may be repeated, and takes the place of all there were
+    #[arg(long = "metadata", value_name = "NAME=VALUE")]
+    metadata: Vec<String>,
+
     /// Where deliveries go: https://…
     #[arg(long)]
     url: Option<String>,
@@ -82,6 +90,8 @@ pub enum Clearable {
     Debounce,
     RateLimit,
     Headers,
+    Description,
+    Metadata,
 }
 
 impl Clearable {
@@ -93,6 +103,8 @@ impl Clearable {
             Self::Debounce => "debounce",
             Self::RateLimit => "rateLimit",
             Self::Headers => "headers",
+            Self::Description => "description",
+            Self::Metadata => "metadata",
         }
     }
 }
@@ -126,18 +138,15 @@ impl Fields {
     pub fn body(&self) -> Result<Body, Failure> {
         let mut body = Body::default();
         body.set_if("name", self.name.as_ref())?;
+        body.set_if("description", self.description.as_ref())?;
+        set_metadata(&mut body, &self.metadata)?;
         body.set_if("url", self.url.as_ref())?;
         for (name, list) in [("events", &self.events), ("fields", &self.fields), ("changed", &self.changed)] {
             body.set_if(name, Some(list).filter(|list| !list.is_empty()))?;
         }
         set_secret(&mut body, self.secret.as_ref())?;
         set_headers(&mut body, &self.headers)?;
-        if let Some(given) = &self.filter {
-            let text = input::text("--filter", given)?;
-            let filter: Box<RawValue> = serde_json::from_str(&text)
-                .map_err(|error| Failure::usage(format!("--filter is not JSON: {error}")))?;
-            body.set("filter", &filter)?;
-        }
+        set_json(&mut body, "filter", "--filter", self.filter.as_ref())?;
         body.set_if("payload", self.payload.as_ref())?;
         body.set_if("debounce", self.debounce.as_ref())?;
         body.set_if("rateLimit", self.rate_limit.as_ref())?;
@@ -178,6 +187,27 @@ pub fn set_headers(body: &mut Body, given: &[SecretString]) -> Result<(), Failur
     body.set_if("headers", Some(&headers).filter(|headers| !headers.is_empty()))
 }
 
+/// JSON that is given as it is, or in a file.
+pub fn set_json(body: &mut Body, name: &'static str, option: &str, given: Option<&String>) -> Result<(), Failure> {
+    let Some(given) = given else { return Ok(()) };
+    let text = input::text(option, given)?;
+    let json: Box<RawValue> =
+        serde_json::from_str(&text).map_err(|error| Failure::usage(format!("{option} is not JSON: {error}")))?;
+    body.set(name, &json)
+}
+
+fn set_metadata(body: &mut Body, given: &[String]) -> Result<(), Failure> {
+    let mut pairs = BTreeMap::new();
+    for pair in given {
+        let parts = pair.split_once('=').filter(|(name, _)| !name.is_empty());
+        let (name, value) = parts.ok_or_else(|| Failure::usage("--metadata must be like name=value"))?;
+        if pairs.insert(name, value).is_some() {
+            return Err(Failure::usage(format!("--metadata {name} is given twice")));
+        }
+    }
+    body.set_if("metadata", Some(&pairs).filter(|pairs| !pairs.is_empty()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -186,6 +216,7 @@ mod tests {
     fn the_body_has_what_was_given_and_no_number_loses_a_digit() {
         let fields = Fields {
             name: Some("a".into()),
+            metadata: vec!["team=a=b".into()],
             events: vec!["order-created".into(), "product-*".into()],
             headers: vec!["Authorization: Bearer x:y".to_owned().into()],
             filter: Some(r#"{"total_price":[{"numeric":[">",50.00]}]}"#.into()),
@@ -199,7 +230,7 @@ mod tests {
         clear(&mut body, &[Clearable::Debounce]).unwrap();
         assert_eq!(
             String::from_utf8(body.json().unwrap()).unwrap(),
-            r#"{"debounce":null,"dropDuplicates":false,"events":["order-created","product-*"],"filter":{"total_price":[{"numeric":[">",50.00]}]},"format":"cloudevent","headers":{"Authorization":"Bearer x:y"},"name":"a","ordered":true,"rateLimit":50}"#
+            r#"{"debounce":null,"dropDuplicates":false,"events":["order-created","product-*"],"filter":{"total_price":[{"numeric":[">",50.00]}]},"format":"cloudevent","headers":{"Authorization":"Bearer x:y"},"metadata":{"team":"a=b"},"name":"a","ordered":true,"rateLimit":50}"#
         );
         assert!(clear(&mut body, &[Clearable::RateLimit]).is_err());
     }

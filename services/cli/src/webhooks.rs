@@ -2,10 +2,11 @@
 
 use std::io::{self, IsTerminal};
 
-use clap::{Args, Subcommand};
+use clap::{ArgGroup, Args, Subcommand};
 use reqwest::Method;
 use secrecy::SecretString;
 use serde::Deserialize;
+use serde_json::value::RawValue;
 
 use crate::client::{JSON, Request};
 use crate::context::Context;
@@ -69,6 +70,9 @@ pub enum Command {
     },
     /// Send a test message now: to a webhook, or to a --url; exit code 1 if the endpoint does not answer 200
     Test(Test),
+    /// Say whether an event would make a delivery of a webhook with these rules, why not, and what would be sent; exit code 1 if
+    /// it would not
+    Match(Match),
     /// Show the secret, public key and former ones that are still valid
     Secret { id: String },
     /// Put a new secret in place; the former one stays valid for a while
@@ -101,7 +105,7 @@ pub enum Command {
 }
 
 #[derive(Debug, Args)]
-#[group(id = "tested", required = true, multiple = false, args = ["id", "url"])]
+#[command(group(ArgGroup::new("tested").required(true).args(["id", "url"])))]
 pub struct Test {
     id: Option<String>,
     /// A URL that is not saved
@@ -110,9 +114,40 @@ pub struct Test {
     /// For --url: the secret to sign with, @FILE, or - for stdin
     #[arg(long, value_name = "SECRET", conflicts_with = "id")]
     secret: Option<SecretString>,
+    /// Send the example of this event type, through the webhook's own rules
+    #[arg(long, value_name = "EVENT")]
+    event: Option<String>,
     /// For --url: a header to send, 'Name: value'
     #[arg(long = "header", value_name = "HEADER", conflicts_with = "id")]
     headers: Vec<SecretString>,
+}
+
+#[derive(Debug, Args)]
+pub struct Match {
+    /// The type of the event
+    #[arg(value_name = "EVENT_TYPE")]
+    event_type: String,
+    /// The resource as JSON, or @FILE; the example of the event type if it is not given
+    #[arg(long, value_name = "JSON")]
+    data: Option<String>,
+    /// The state of the resource before, as JSON or @FILE, for --changed
+    #[arg(long, value_name = "JSON")]
+    previous: Option<String>,
+    /// What the webhook subscribes to [the event type]; may be repeated or have commas
+    #[arg(long = "event", value_name = "EVENT", value_delimiter = ',')]
+    events: Vec<String>,
+    /// Send these parts of the resource alone; may be repeated or have commas
+    #[arg(long = "field", value_name = "PATH", value_delimiter = ',')]
+    fields: Vec<String>,
+    /// What the resource must look like: a JSON pattern, or @FILE
+    #[arg(long, value_name = "JSON")]
+    filter: Option<String>,
+    /// One of these paths must have changed; may be repeated or have commas
+    #[arg(long, value_name = "PATH", value_delimiter = ',')]
+    changed: Vec<String>,
+    /// What the body of a delivery is: the resource, or a CloudEvent with it
+    #[arg(long, value_name = "resource|cloudevent")]
+    format: Option<String>,
 }
 
 impl Command {
@@ -135,6 +170,7 @@ impl Command {
             }
             Self::Delete { id, yes } => delete(context, &id, yes).await,
             Self::Test(test) => test.run(context).await,
+            Self::Match(rules) => rules.run(context).await,
             Self::Changes { id, part, times } => {
                 context.list(&["company", "webhooks", &id, "changes"], times.query(), part.limit(), &CHANGES).await
             }
@@ -208,16 +244,59 @@ async fn delete(context: &Context, id: &str, yes: bool) -> Result<(), Failure> {
 }
 
 #[derive(Debug, Deserialize)]
+struct Matched {
+    matches: bool,
+    objections: Vec<Objection>,
+    payload: Box<RawValue>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Objection {
+    rule: String,
+    detail: String,
+}
+
+impl Match {
+    async fn run(self, context: &Context) -> Result<(), Failure> {
+        let mut body = Body::default();
+        body.set("eventType", &self.event_type)?;
+        for (name, option, given) in [
+            ("data", "--data", &self.data),
+            ("previous", "--previous", &self.previous),
+            ("filter", "--filter", &self.filter),
+        ] {
+            webhook_body::set_json(&mut body, name, option, given.as_ref())?;
+        }
+        for (name, list) in [("events", &self.events), ("fields", &self.fields), ("changed", &self.changed)] {
+            body.set_if(name, Some(list).filter(|list| !list.is_empty()))?;
+        }
+        body.set_if("format", self.format.as_ref())?;
+        let answer = context.send(Request::post(&["company", "webhooks", "match"]).body(JSON, body.json()?)).await?;
+        let matched: Matched = answer.read()?;
+        match context.output.is_human() {
+            true => context.output.line(&terminal::plain_lines(matched.payload.get()))?,
+            false => context.output.json(answer.json()?.get())?,
+        }
+        if matched.matches {
+            return Ok(());
+        }
+        let why: Vec<_> = matched.objections.iter().map(|one| format!("{}: {}", one.rule, one.detail)).collect();
+        Err(Failure::failed(format!("it would make no delivery\n{}", terminal::plain_lines(&why.join("\n")))))
+    }
+}
+
+#[derive(Debug, Deserialize)]
 struct Report {
     success: bool,
 }
 
 impl Test {
     async fn run(&self, context: &Context) -> Result<(), Failure> {
+        let mut body = Body::default();
+        body.set_if("eventType", self.event.as_ref())?;
         let request = match &self.id {
-            Some(id) => Request::post(&["company", "webhooks", id, "test"]),
+            Some(id) => Request::post(&["company", "webhooks", id, "test"]).body(JSON, body.json()?),
             None => {
-                let mut body = Body::default();
                 body.set_if("url", self.url.as_ref())?;
                 webhook_body::set_secret(&mut body, self.secret.as_ref())?;
                 webhook_body::set_headers(&mut body, &self.headers)?;
@@ -234,7 +313,11 @@ impl Test {
             return Ok(());
         }
         let json = answer.json()?;
-        let why = crate::json::of(&json).map(|members| members.text("error.detail")).unwrap_or_default();
+        let told = |member: &str| crate::json::of(&json).map(|members| members.text(member)).unwrap_or_default();
+        let (why, advice) = (told("error.detail"), told("advice"));
+        if !advice.is_empty() {
+            context.output.note(&terminal::plain(&advice));
+        }
         Err(Failure::failed(format!("the test failed: {}", terminal::plain(&why))))
     }
 }

@@ -131,6 +131,7 @@ impl Attempter {
             changed,
             changed_omitted,
             attempt: meta.attempt,
+            is_test: false,
             format,
             payload: body.clone(),
         };

@@ -160,6 +160,7 @@ mod tests {
             last_attempt: 3,
             round: 1,
             fault: None,
+            response_status: None,
             triggered_at: event.time,
             next_attempt_at: None,
             carried_by: None,

@@ -17,6 +17,11 @@ pub struct WebhookResource {
     #[schema(value_type = String)]
     pub id: WebhookId,
     pub name: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    /// The owner's own labels.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub metadata: BTreeMap<String, String>,
     #[schema(value_type = String)]
     pub url: Url,
     #[schema(value_type = Vec<String>)]
@@ -52,6 +57,8 @@ impl From<WebhookRecord> for WebhookResource {
         Self {
             id: record.id,
             name: record.name,
+            description: record.description,
+            metadata: record.metadata,
             url: record.url,
             events: record.events,
             is_enabled: record.state == WebhookState::Active,

@@ -12,6 +12,8 @@ pub fn webhook() -> WebhookRecord {
         id: "wbh_01HA4XCG60CT4G3EWF4CKYM1MF".parse().unwrap(),
         tenant: "t".parse().unwrap(),
         name: "a".to_owned(),
+        description: None,
+        metadata: Default::default(),
         url: "https://a.example/".parse().unwrap(),
         events: vec!["*".parse().unwrap()],
         state: WebhookState::Disabled,

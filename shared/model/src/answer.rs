@@ -85,6 +85,47 @@ impl Fault {
             Self::CarrierFailed => "carrier_failed",
         }
     }
+
+    /// What the owner of the endpoint can do about it.
+    pub fn advice(self) -> &'static str {
+        match self {
+            Self::DnsFailed => {
+                "Check the spelling of the host. If it is right, its DNS zone has no A or AAAA record that the internet can see."
+            }
+            Self::AddressForbidden => {
+                "Use a host with a public address: private, local and reserved addresses cannot be sent to. For your own machine, \
+                 use a tunnel."
+            }
+            Self::ConnectionRefused => {
+                "Nothing listens at this port. Start the server, or correct the port; a firewall may refuse connections too."
+            }
+            Self::ConnectTimeout => {
+                "The host does not answer within a second. Check that the server is up, and that its firewall lets connections \
+                 from the internet in."
+            }
+            Self::CertificateInvalid => {
+                "Install a certificate of a public authority for this very host, with the whole chain of intermediate \
+                 certificates."
+            }
+            Self::TlsFailed => "Allow TLS 1.2 or 1.3 at the endpoint, and check that this port speaks TLS.",
+            Self::ConnectionFailed => {
+                "The connection broke before there was an answer. Look into the log of the server, or of the proxy in front of it."
+            }
+            Self::Timeout => "Answer within five seconds: store the message, answer 200, and do the work afterwards.",
+            Self::Redirected => "Use the final URL: redirects are not followed.",
+            Self::HttpStatus => {
+                "Answer with a status from 200 to 299. Look into the log of the endpoint for this time; 401 and 403 mostly mean \
+                 that it wants credentials, which `headers` can carry, 404 and 405 that the path is another one."
+            }
+            Self::ResponseTooLarge => "Answer with a short body, or none.",
+            Self::Gone => "The endpoint says that it is gone for good. Answer otherwise if it is not.",
+            Self::WebhookDeleted => "Create the webhook again if it is still wanted.",
+            Self::Discarded => "Nothing: it was discarded when the webhook was enabled.",
+            Self::ParkingFull => "Mend the endpoint: more deliveries wait for it than are kept.",
+            Self::FilterNotMatched => "Nothing, or change the webhook's `filter`.",
+            Self::CarrierFailed => "Mend the endpoint, then send the delivery that it relied on again.",
+        }
+    }
 }
 
 /// What came back from an endpoint, or did not.
@@ -104,6 +145,18 @@ pub struct Answer {
     pub headers: String,
     /// What was odd, and did not decide: a body that broke off, a request that was sent again.
     pub note: Option<String>,
+    pub timing: Timing,
+}
+
+/// How long the parts of an exchange took; `None` where there was no such part, as on a connection that was kept.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Timing {
+    pub dns: Option<Duration>,
+    /// TCP, to the address that answered.
+    pub connect: Option<Duration>,
+    pub tls: Option<Duration>,
+    /// From when the request was begun on its connection until the head of the answer was there.
+    pub first_byte: Option<Duration>,
 }
 
 /// What becomes of a delivery after an attempt.
@@ -150,6 +203,7 @@ mod tests {
             body: String::new(),
             headers: String::new(),
             note: None,
+            timing: Timing::default(),
         };
         let id =
             DeliveryId::of(&"t".parse().unwrap(), "orders", "e", OffsetDateTime::UNIX_EPOCH, WebhookId::generate());

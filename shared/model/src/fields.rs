@@ -85,6 +85,10 @@ impl Changed {
         Paths::parse("changed", paths).map(Self)
     }
 
+    pub fn paths(&self) -> &[String] {
+        &self.0.written
+    }
+
     /// The paths, in the order they were given, that select something else in `after` than in `before`. Without a
     /// `before` (a first state) and with data that is not an object, that side selects nothing.
     ///

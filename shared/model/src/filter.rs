@@ -26,6 +26,7 @@
 //! kinds; an operator without its array is refused, where EventBridge would look for a field of that name. `cidr` and
 //! operators within `prefix` and `suffix` are not taken.
 
+mod explain;
 mod matching;
 mod number;
 mod parse;
@@ -34,6 +35,7 @@ mod value;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 
+pub use self::explain::Mismatch;
 use self::matching::Pattern;
 use self::value::{Node, Value};
 use crate::Invalid;
@@ -58,6 +60,18 @@ impl Filter {
             Some(Value::Object(resource)) => self.pattern.matches(resource),
             _ => false,
         })
+    }
+
+    /// Where the resource does not match; empty if it does.
+    pub fn mismatches(&self, data: &[u8]) -> Vec<Mismatch> {
+        let resource = serde_json::from_slice::<&RawValue>(data).ok().map(Node::new);
+        let wanted = Node::new(&self.json);
+        match (resource.as_ref().and_then(Node::value), wanted.value()) {
+            (Some(Value::Object(resource)), Some(Value::Object(wanted))) => {
+                explain::explain(&self.pattern, wanted, resource, "")
+            }
+            _ => vec![Mismatch { path: String::new(), found: None, wanted: String::new() }],
+        }
     }
 
     /// The pattern as it was written.

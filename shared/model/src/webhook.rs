@@ -1,3 +1,5 @@
+use std::collections::BTreeMap;
+
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -8,6 +10,10 @@ use crate::{Credentials, EventPattern, EventType, Invalid, Keyring, Rules, Seale
 
 const MAX_URL_BYTES: usize = 2048;
 const MAX_NAME_CHARS: usize = 200;
+const MAX_DESCRIPTION_CHARS: usize = 1000;
+const MAX_METADATA: usize = 16;
+const MAX_METADATA_NAME_CHARS: usize = 40;
+const MAX_METADATA_VALUE_CHARS: usize = 500;
 
 /// A tenant's webhook, as the data plane needs it: the value of a CONFIG entry.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -70,6 +76,36 @@ pub fn validate_name(name: &str) -> Result<(), Invalid> {
     let chars = name.chars().count();
     if name.trim().is_empty() || chars > MAX_NAME_CHARS || name.chars().any(char::is_control) {
         return Err(Invalid::new("name", format!("must have 1 to {MAX_NAME_CHARS} characters that can be seen")));
+    }
+    Ok(())
+}
+
+/// What its owner says a webhook is for, on as many lines as it takes.
+pub fn validate_description(text: &str) -> Result<(), Invalid> {
+    let is_bad = |char: char| char.is_control() && !matches!(char, '\n' | '\r' | '\t');
+    if text.chars().count() > MAX_DESCRIPTION_CHARS || text.chars().any(is_bad) {
+        let detail = format!("must have at most {MAX_DESCRIPTION_CHARS} characters, none of them a control character");
+        return Err(Invalid::new("description", detail));
+    }
+    Ok(())
+}
+
+/// The owner's own labels of a webhook. We keep them, and nothing follows from them.
+pub fn validate_metadata(pairs: &BTreeMap<String, String>) -> Result<(), Invalid> {
+    let is_seen = |text: &str, max: usize| text.chars().count() <= max && !text.chars().any(char::is_control);
+    if pairs.len() > MAX_METADATA {
+        return Err(Invalid::new("metadata", format!("must have at most {MAX_METADATA} members")));
+    }
+    for (name, value) in pairs {
+        let field = || format!("metadata.{}", name.chars().take(MAX_METADATA_NAME_CHARS).collect::<String>());
+        if name.is_empty() || !is_seen(name, MAX_METADATA_NAME_CHARS) {
+            let detail = format!("its name must have 1 to {MAX_METADATA_NAME_CHARS} characters that can be seen");
+            return Err(Invalid::new(field(), detail));
+        }
+        if !is_seen(value, MAX_METADATA_VALUE_CHARS) {
+            let detail = format!("must have at most {MAX_METADATA_VALUE_CHARS} characters that can be seen");
+            return Err(Invalid::new(field(), detail));
+        }
     }
     Ok(())
 }

@@ -58,6 +58,10 @@ pub struct Held {
 }
 
 impl Held {
+    pub fn first(&self) -> u64 {
+        self.first
+    }
+
     /// Whether events at or behind this start may have been removed.
     pub fn is_short_of(&self, start: FeedStart) -> bool {
         match start {

@@ -9,7 +9,7 @@ use http::header::{HeaderName, RETRY_AFTER};
 use http::{HeaderMap, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
-use shopery_model::{Answer, Credentials, Fault};
+use shopery_model::{Answer, Credentials, Fault, Timing};
 use time::OffsetDateTime;
 use tokio::time::Instant;
 
@@ -112,6 +112,7 @@ impl Reply {
             body,
             headers,
             note: self.oddity,
+            timing: Timing::default(),
         }
     }
 }
@@ -144,6 +145,7 @@ pub(crate) fn failed(fault: Fault, detail: String) -> Answer {
         body: String::new(),
         headers: String::new(),
         note: None,
+        timing: Timing::default(),
     }
 }
 

@@ -17,7 +17,7 @@ use rustls::client::Resumption;
 use rustls::pki_types::ServerName;
 use rustls::pki_types::pem::PemObject;
 use rustls::{CertificateError, ClientConfig, RootCertStore};
-use shopery_model::Fault;
+use shopery_model::{Fault, Timing};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -61,6 +61,7 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 pub(crate) struct Connected {
     pub(crate) stream: Box<dyn Stream>,
     pub(crate) is_http2: bool,
+    pub(crate) timing: Timing,
 }
 
 pub(crate) struct Connector {
@@ -88,16 +89,22 @@ impl Connector {
     }
 
     pub(crate) async fn connect(&self, origin: &Origin, is_http1: bool) -> Result<Connected, Failure> {
+        let (asked, mut timing) = (Instant::now(), Timing::default());
         let addresses = match &origin.host {
             // A literal address has been judged with its URL.
             Host::Ipv4(v4) => vec![IpAddr::V4(*v4)],
             Host::Ipv6(v6) => vec![IpAddr::V6(*v6)],
-            Host::Domain(name) => self.resolver.resolve(name).await?,
+            Host::Domain(name) => {
+                let addresses = self.resolver.resolve(name).await?;
+                timing.dns = Some(asked.elapsed());
+                addresses
+            }
         };
         let addresses = alternating(addresses).into_iter().map(|address| SocketAddr::new(address, origin.port));
         let (stream, began) = first_to_answer(addresses.collect()).await?;
+        timing.connect = Some(began.elapsed());
         if !origin.is_tls {
-            return Ok(Connected { stream: Box::new(stream), is_http2: false });
+            return Ok(Connected { stream: Box::new(stream), is_http2: false, timing });
         }
         let name = match &origin.host {
             Host::Domain(name) => ServerName::try_from(name.trim_end_matches('.').to_owned())
@@ -106,10 +113,12 @@ impl Connector {
             Host::Ipv6(v6) => ServerName::IpAddress((*v6).into()),
         };
         let tls = if is_http1 { &self.tls_http1 } else { &self.tls };
+        let connected = Instant::now();
         let stream = tokio::time::timeout_at(began + CONNECT_TIMEOUT, tls.connect(name, stream)).await;
         let stream = stream.map_err(|_| no_connection())?.map_err(|error| explain(&error))?;
         let is_http2 = stream.get_ref().1.alpn_protocol() == Some(HTTP2);
-        Ok(Connected { stream: Box::new(stream), is_http2 })
+        timing.tls = Some(connected.elapsed());
+        Ok(Connected { stream: Box::new(stream), is_http2, timing })
     }
 }
 

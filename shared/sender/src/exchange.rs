@@ -166,6 +166,7 @@ impl Connection {
             Sender::Http1(sender) => sender.try_send_request(request).await,
             Sender::Http2(sender) => sender.try_send_request(request).await,
         };
+        self.timing.first_byte = Some(began.elapsed());
         sent.map_err(|mut error| {
             let was_written = error.take_message().is_none();
             let is_http2 = matches!(self.sender, Sender::Http2(_));

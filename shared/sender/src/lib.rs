@@ -126,6 +126,27 @@ impl Sender {
         message: &Message<'_>,
         now: OffsetDateTime,
     ) -> Result<Answer, SenderFault> {
+        self.send_on(None, endpoint, message, now).await
+    }
+
+    /// The same on a connection of its own, so that all parts of the exchange are seen, and timed.
+    pub async fn send_anew(
+        &self,
+        endpoint: Endpoint<'_>,
+        message: &Message<'_>,
+        now: OffsetDateTime,
+    ) -> Result<Answer, SenderFault> {
+        self.send_on(Some(Instant::now()), endpoint, message, now).await
+    }
+
+    /// `born_after`: on a connection that is newer than this moment.
+    async fn send_on(
+        &self,
+        born_after: Option<Instant>,
+        endpoint: Endpoint<'_>,
+        message: &Message<'_>,
+        now: OffsetDateTime,
+    ) -> Result<Answer, SenderFault> {
         let started = Instant::now();
         let answered = match (self.egress.judge(endpoint.url), Origin::of(endpoint.url)) {
             (Ok(()), Some(origin)) => {
@@ -133,7 +154,7 @@ impl Sender {
                 headers.entry(USER_AGENT).or_insert(HeaderValue::from_static(AGENT));
                 headers.entry(ACCEPT).or_insert(HeaderValue::from_static("*/*"));
                 let request = Request { url: endpoint.url, headers, body: message.payload.clone() };
-                self.exchange(&Arc::new(origin), &request, endpoint.credentials, (started, now)).await
+                self.exchange(&Arc::new(origin), &request, endpoint.credentials, born_after, (started, now)).await
             }
             (Err(detail), _) => Err(Failure::Endpoint(Fault::AddressForbidden, detail)),
             (Ok(()), None) => Err(Failure::Endpoint(Fault::AddressForbidden, "the URL names no host".to_owned())),
@@ -155,13 +176,13 @@ impl Sender {
         origin: &Arc<Origin>,
         request: &Request<'_>,
         credentials: &Credentials,
+        mut born_after: Option<Instant>,
         (started, now): (Instant, OffsetDateTime),
     ) -> Result<Answer, Failure> {
         let deadline = started + TIMEOUT;
         let mut refusals: Vec<Refusal> = Vec::new();
-        let mut refused_at = None;
         let (mut connection, reply) = loop {
-            let connection = self.pool.connection(origin, refused_at);
+            let connection = self.pool.connection(origin, born_after);
             let mut connection = tokio::time::timeout_at(deadline, connection).await.map_err(|_| no_answer())??;
             let posted = tokio::time::timeout_at(deadline, connection.post(request)).await;
             // The rest of the head is as odd as any rest.
@@ -178,7 +199,7 @@ impl Sender {
                         self.pool.refuses_http2(origin);
                     }
                     refusals.push(refusal);
-                    refused_at = Some(Instant::now());
+                    born_after = Some(Instant::now());
                 }
                 Err(Broken::NotProcessed(refusal)) => {
                     let why = format!("{}; it took the request on none of {MAX_RESENDS} new ones", refusal.what());
@@ -187,6 +208,7 @@ impl Sender {
                 Err(Broken::Unknown(failure)) => return Err(failure),
             }
         };
+        let timing = connection.timing;
         if reply.is_complete {
             let idle = reply.keep_alive;
             // It is ready once its task has noticed the end of this request; at once, unless the endpoint has answered before it
@@ -202,6 +224,7 @@ impl Sender {
             }
         }
         let mut answer = reply.answer(credentials);
+        answer.timing = timing;
         if let Some(refusal) = refusals.last() {
             let times = match refusals.len() {
                 1 => String::new(),

@@ -36,6 +36,8 @@ pub struct Message<'a> {
     pub changed: &'a [String],
     pub changed_omitted: usize,
     pub attempt: u32,
+    /// Somebody tries the endpoint: nothing has happened.
+    pub is_test: bool,
     pub format: PayloadFormat,
     pub payload: Bytes,
 }
@@ -106,6 +108,9 @@ impl Message<'_> {
             }
         }
         set("x-shopery-attempt", &self.attempt.to_string(), false);
+        if self.is_test {
+            set("x-shopery-test", "true", false);
+        }
         headers
     }
 }

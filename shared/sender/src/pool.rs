@@ -22,7 +22,7 @@ use http_body_util::Full;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use prometheus_client::metrics::gauge::Gauge;
-use shopery_model::Fault;
+use shopery_model::{Fault, Timing};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -137,6 +137,8 @@ pub(crate) struct Connection {
     pub(crate) wire: Arc<Wire>,
     /// It has served a request before.
     pub(crate) is_kept: bool,
+    /// How long it took to make, if it was made for this request; the first byte of the answer is added.
+    pub(crate) timing: Timing,
     pub(crate) sender: Sender,
     /// Of HTTP/1.1: closes it, unless it is kept.
     close: Option<CloseOnDrop>,
@@ -280,7 +282,7 @@ impl Pool {
             Sender::Http2(_) => CheckoutState::Http2 { is_well: false },
         };
         let checkout = Checkout { pool: self.clone(), origin: origin.clone(), id, born, state };
-        Connection { wire, is_kept, sender, close, checkout }
+        Connection { wire, is_kept, timing: Timing::default(), sender, close, checkout }
     }
 
     pub(crate) fn open(&self) -> Gauge {
@@ -376,7 +378,7 @@ impl Host {
 }
 
 impl Reservation {
-    async fn fill(mut self, Connected { stream, is_http2 }: Connected) -> Result<Connection, Failure> {
+    async fn fill(mut self, Connected { stream, is_http2, timing }: Connected) -> Result<Connection, Failure> {
         let (stream, wire) = Watched::new(stream);
         let (stream, born) = (TokioIo::new(stream), Instant::now());
         let broken = |_| Failure::Endpoint(Fault::ConnectionFailed, "the connection broke at its start".to_owned());
@@ -423,7 +425,8 @@ impl Reservation {
             });
         }
         drop(state);
-        Ok(self.pool.taken(&self.origin, sender, close, (id, wire, born), false))
+        let connection = self.pool.taken(&self.origin, sender, close, (id, wire, born), false);
+        Ok(Connection { timing, ..connection })
     }
 
     fn fail(mut self, failure: &Failure) {

@@ -45,6 +45,7 @@ async fn post(sender: &Sender, url: &str) -> Answer {
         changed: &[],
         changed_omitted: 0,
         attempt: 1,
+        is_test: false,
         format: PayloadFormat::Resource,
         payload: Bytes::from_static(br#"{"id":"1"}"#),
     };

@@ -209,6 +209,10 @@ fn differences(
 #[serde(rename_all = "camelCase")]
 struct Plain<'a> {
     name: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    description: Option<&'a str>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    metadata: &'a BTreeMap<String, String>,
     url: &'a url::Url,
     events: &'a [EventPattern],
     is_enabled: bool,
@@ -223,6 +227,8 @@ struct Plain<'a> {
 fn shown(record: &WebhookRecord) -> serde_json::Result<Shown> {
     let plain = Plain {
         name: &record.name,
+        description: record.description.as_deref(),
+        metadata: &record.metadata,
         url: &record.url,
         events: &record.events,
         is_enabled: record.state == WebhookState::Active,

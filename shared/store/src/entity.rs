@@ -35,6 +35,9 @@ pub(crate) mod webhook {
         /// Since then its endpoint is another one.
         pub endpoint_since: Option<i64>,
         pub version: i64,
+        pub description: Option<String>,
+        /// JSON
+        pub metadata: Option<String>,
     }
 
     #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
@@ -132,6 +135,8 @@ pub(crate) mod delivery {
         pub attempt_count: i32,
         pub fault: Option<String>,
         pub fault_detail: Option<String>,
+        /// What the endpoint has answered to the last attempt; None in rows of before this was kept.
+        pub response_status: Option<i16>,
         pub next_attempt_at: Option<i64>,
         pub updated_at: i64,
         /// `updated_at`, if that is long after the delivery was made.

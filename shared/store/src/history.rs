@@ -12,9 +12,9 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::OnceLock;
 
-use sea_orm::sea_query::Expr;
+use sea_orm::sea_query::{Expr, SimpleExpr};
 use sea_orm::{
-    ColumnTrait, Condition, ConnectionTrait, DatabaseBackend, DatabaseTransaction, DbErr, EntityTrait, Iterable, Order,
+    ColumnTrait, Condition, ConnectionTrait, DatabaseBackend, DatabaseTransaction, DbErr, EntityTrait, Iterable,
     QueryFilter, QueryOrder, QuerySelect, Statement, TransactionTrait, Value,
 };
 use serde::de::DeserializeOwned;
@@ -49,6 +49,8 @@ pub struct DeliveryRecord {
     pub round: u32,
     /// Reason and detail.
     pub fault: Option<(String, String)>,
+    /// What the endpoint has answered to the last attempt; `None` in rows of before this was kept.
+    pub response_status: Option<u16>,
     pub triggered_at: OffsetDateTime,
     pub next_attempt_at: Option<OffsetDateTime>,
     pub carried_by: Option<String>,
@@ -90,9 +92,46 @@ fn known<'de, D: Deserializer<'de>, T: DeserializeOwned>(deserializer: D) -> Res
 #[derive(Debug, Clone, Default)]
 pub struct DeliveryFilter {
     pub webhook: Option<WebhookId>,
-    pub state: Option<DeliveryState>,
+    /// In any of these; in any state if there are none.
+    pub states: Vec<DeliveryState>,
     pub event_type: Option<String>,
+    pub resource: Option<String>,
+    pub fault: Option<Fault>,
+    pub response_status: Option<u16>,
+    pub order: Order,
     pub times: Times,
+}
+
+/// By when they were made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Order {
+    #[default]
+    NewestFirst,
+    OldestFirst,
+}
+
+impl Order {
+    fn sql(self) -> sea_orm::Order {
+        match self {
+            Self::NewestFirst => sea_orm::Order::Desc,
+            Self::OldestFirst => sea_orm::Order::Asc,
+        }
+    }
+
+    fn compare(self, a: &str, b: &str) -> std::cmp::Ordering {
+        match self {
+            Self::NewestFirst => b.cmp(a),
+            Self::OldestFirst => a.cmp(b),
+        }
+    }
+
+    /// What comes after this id.
+    fn is_behind(self, column: delivery::Column, id: &str) -> SimpleExpr {
+        match self {
+            Self::NewestFirst => column.lt(id),
+            Self::OldestFirst => column.gt(id),
+        }
+    }
 }
 
 impl Store {
@@ -120,41 +159,94 @@ impl Store {
         after: Option<&Cursor>,
         limit: u64,
     ) -> Result<Page<DeliveryRecord>, StoreError> {
+        let mut rows = Vec::new();
+        // An index has the rows of one state in their order, but not those of several.
+        let of_each: Vec<_> = filter.states.iter().map(|state| Some(*state)).collect();
+        let of_each = if of_each.is_empty() { vec![None] } else { of_each };
+        for state in &of_each {
+            rows.extend(self.rows_of(tenant, filter, *state, after, limit + 1).await?);
+        }
+        if of_each.len() > 1 {
+            rows.sort_by(|a, b| filter.order.compare(&a.id, &b.id));
+            // One that came into another state between two of the queries.
+            rows.dedup_by(|a, b| a.id == b.id);
+            rows.truncate(usize::try_from(limit + 1).unwrap_or(usize::MAX));
+        }
+        page(rows, limit)
+    }
+
+    /// The first rows that match, of one state or of any.
+    async fn rows_of(
+        &self,
+        tenant: &TenantId,
+        filter: &DeliveryFilter,
+        state: Option<DeliveryState>,
+        after: Option<&Cursor>,
+        count: u64,
+    ) -> Result<Vec<delivery::Model>, StoreError> {
         use delivery::Column;
-        let Times { created_at_min, created_at_max, updated_at_min, updated_at_max } = filter.times;
+        let (order, Times { created_at_min, created_at_max, updated_at_min, updated_at_max }) =
+            (filter.order, filter.times);
         // Hardly anything changes before it was made: the clocks of two machines may differ a little.
         let made_max = [created_at_max, updated_at_max.and_then(|max| max.checked_add(LATE))];
         let matching = Condition::all()
             .add(Column::Tenant.eq(tenant.as_str()))
             .add_option(filter.webhook.map(|id| Column::WebhookId.eq(id.to_string())))
-            .add_option(filter.state.map(|state| Column::State.eq(state.name())))
+            .add_option(state.map(|state| Column::State.eq(state.name())))
             .add_option(filter.event_type.as_ref().map(|event| Column::EventType.eq(event.as_str())))
+            .add_option(filter.resource.as_ref().map(|resource| Column::Resource.eq(resource.as_str())))
+            .add_option(filter.fault.map(|fault| Column::Fault.eq(fault.name())))
+            // The number itself: of a parameter, a database does not know whether an index of some statuses has it.
+            .add_option(filter.response_status.map(|status| Expr::cust(format!("response_status = {status}"))))
             .add_option(created_at_min.map(|min| Column::Id.gte(DeliveryId::first_at(min).to_string())))
             .add_option(
                 made_max.into_iter().flatten().min().map(|max| Column::Id.lte(DeliveryId::last_at(max).to_string())),
             )
             .add(filter.times.updated(Column::UpdatedAt))
-            .add_option(after.map(|cursor| Column::Id.lt(cursor.0.as_str())));
+            .add_option(after.map(|cursor| order.is_behind(Column::Id, &cursor.0)));
         // Attempts are long, and a list does not show them.
         let columns = Column::iter().filter(|column| !matches!(column, Column::Attempts));
         let matching = delivery::Entity::find().filter(matching).select_only().columns(columns);
         let matching = matching.expr_as(Expr::val(""), "attempts");
         let Some(min) = updated_at_min else {
-            return page(matching.order_by_desc(Column::Id).limit(limit + 1).into_model().all(&self.db).await?, limit);
+            return Ok(matching.order_by(Column::Id, order.sql()).limit(count).into_model().all(&self.db).await?);
         };
         // What has changed since then was made since then, but for what is late, which has an index of its own.
         let border = DeliveryId::first_at(min.checked_sub(LATE).unwrap_or(OffsetDateTime::UNIX_EPOCH)).to_string();
-        let newer = matching.clone().filter(Column::Id.gte(&border)).order_by_desc(Column::Id).limit(limit + 1);
-        let mut rows: Vec<delivery::Model> = newer.into_model().all(&self.db).await?;
-        let left = (limit + 1).saturating_sub(rows.len() as u64);
-        if left > 0 {
-            let late = matching.filter(Column::Id.lt(border)).filter(Column::LateAt.gte(to_millis(min)));
-            // An order by the id itself would tempt the database to look through all ids.
-            rows.extend(
-                late.order_by(Expr::cust("id || ''"), Order::Desc).limit(left).into_model().all(&self.db).await?,
-            );
+        let newer = matching.clone().filter(Column::Id.gte(&border)).order_by(Column::Id, order.sql());
+        // An order by the id itself would tempt the database to look through all ids.
+        let late = matching.filter(Column::Id.lt(border)).filter(Column::LateAt.gte(to_millis(min)));
+        let late = late.order_by(Expr::cust("id || ''"), order.sql());
+        let parts = if order == Order::NewestFirst { [newer, late] } else { [late, newer] };
+        let mut rows: Vec<delivery::Model> = Vec::new();
+        for part in parts {
+            let left = count.saturating_sub(rows.len() as u64);
+            if left > 0 {
+                rows.extend(part.limit(left).into_model().all(&self.db).await?);
+            }
         }
-        page(rows, limit)
+        Ok(rows)
+    }
+
+    /// The deliveries of one event, which was stored at that time; their ids begin with it.
+    pub async fn deliveries_of_event(
+        &self,
+        tenant: &TenantId,
+        stored_at: OffsetDateTime,
+        event_id: &str,
+        source: &str,
+    ) -> Result<Vec<DeliveryRecord>, StoreError> {
+        use delivery::Column;
+        let of_event = Condition::all()
+            .add(Column::Tenant.eq(tenant.as_str()))
+            .add(Column::Id.gte(DeliveryId::first_at(stored_at).to_string()))
+            .add(Column::Id.lte(DeliveryId::last_at(stored_at).to_string()))
+            .add(Column::EventId.eq(event_id))
+            .add(Condition::any().add(Column::Source.is_null()).add(Column::Source.eq(source)));
+        let columns = Column::iter().filter(|column| !matches!(column, Column::Attempts));
+        let found = delivery::Entity::find().filter(of_event).select_only().columns(columns);
+        let rows: Vec<delivery::Model> = found.expr_as(Expr::val(""), "attempts").into_model().all(&self.db).await?;
+        rows.into_iter().map(|row| read_delivery(row).map(|(delivery, _)| delivery)).collect()
     }
 
     /// Where the deliveries of a webhook stand, by id: those above `after` and up to `last`, at most `limit`.
@@ -304,7 +396,7 @@ fn attempt(outcome: &Outcome) -> Option<String> {
     serde_json::to_string(&record).ok()
 }
 
-const COLUMNS: [&str; 19] = [
+const COLUMNS: [&str; 20] = [
     "id",
     "tenant",
     "webhook_id",
@@ -319,6 +411,7 @@ const COLUMNS: [&str; 19] = [
     "attempt_count",
     "fault",
     "fault_detail",
+    "response_status",
     "next_attempt_at",
     "updated_at",
     "late_at",
@@ -350,6 +443,7 @@ impl Row<'_> {
             i32::try_from(attempts).unwrap_or(i32::MAX).into(),
             fault.into(),
             detail.into(),
+            attempt.as_ref().and_then(|attempt| i16::try_from(attempt.status?).ok()).into(),
             next_attempt_at.map(to_millis).into(),
             to_millis(*at).into(),
             Some(to_millis(*at)).filter(|_| *at - job.delivery.created_at() >= LATE).into(),
@@ -413,6 +507,7 @@ pub(crate) fn read_delivery(row: delivery::Model) -> Result<(DeliveryRecord, Vec
         last_attempt: attempts.iter().map(|attempt| attempt.number).max().unwrap_or_default().max(counted),
         round: u32::try_from(row.rank / ROUND).unwrap_or_default(),
         fault: row.fault.zip(row.fault_detail),
+        response_status: row.response_status.and_then(|status| u16::try_from(status).ok()),
         triggered_at: from_millis(row.triggered_at),
         next_attempt_at: row.next_attempt_at.map(from_millis),
         carried_by: row.carried_by,

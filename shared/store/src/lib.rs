@@ -24,12 +24,12 @@ mod webhooks;
 pub use changes::{Author, ChangeRecord, FieldChange};
 pub use connect::{Store, StoreError};
 pub use health::Noted;
-pub use history::{AttemptRecord, DeliveryFilter, DeliveryRecord};
+pub use history::{AttemptRecord, DeliveryFilter, DeliveryRecord, Order};
 pub use idempotency::{Answered, Claim, Keyed};
 pub use outbox::PendingChange;
 pub use page::{Cursor, Page, Times};
 pub use recoveries::{RecoveryRecord, RecoveryState};
-pub use recovery_turns::{ItemState, RecoveryItem, RecoveryPage, RecoveryTurn};
+pub use recovery_turns::{ItemState, Recoverable, RecoveryItem, RecoveryPage, RecoveryTurn};
 pub use rollups::{Counts, Recorded, Windows};
 pub use webhooks::{DisabledReason, Resealed, UnreadableWebhook, WebhookChange, WebhookRecord, WebhookState};
 

@@ -2,7 +2,9 @@
 
 use sea_orm::DatabaseBackend;
 use sea_orm_migration::prelude::*;
-use sea_orm_migration::schema::{big_integer, big_integer_null, integer, integer_null, string, text, text_null};
+use sea_orm_migration::schema::{
+    big_integer, big_integer_null, integer, integer_null, small_integer_null, string, text, text_null,
+};
 
 use crate::partitions;
 
@@ -25,6 +27,7 @@ impl MigratorTrait for Migrator {
             Box::new(TrueDeliveries),
             Box::new(ConfigOutbox),
             Box::new(FailuresOfAWebhook),
+            Box::new(LookedInto),
         ]
     }
 }
@@ -477,6 +480,45 @@ impl MigrationTrait for FailuresOfAWebhook {
         // SQLite adds one column at a time.
         for column in [text_null("failures"), big_integer_null("warned_at"), big_integer_null("warning_notified_at")] {
             manager.alter_table(Table::alter().table("webhooks").add_column(column).to_owned()).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Webhooks have a description and labels; deliveries are found by their resource, by why they failed, and by what was
+/// answered.
+struct LookedInto;
+
+impl MigrationName for LookedInto {
+    fn name(&self) -> &'static str {
+        "m0015_looked_into"
+    }
+}
+
+#[async_trait::async_trait]
+impl MigrationTrait for LookedInto {
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        let added = [
+            ("webhooks", text_null("description")),
+            ("webhooks", text_null("metadata")),
+            ("deliveries", small_integer_null("response_status")),
+        ];
+        // SQLite adds one column at a time.
+        for (table, column) in added {
+            manager.alter_table(Table::alter().table(table).add_column(column).to_owned()).await?;
+        }
+        let failed = "fault IS NOT NULL";
+        let refused = "response_status >= 300";
+        for (name, columns, of) in [
+            ("resources_of_tenant", "tenant, resource, id", None),
+            ("faults_of_tenant", "tenant, fault, id", Some(failed)),
+            ("faults_of_webhook", "webhook_id, fault, id", Some(failed)),
+            ("refusals_of_tenant", "tenant, response_status, id", Some(refused)),
+            ("refusals_of_webhook", "webhook_id, response_status, id", Some(refused)),
+        ] {
+            let of = of.map(|of| format!(" WHERE {of}")).unwrap_or_default();
+            let sql = format!("CREATE INDEX {name} ON deliveries ({columns}){of}");
+            manager.get_connection().execute_unprepared(&sql).await?;
         }
         Ok(())
     }

@@ -10,7 +10,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use sea_orm::sea_query::{Expr, ExprTrait, OnConflict, Order};
+use sea_orm::sea_query::{Expr, ExprTrait, Func, OnConflict, Order};
 use sea_orm::{
     ActiveValue::Set, ColumnTrait, Condition, DatabaseTransaction, DbErr, EntityTrait, PaginatorTrait, QueryFilter,
     QueryOrder, QuerySelect, TransactionTrait, UpdateMany,
@@ -43,6 +43,21 @@ pub struct RecoveryPage {
     /// The next page begins behind it; `None` if there is none.
     pub end: Option<String>,
 }
+
+/// What a recovery would be about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Recoverable {
+    /// Deliveries.
+    pub total: u64,
+    /// When the first and the last of them were made.
+    pub oldest_at: Option<OffsetDateTime>,
+    pub newest_at: Option<OffsetDateTime>,
+    /// Those of them whose own event EVENTS no longer holds.
+    pub not_held: u64,
+}
+
+/// How many, the first and the last id, and how many are of an event that is gone.
+type Sums = (i64, Option<String>, Option<String>, Option<i64>);
 
 /// One message that a recovery sends.
 #[derive(Debug, Clone)]
@@ -130,6 +145,32 @@ impl Store {
             .filter(turn.mine_and_running());
         released.exec(&self.db).await?;
         Ok(())
+    }
+
+    /// What a recovery would be about, before it is made. `held_from`: the first place in EVENTS from which on all is held.
+    pub async fn recoverable(&self, recovery: &RecoveryRecord, held_from: u64) -> Result<Recoverable, StoreError> {
+        use delivery::Column;
+        let held_from = i64::try_from(held_from).unwrap_or(i64::MAX);
+        let is_gone = Expr::case(Column::EventSequence.lt(held_from), 1).finally(0);
+        let sums: Option<Sums> = delivery::Entity::find()
+            .select_only()
+            .column_as(Column::Id.count(), "total")
+            .column_as(Column::Id.min(), "oldest")
+            .column_as(Column::Id.max(), "newest")
+            .column_as(Expr::expr(Func::sum(is_gone)).cast_as("BIGINT"), "gone")
+            .filter(in_window(recovery).add(in_statuses(recovery)))
+            .into_tuple()
+            .one(&self.db)
+            .await?;
+        let (total, oldest, newest, gone) = sums.unwrap_or_default();
+        let count = |number: i64| u64::try_from(number).unwrap_or_default();
+        let created = |id: Option<String>| id.and_then(|id| id.parse::<DeliveryId>().ok()).map(DeliveryId::created_at);
+        Ok(Recoverable {
+            total: count(total),
+            oldest_at: created(oldest),
+            newest_at: created(newest),
+            not_held: count(gone.unwrap_or_default()),
+        })
     }
 
     /// Counts what there is to do.

@@ -257,34 +257,62 @@ impl Store {
         webhook: Option<WebhookId>,
         windows: Windows,
     ) -> Result<BTreeMap<u64, Counts>, StoreError> {
+        let subject = subject(tenant, webhook);
+        Ok(self.counts_by_subject(tenant, vec![subject.clone()], windows).await?.remove(&subject).unwrap_or_default())
+    }
+
+    /// The same of several webhooks, but for those of which nothing was counted.
+    pub async fn counts_of(
+        &self,
+        tenant: &TenantId,
+        webhooks: &[WebhookId],
+        windows: Windows,
+    ) -> Result<BTreeMap<WebhookId, BTreeMap<u64, Counts>>, StoreError> {
+        let subjects = webhooks.iter().map(|webhook| subject(tenant, Some(*webhook))).collect();
+        let mut counts = self.counts_by_subject(tenant, subjects, windows).await?;
+        let of = |webhook: &WebhookId| Some((*webhook, counts.remove(&subject(tenant, Some(*webhook)))?));
+        Ok(webhooks.iter().filter_map(of).collect())
+    }
+
+    async fn counts_by_subject(
+        &self,
+        tenant: &TenantId,
+        subjects: Vec<String>,
+        windows: Windows,
+    ) -> Result<BTreeMap<String, BTreeMap<u64, Counts>>, StoreError> {
+        if subjects.is_empty() {
+            return Ok(BTreeMap::new());
+        }
         let from = to_millis(windows.from);
         let step = i64::try_from(windows.step.as_millis()).unwrap_or(i64::MAX).max(1);
         let until = from.saturating_add(step.saturating_mul(i64::from(windows.count)));
+        let places = vec!["?"; subjects.len()].join(", ");
         // Sums of hundreds of windows would cost more than all else. A window no longer than the buckets of a size has one of
         // them at most, which is read as it is.
         let of_size = |size: i64| {
             let (counts, group) = match step <= size {
                 true => (columns(), ""),
-                false => (sums(), "GROUP BY 1"),
+                false => (sums(), "GROUP BY 1, 2"),
             };
             format!(
-                "SELECT (bucket - ?) / ?, {counts} FROM counts \
-                 WHERE tenant = ? AND subject = ? AND size = {size} AND bucket >= ? AND bucket < ? {group}"
+                "SELECT subject, (bucket - ?) / ?, {counts} FROM counts \
+                 WHERE tenant = ? AND subject IN ({places}) AND size = {size} AND bucket >= ? AND bucket < ? {group}"
             )
         };
         // One statement, so that what is folded meanwhile is seen once.
         let sql = [MINUTE, HOUR].map(of_size).join(" UNION ALL ");
-        let (tenant, subject) = (tenant.as_str().into(), subject(tenant, webhook).into());
-        let values: [Value; 6] = [from.into(), step.into(), tenant, subject, from.into(), until.into()];
+        let mut values: Vec<Value> = vec![from.into(), step.into(), tenant.as_str().into()];
+        values.extend(subjects.into_iter().map(Value::from));
+        values.extend([Value::from(from), until.into()]);
         let backend = self.db.get_database_backend();
-        let values = [values.clone(), values].concat();
-        let rows = Statement::from_sql_and_values(backend, numbered(backend, &sql), values);
-        let mut found = BTreeMap::<u64, Counts>::new();
+        let rows = Statement::from_sql_and_values(backend, numbered(backend, &sql), [values.clone(), values].concat());
+        let mut found = BTreeMap::<String, BTreeMap<u64, Counts>>::new();
         for row in self.db.query_all_raw(rows).await? {
-            let number = u64::try_from(row.try_get_by_index::<i64>(0)?).unwrap_or_default();
-            let counts = &mut found.entry(number).or_default().0;
+            let number = u64::try_from(row.try_get_by_index::<i64>(1)?).unwrap_or_default();
+            let of_subject = found.entry(row.try_get_by_index(0)?).or_default();
+            let counts = &mut of_subject.entry(number).or_default().0;
             for (index, count) in counts.iter_mut().enumerate() {
-                *count += u64::try_from(row.try_get_by_index::<i64>(index + 1)?).unwrap_or_default();
+                *count += u64::try_from(row.try_get_by_index::<i64>(index + 2)?).unwrap_or_default();
             }
         }
         Ok(found)
@@ -311,6 +339,22 @@ impl Store {
         let id: Option<String> = oldest.into_tuple().one(&self.db).await?;
         let read = |id: String| id.parse::<DeliveryId>().map_err(|_| StoreError::Corrupt(format!("delivery {id}")));
         Ok(id.map(read).transpose()?.map(DeliveryId::created_at))
+    }
+
+    /// The same of several webhooks, but for those for which nothing waits.
+    pub async fn oldest_waiting_of(
+        &self,
+        tenant: &TenantId,
+        webhooks: &[WebhookId],
+    ) -> Result<BTreeMap<WebhookId, OffsetDateTime>, StoreError> {
+        let mut oldest = BTreeMap::new();
+        // An index has the first of each at once; all of those that wait may be millions.
+        for webhook in webhooks {
+            if let Some(at) = self.oldest_waiting(tenant, Some(*webhook)).await? {
+                oldest.insert(*webhook, at);
+            }
+        }
+        Ok(oldest)
     }
 
     /// Makes one hour of the minutes of the oldest one that lies before, for some of those who have them; false when there

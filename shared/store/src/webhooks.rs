@@ -1,4 +1,4 @@
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use sea_orm::sea_query::{Expr, ExprTrait};
 use sea_orm::{
@@ -27,6 +27,9 @@ pub struct WebhookRecord {
     pub id: WebhookId,
     pub tenant: TenantId,
     pub name: String,
+    pub description: Option<String>,
+    /// The owner's own labels.
+    pub metadata: BTreeMap<String, String>,
     pub url: Url,
     pub events: Vec<EventPattern>,
     pub state: WebhookState,
@@ -123,6 +126,10 @@ pub struct UnreadableWebhook {
 #[derive(Debug, Clone, Default)]
 pub struct WebhookChange {
     pub name: Option<String>,
+    /// `Some(None)` takes it away.
+    pub description: Option<Option<String>>,
+    /// All of it.
+    pub metadata: Option<BTreeMap<String, String>>,
     pub url: Option<Url>,
     pub events: Option<Vec<EventPattern>>,
     pub state: Option<WebhookState>,
@@ -173,6 +180,8 @@ impl Store {
             discard_before: Set(None),
             endpoint_since: Set(None),
             version: Set(record.version),
+            description: Set(record.description.clone()),
+            metadata: Set(write_metadata(&record.metadata)),
         };
         let transaction = self.db.begin().await?;
         // Of a tenant, one at a time: those that are created together would not count each other.
@@ -294,6 +303,12 @@ impl Store {
         if let Some(name) = change.name {
             update = update.col_expr(Column::Name, Expr::value(name));
         }
+        if let Some(description) = change.description {
+            update = update.col_expr(Column::Description, Expr::value(description));
+        }
+        if let Some(metadata) = change.metadata {
+            update = update.col_expr(Column::Metadata, Expr::value(write_metadata(&metadata)));
+        }
         let nothing = || Expr::value(None::<i64>);
         if change.url.is_some() || change.state.is_some() || change.sealed.is_some() {
             for column in [Column::FailingSince, Column::WarnedAt, Column::WarningNotifiedAt] {
@@ -403,6 +418,11 @@ fn write_rules(rules: &Rules) -> String {
     serde_json::to_string(rules).unwrap_or_default()
 }
 
+fn write_metadata(metadata: &BTreeMap<String, String>) -> Option<String> {
+    // Texts by name always serialise.
+    (!metadata.is_empty()).then(|| serde_json::to_string(metadata).unwrap_or_default())
+}
+
 fn join(events: &[EventPattern]) -> String {
     events.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
 }
@@ -441,7 +461,12 @@ pub(crate) fn read(row: webhook::Model) -> Result<WebhookRecord, StoreError> {
         discard_before: row.discard_before.map(from_millis),
         endpoint_since: row.endpoint_since.map(from_millis),
         sealed: Sealed::of_stored(row.sealed.0),
+        metadata: match row.metadata.as_deref() {
+            None => BTreeMap::new(),
+            Some(json) => serde_json::from_str(json).map_err(|_| corrupt("metadata"))?,
+        },
         name: row.name,
+        description: row.description,
         created_at: from_millis(row.created_at),
         updated_at: from_millis(row.updated_at),
     })

@@ -14,6 +14,8 @@ fn record() -> WebhookRecord {
         id: WebhookId::generate(),
         tenant: "t".parse().unwrap(),
         name: "a".to_owned(),
+        description: None,
+        metadata: Default::default(),
         url: "https://a.example/".parse().unwrap(),
         events: vec!["*".parse().unwrap()],
         state: WebhookState::Active,

@@ -15,6 +15,12 @@ pub(crate) struct WebhookCreate {
     /// For people.
     #[schema(min_length = 1, max_length = 200, example = "webhook test")]
     name: String,
+    /// What it is for.
+    #[schema(max_length = 1000, example = "Orders for the warehouse")]
+    description: Option<String>,
+    /// Labels of your own: at most 16, with names of up to 40 characters and values of up to 500.
+    #[schema(example = json!({ "team": "logistics" }))]
+    metadata: Option<BTreeMap<String, String>>,
     /// Where to send to: `https://`, to an address that is public.
     #[schema(format = "uri", max_length = 2048, example = "https://test.com/wh")]
     url: String,
@@ -37,6 +43,11 @@ pub(crate) struct WebhookCreate {
 pub(crate) struct WebhookUpdate {
     #[schema(min_length = 1, max_length = 200)]
     name: Option<String>,
+    /// `null` takes it away.
+    #[schema(max_length = 1000)]
+    description: Option<String>,
+    /// All of it; `null` takes it away.
+    metadata: Option<BTreeMap<String, String>>,
     #[schema(format = "uri", max_length = 2048)]
     url: Option<String>,
     #[schema(min_items = 1, max_items = 50)]
@@ -193,10 +204,6 @@ pub(crate) struct RotateSecret {
     overlap: Option<String>,
 }
 
-/// No fields.
-#[derive(ToSchema)]
-pub(crate) struct Nothing {}
-
 /// A URL that is not saved yet.
 #[derive(ToSchema)]
 pub(crate) struct TestRequest {
@@ -205,13 +212,45 @@ pub(crate) struct TestRequest {
     #[schema(pattern = "^whsec_([A-Za-z0-9+/]{4}){8,21}$")]
     secret: Option<String>,
     headers: Option<BTreeMap<String, String>>,
+    /// Send the example of this event type; a plain sample, if absent.
+    #[schema(rename = "eventType", example = "order-created")]
+    event_type: Option<String>,
+}
+
+/// A test of a webhook.
+#[derive(ToSchema)]
+pub(crate) struct TestOfWebhook {
+    /// Send the example of this event type, through the webhook's own rules; a plain sample, if absent.
+    #[schema(rename = "eventType", example = "order-created")]
+    event_type: Option<String>,
+}
+
+/// Rules, as a webhook has them, and an event to try them on.
+#[derive(ToSchema)]
+#[schema(rename_all = "camelCase")]
+pub(crate) struct MatchRequest {
+    /// The event's type.
+    #[schema(example = "order-created")]
+    event_type: String,
+    /// The resource; the example of the event type, if absent.
+    #[schema(value_type = Option<Object>)]
+    data: Option<Value>,
+    /// The state of the resource before, for `changed`; absent: there was none.
+    #[schema(value_type = Option<Object>)]
+    previous: Option<Value>,
+    /// What the webhook subscribes to; the event type, if absent.
+    #[schema(min_items = 1, max_items = 50, example = json!(["order-*"]))]
+    events: Option<Vec<String>>,
 }
 
 #[derive(ToSchema)]
 pub(crate) struct RecoverRequest {
-    /// Events that were stored from then on.
+    /// Events that were stored from then on. This or `sinceDelivery` is needed.
     #[schema(example = "2026-11-24T10:00:00Z")]
-    since: OffsetDateTime,
+    since: Option<OffsetDateTime>,
+    /// From this delivery of the webhook on, in place of `since`.
+    #[schema(rename = "sinceDelivery", pattern = "^dlv_[0-9A-Z]{26}$")]
+    since_delivery: Option<String>,
     /// Until then; until now, if it is absent or later.
     until: Option<OffsetDateTime>,
     /// Of their deliveries, those that have ended so; `failed` and `expired` if absent, so `discarded` has to be named. Not `pending` and `parked`.
@@ -219,6 +258,16 @@ pub(crate) struct RecoverRequest {
     statuses: Option<Vec<DeliveryState>>,
     /// One message for each resource, or every delivery with the state of its event; `latest` if absent.
     mode: Option<PayloadMode>,
+    /// Say what it would be about, and send nothing.
+    #[schema(rename = "dryRun", default = false)]
+    dry_run: Option<bool>,
+}
+
+#[derive(ToSchema)]
+pub(crate) struct ResendRequest {
+    /// Deliveries, each once.
+    #[schema(min_items = 1, max_items = 100, example = json!(["dlv_01HA4XCG60CT4G3EWF4CKYM1MF"]))]
+    ids: Vec<String>,
 }
 
 /// What was made.
@@ -278,12 +327,47 @@ pub(crate) struct Times {
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct OfDeliveries {
-    /// Deliveries that stand so.
-    #[param(inline)]
-    status: Option<DeliveryState>,
+    /// Deliveries that are in one of these states: several with commas, or as several parameters.
+    #[param(inline, value_type = Option<Vec<DeliveryState>>, style = Form, explode = false)]
+    status: Option<Vec<String>>,
     /// Of this event type.
     #[param(example = "order-created")]
     event: Option<String>,
+    /// About this resource.
+    #[param(max_length = 300, example = "order/ord_123")]
+    resource: Option<String>,
+    /// Those whose last attempt failed for this reason, or that ended without one for it.
+    #[param(inline)]
+    reason: Option<FaultName>,
+    /// Those whose last attempt was answered so.
+    #[param(minimum = 100, maximum = 599, example = 503)]
+    response_status: Option<u16>,
+    /// Which come first, by when they were made: `newest` if absent.
+    #[param(inline)]
+    order: Option<ListOrder>,
+}
+
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct OfWebhook {
+    /// Of this webhook, also one that was deleted.
+    #[param(pattern = "^wbh_[0-9A-Z]{26}$", example = "wbh_01HA4XCG60CT4G3EWF4CKYM1MF")]
+    webhook: Option<String>,
+}
+
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct OfWebhooks {
+    /// Of these webhooks, at most 100: several with commas, or as several parameters.
+    #[param(style = Form, explode = false, max_items = 100, example = json!(["wbh_01HA4XCG60CT4G3EWF4CKYM1MF"]))]
+    webhook: Option<Vec<String>>,
+}
+
+#[derive(ToSchema)]
+#[schema(rename_all = "snake_case")]
+pub(crate) enum ListOrder {
+    Newest,
+    Oldest,
 }
 
 #[derive(IntoParams)]
@@ -298,6 +382,19 @@ pub(crate) struct OfEvents {
     /// The `nextCursor` or `position` of an earlier page.
     #[param(pattern = "^evp_[A-Za-z0-9_-]{1,200}$")]
     cursor: Option<String>,
+}
+
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct OfEvent {
+    /// Of this publisher: two may have given the same id.
+    #[param(example = "orders")]
+    source: Option<String>,
+    /// The resource that the event is about; with it the event is found at once.
+    #[param(max_length = 300, example = "order/ord_123")]
+    resource: Option<String>,
+    /// Where the resource is not said: look through what came from then on. RFC 3339.
+    created_at_min: Option<OffsetDateTime>,
 }
 
 #[derive(IntoParams)]

@@ -57,7 +57,7 @@ impl Pattern {
 }
 
 impl Rule {
-    fn matches(&self, object: &Members<'_>) -> bool {
+    pub(super) fn matches(&self, object: &Members<'_>) -> bool {
         match self {
             Self::Or(patterns) => patterns.iter().any(|pattern| pattern.matches(object)),
             Self::Field(name, tests) => match member(object, name) {
@@ -143,7 +143,7 @@ impl TextTest {
 }
 
 /// The last of several members with one name, as most parsers have it.
-fn member<'o, 'a>(object: &'o Members<'a>, wanted: &str) -> Option<&'o Node<'a>> {
+pub(super) fn member<'o, 'a>(object: &'o Members<'a>, wanted: &str) -> Option<&'o Node<'a>> {
     object.iter().rev().find(|(name, _)| name == wanted).map(|(_, node)| node)
 }
 

@@ -40,6 +40,10 @@ impl<'a> Node<'a> {
         Self { json, value: OnceCell::new() }
     }
 
+    pub(super) fn json(&self) -> &'a str {
+        self.json.get()
+    }
+
     /// A raw value has been through the JSON parser, so `None` is not expected.
     pub(super) fn value(&self) -> Option<&Value<'a>> {
         self.value.get_or_init(|| read(self.json.get()).ok()).as_ref()

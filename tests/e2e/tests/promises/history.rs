@@ -5,8 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use shopery_e2e::documents::{Random, seed};
 use shopery_e2e::postgres::Postgres;
 use shopery_e2e::{DatabaseKind, Folder};
-use shopery_model::{DeliveryId, DeliveryState, EventType, Extensions, JobMeta, Outcome, TenantId, WebhookId};
-use shopery_store::{Cursor, DeliveryFilter, Store, Times};
+use shopery_model::{
+    Attempt, AttemptId, DeliveryId, DeliveryState, EventType, Extensions, Fault, JobMeta, Outcome, TenantId, WebhookId,
+};
+use shopery_store::{Cursor, DeliveryFilter, Order, Store, Times};
 use time::macros::datetime;
 use time::{Duration, OffsetDateTime};
 
@@ -39,6 +41,9 @@ fn outcome(random: &mut Random, webhooks: &[(TenantId, WebhookId)], number: usiz
     let later = [50, 300_000, 599_999, 600_000, 660_000, 86_400_000, 4 * 86_400_000][random.below(7)];
     let states = [DeliveryState::Delivered, DeliveryState::Failed, DeliveryState::Parked, DeliveryState::Duplicate];
     let event = format!("e{number}");
+    let state = states[random.below(states.len())];
+    let status = [None, Some(200), Some(410), Some(503)][random.below(4)];
+    let fault = [Fault::Timeout, Fault::HttpStatus][random.below(2)];
     Outcome {
         job: JobMeta {
             delivery: DeliveryId::of(&tenant, "e2e", &event, created, webhook),
@@ -47,7 +52,7 @@ fn outcome(random: &mut Random, webhooks: &[(TenantId, WebhookId)], number: usiz
             source: "orders".to_owned(),
             event,
             event_type: random.pick(&["order-paid", "order-created", "product-updated"]).parse().unwrap(),
-            resource: "order/1".to_owned(),
+            resource: format!("order/{}", random.below(40)),
             // The time that the publisher tells may be any.
             triggered_at: created - Duration::days(i64::try_from(random.below(100)).unwrap()),
             event_sequence: number as u64,
@@ -61,13 +66,28 @@ fn outcome(random: &mut Random, webhooks: &[(TenantId, WebhookId)], number: usiz
             failed_at: None,
             resend: None,
         },
-        state: states[random.below(states.len())],
+        state,
         next_attempt_at: None,
-        attempt: None,
-        fault: None,
+        attempt: (state != DeliveryState::Duplicate).then(|| Attempt {
+            id: AttemptId::generate(),
+            started_at: created,
+            duration_ms: 7,
+            url: "https://a.example/".to_owned(),
+            request_bytes: 2,
+            status,
+            response_headers: String::new(),
+            response_body: String::new(),
+            posted: None,
+            note: None,
+        }),
+        fault: (state == DeliveryState::Failed).then(|| (fault, "it failed".to_owned())),
         carried_by: None,
         at: created + Duration::milliseconds(later),
     }
+}
+
+fn status_of(outcome: &Outcome) -> Option<u16> {
+    outcome.attempt.as_ref()?.status
 }
 
 fn matches(outcome: &Outcome, tenant: &TenantId, filter: &DeliveryFilter) -> bool {
@@ -75,8 +95,11 @@ fn matches(outcome: &Outcome, tenant: &TenantId, filter: &DeliveryFilter) -> boo
     let created = outcome.job.delivery.created_at();
     outcome.job.tenant == *tenant
         && filter.webhook.is_none_or(|id| outcome.job.webhook == id)
-        && filter.state.is_none_or(|state| outcome.state == state)
+        && (filter.states.is_empty() || filter.states.contains(&outcome.state))
         && filter.event_type.as_ref().is_none_or(|event| outcome.job.event_type.to_string() == *event)
+        && filter.resource.as_ref().is_none_or(|resource| outcome.job.resource == *resource)
+        && filter.fault.is_none_or(|fault| outcome.fault.as_ref().is_some_and(|(of, _)| *of == fault))
+        && filter.response_status.is_none_or(|status| status_of(outcome) == Some(status))
         && created_at_min.is_none_or(|min| created >= min)
         && created_at_max.is_none_or(|max| created <= max)
         && updated_at_min.is_none_or(|min| outcome.at >= min)
@@ -98,8 +121,12 @@ fn filter(random: &mut Random, outcomes: &[Outcome]) -> (TenantId, DeliveryFilte
     let event_type: EventType = like.job.event_type;
     let filter = DeliveryFilter {
         webhook: random.once_in(2).then_some(like.job.webhook),
-        state: random.once_in(3).then_some(like.state),
+        states: [like.state, DeliveryState::Parked, DeliveryState::Failed][..random.below(4)].to_vec(),
         event_type: random.once_in(3).then(|| event_type.to_string()),
+        resource: random.once_in(4).then(|| like.job.resource.clone()),
+        fault: like.fault.as_ref().map(|(fault, _)| *fault).filter(|_| random.once_in(2)),
+        response_status: status_of(&like).filter(|_| random.once_in(3)),
+        order: [Order::NewestFirst, Order::OldestFirst][random.below(2)],
         times,
     };
     (like.job.tenant, filter)
@@ -138,7 +165,10 @@ async fn every_filter_finds_what_it_names_and_what_is_too_old_goes(database: Dat
             .filter(|outcome| matches(outcome, &tenant, &filter))
             .map(|outcome| outcome.job.delivery.to_string())
             .collect();
-        expected.sort_by(|a, b| b.cmp(a));
+        expected.sort();
+        if filter.order == Order::NewestFirst {
+            expected.reverse();
+        }
         let limit = 1 + random.below(60) as u64;
         assert_eq!(listed(&store, &tenant, &filter, limit).await, expected, "{tenant} {filter:?}");
     }

@@ -49,6 +49,7 @@ mod isolation;
 mod large_history;
 mod launcher;
 mod limits;
+mod looked_into;
 mod many_webhooks;
 mod metrics;
 mod model;
