@@ -61,7 +61,7 @@ mod tests {
     fn each_rule_says_what_is_against_it() {
         let events = ["order-paid".parse().unwrap(), "product-*".parse().unwrap()];
         let (paid, created) = ("order-paid".parse().unwrap(), "order-created".parse().unwrap());
-        let (own, before) = (r#"{"total_price":59.80,"status":"paid"}"#, r#"{"total_price":59.8,"status":"open"}"#);
+        let (own, before) = (r#"{"total_price":59.80,"status":"paid"}"#, r#"{"total_price":59.80,"status":"open"}"#);
         for (rules, event_type, before, expected) in [
             ("{}", paid, None, vec![]),
             ("{}", created, None, vec![("events", "order-created is none of order-paid, product-*")]),
