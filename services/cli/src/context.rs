@@ -24,7 +24,7 @@ impl Context {
     }
 
     pub async fn json(&self, request: Request) -> Result<Box<RawValue>, Failure> {
-        self.send(request).await?.json()
+        Ok(self.send(request).await?.json()?)
     }
 
     /// The whole of a read-only command that shows one object.

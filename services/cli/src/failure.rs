@@ -4,7 +4,9 @@ use std::fmt;
 use std::io;
 use std::process::ExitCode;
 
-use crate::problem::Problem;
+use shopery_client::{Error, Problem};
+
+use crate::problem::tell;
 use crate::redact::redact;
 use crate::terminal::plain_lines;
 
@@ -61,11 +63,27 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Refused(problem) => problem.fmt(f),
+            Self::Refused(problem) => f.write_str(&tell(problem)),
             Self::Failed(text) | Self::Usage(text) | Self::Unavailable(text) | Self::Interrupted(text) => {
                 f.write_str(text)
             }
             Self::Closed => f.write_str("the output was closed"),
+        }
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Refused(problem) => Self::Refused(problem),
+            Error::Busy(problem) => Self::Unavailable(tell(&problem)),
+            Error::Unreachable { why, is_certificate: true } => {
+                Self::Unavailable(format!("{why}\nhint: --ca FILE, or SHOPERY_CA, names a CA to trust"))
+            }
+            Error::NotTheApi => Self::Unavailable(format!("{error} (SHOPERY_API_URL, --api-url)")),
+            Error::Unreachable { .. } | Error::Redirects(_) => Self::Unavailable(error.to_string()),
+            Error::TooLarge => Self::Failed(error.to_string()),
+            Error::BadHeader(_) => Self::Usage(error.to_string()),
         }
     }
 }

@@ -29,7 +29,6 @@ mod progress;
 mod publish;
 mod recovery;
 mod redact;
-mod retry;
 mod signature;
 mod table;
 mod tail;

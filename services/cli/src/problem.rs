@@ -1,75 +1,45 @@
 //! An error of the API (RFC 9457, `application/problem+json`), as it is told to people: with the fields, the options they
 //! came from, and how to mend it.
 
-use std::fmt;
+use std::fmt::Write;
 
-use serde::Deserialize;
+use shopery_client::{FieldError, Problem};
 
 use crate::terminal::plain;
-
-#[derive(Debug, Clone, Deserialize, PartialEq)]
-pub struct Problem {
-    #[serde(default)]
-    pub status: u16,
-    #[serde(default)]
-    pub title: String,
-    #[serde(default)]
-    pub detail: String,
-    #[serde(default)]
-    pub errors: Vec<FieldError>,
-}
-
-#[derive(Debug, Clone, Deserialize, PartialEq)]
-pub struct FieldError {
-    pub field: String,
-    pub detail: String,
-}
 
 /// Lines of errors that are shown; a batch may have a thousand.
 const SHOWN: usize = 20;
 
-impl Problem {
-    /// Of an answer; what is no problem+json, such as a proxy's page, is told by its status alone.
-    pub fn read(status: u16, body: &[u8]) -> Self {
-        let read = serde_json::from_slice::<Self>(body).ok().filter(|problem| !problem.title.is_empty());
-        match read {
-            Some(problem) => Self { status, ..problem },
-            None => {
-                Self { status, title: "it was not the API that answered".into(), detail: String::new(), errors: vec![] }
-            }
-        }
-    }
-
-    fn advice(&self) -> Option<&'static str> {
-        match self.status {
-            401 => Some("give a good token: `shopery login`, or SHOPERY_TOKEN; `shopery whoami` shows the one in use"),
-            403 => Some("`shopery whoami` shows the tenants and scopes of the token; --tenant names another tenant"),
-            404 => Some("an id of another tenant is not found either; `shopery whoami` shows the tenant"),
-            412 => Some("read it again with `shopery webhooks get ID`, which shows its etag"),
-            _ => None,
-        }
+fn advice(status: u16) -> Option<&'static str> {
+    match status {
+        401 => Some("give a good token: `shopery login`, or SHOPERY_TOKEN; `shopery whoami` shows the one in use"),
+        403 => Some("`shopery whoami` shows the tenants and scopes of the token; --tenant names another tenant"),
+        404 => Some("an id of another tenant is not found either; `shopery whoami` shows the tenant"),
+        412 => Some("read it again with `shopery webhooks get ID`, which shows its etag"),
+        _ => None,
     }
 }
 
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { status, title, detail, errors } = self;
-        match (errors.is_empty(), detail.is_empty()) {
-            // The fields say all that the detail says.
-            (true, false) => write!(f, "{} ({status})", plain(detail))?,
-            _ => write!(f, "{} ({status})", plain(title))?,
-        }
-        for FieldError { field, detail } in errors.iter().take(SHOWN) {
-            match option_of(field) {
-                Some(option) => write!(f, "\n  {option}: {}", plain(detail))?,
-                None => write!(f, "\n  {}: {}", plain(field), plain(detail))?,
-            }
-        }
-        if errors.len() > SHOWN {
-            write!(f, "\n  and {} more", errors.len() - SHOWN)?;
-        }
-        self.advice().map_or(Ok(()), |advice| write!(f, "\nhint: {advice}"))
+/// A problem as a person at a terminal reads it.
+pub fn tell(problem: &Problem) -> String {
+    let Problem { status, title, detail, errors } = problem;
+    let mut told = match (errors.is_empty(), detail.is_empty()) {
+        // The fields say all that the detail says.
+        (true, false) => format!("{} ({status})", plain(detail)),
+        _ => format!("{} ({status})", plain(title)),
+    };
+    for FieldError { field, detail } in errors.iter().take(SHOWN) {
+        let field = option_of(field).unwrap_or_else(|| plain(field));
+        // Writing to a String cannot fail.
+        let _ = write!(told, "\n  {field}: {}", plain(detail));
     }
+    if errors.len() > SHOWN {
+        let _ = write!(told, "\n  and {} more", errors.len() - SHOWN);
+    }
+    if let Some(advice) = advice(*status) {
+        let _ = write!(told, "\nhint: {advice}");
+    }
+    told
 }
 
 /// The option by which a field or parameter of the API is given, with what follows the name: `events[0]` is `--event [0]`.
@@ -108,12 +78,12 @@ mod tests {
             "detail":"url must be https (and 2 more, see errors)","errors":[{"field":"url","detail":"must be https"},
             {"field":"events[1]","detail":"is not known"},{"field":"headers.Host","detail":"is refused"},{"field":"odd","detail":"x"}]}"#;
         assert_eq!(
-            Problem::read(422, body).to_string(),
+            tell(&Problem::read(422, body)),
             "Fields of the request are invalid (422)\n  --url: must be https\n  --event [1]: is not known\n  \
              --header Host: is refused\n  odd: x"
         );
         let body = br#"{"title":"The token is missing or invalid","status":401,"detail":"the token has expired"}"#;
-        let said = Problem::read(401, body).to_string();
+        let said = tell(&Problem::read(401, body));
         assert!(said.starts_with("the token has expired (401)\nhint: ") && said.contains("shopery login"), "{said}");
     }
 
@@ -121,9 +91,9 @@ mod tests {
     fn what_is_no_problem_is_told_by_its_status_and_cannot_write_to_the_terminal() {
         assert_eq!(Problem::read(404, b"<html>").status, 404);
         let body = br#"{"title":"t","detail":"\u001b[2Jgone"}"#;
-        assert_eq!(Problem::read(400, body).to_string(), "\\u{1b}[2Jgone (400)");
+        assert_eq!(tell(&Problem::read(400, body)), "\\u{1b}[2Jgone (400)");
         let many = (0..30).map(|n| FieldError { field: format!("[{n}].id"), detail: "is missing".into() }).collect();
         let problem = Problem { status: 422, title: "t".into(), detail: String::new(), errors: many };
-        assert!(problem.to_string().ends_with("and 10 more"));
+        assert!(tell(&problem).ends_with("and 10 more"));
     }
 }

@@ -8,6 +8,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use clap::Args;
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
+use shopery_client::Problem;
 use ulid::Ulid;
 
 use crate::client::Request;
@@ -16,7 +17,6 @@ use crate::failure::Failure;
 use crate::input;
 use crate::json::Members;
 use crate::output::Format;
-use crate::problem::Problem;
 use crate::terminal::Terminal;
 
 const ONE: &str = "application/cloudevents+json";
@@ -289,7 +289,7 @@ fn told(count: usize, duplicates: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::problem::FieldError;
+    use shopery_client::FieldError;
 
     fn lines(text: &str) -> Lines<'static> {
         let reader: Box<dyn Read> = Box::new(io::Cursor::new(text.to_owned().into_bytes()));
