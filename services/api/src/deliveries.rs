@@ -6,7 +6,7 @@ use axum::http::HeaderMap;
 use serde::Serialize;
 use shopery_http::{Permission, Problem};
 use shopery_model::{DeliveryState, EventType, Fault, TenantId, WebhookId};
-use shopery_store::{AttemptRecord, DeliveryFilter, DeliveryRecord, Order, Times};
+use shopery_store::{AttemptRecord, DeliveryFilter, DeliveryRecord, REFUSALS, SortOrder, Times};
 use time::OffsetDateTime;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
@@ -18,7 +18,8 @@ use crate::query::{List, Query};
 use crate::webhooks::no_such_webhook;
 use crate::{App, database_problem};
 
-const MAX_RESOURCE_CHARS: usize = 300;
+const MAX_KIND_CHARS: usize = 100;
+const MAX_ID_CHARS: usize = 255;
 
 pub(crate) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new().routes(routes!(all)).routes(routes!(of_webhook)).routes(routes!(one))
@@ -176,13 +177,16 @@ async fn list(
         fault: query.take("reason", |text| named(text, Fault::ALL, Fault::name)),
         response_status: query.take("response_status", response_status),
         order: match query.take("order", |text| named(text, ["newest", "oldest"], |name| name)) {
-            Some("oldest") => Order::OldestFirst,
-            _ => Order::NewestFirst,
+            Some("oldest") => SortOrder::OldestFirst,
+            _ => SortOrder::NewestFirst,
         },
         times: query.times(),
     };
     let (limit, cursor) = (query.limit(), query.cursor());
     query.finish()?;
+    // Successes have no index by their status: a list of rare ones looks through all.
+    let is_long = filter.response_status.is_some_and(|status| status < REFUSALS);
+    let _admitted = if is_long { Some(app.sums.enter(tenant).await?) } else { None };
     let page = app.store.deliveries(tenant, &filter, cursor.as_ref(), limit).await.map_err(database_problem)?;
     Ok(List::of(page, |record| Resource::of(record, None)))
 }
@@ -199,8 +203,9 @@ pub(crate) fn webhook_id(text: &str) -> Result<WebhookId, String> {
 
 /// A resource as deliveries name it: its kind and its id.
 pub(crate) fn resource(text: &str) -> Result<String, String> {
-    let is_one = text.split_once('/').is_some_and(|(kind, id)| !kind.is_empty() && !id.is_empty());
-    let is_one = is_one && text.chars().count() <= MAX_RESOURCE_CHARS && !text.chars().any(char::is_control);
+    let fits = |part: &str, max: usize| (1..=max).contains(&part.chars().count());
+    let is_one = text.split_once('/').is_some_and(|(kind, id)| fits(kind, MAX_KIND_CHARS) && fits(id, MAX_ID_CHARS));
+    let is_one = is_one && !text.chars().any(char::is_control);
     is_one.then(|| text.to_owned()).ok_or_else(|| "must be a kind and an id, such as order/ord_123".to_owned())
 }
 

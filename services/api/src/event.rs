@@ -26,10 +26,12 @@ use crate::{App, database_problem, queue_problem};
 
 /// States of a resource that are looked at, the newest first.
 const MAX_STATES: usize = 200;
-/// Events that are looked at where the resource is not said, the oldest first, and since when if that is not said either.
+/// Events that are looked at where the resource is not said, and how far back if no time is said either.
 const MAX_EVENTS: usize = 2000;
-const MAX_BYTES: usize = 4 * 1024 * 1024;
-const DEFAULT_TIME: time::Duration = time::Duration::HOUR;
+const LOOKED_BACK: [time::Duration; 4] =
+    [time::Duration::seconds(10), time::Duration::minutes(1), time::Duration::minutes(10), time::Duration::HOUR];
+/// Bytes of events that one request reads.
+const MAX_BYTES: usize = 16 * 1024 * 1024;
 /// More than a tenant may have.
 const MAX_WEBHOOKS: u64 = 1000;
 
@@ -71,7 +73,7 @@ struct AtWebhook {
 /// Shows an event, and what became of it at each webhook.
 ///
 /// An event is found at once if its `resource` is said; otherwise the events since `created_at_min` are looked through, at
-/// most 2,000 of them (those of the last hour, if that is absent). Of a webhook without a delivery it says which of its rules are
+/// most 2,000 of them (the last ones, within an hour, if that is absent). Of a webhook without a delivery it says which of its rules are
 /// against one.
 #[utoipa::path(
     get, path = "/company/events/{id}",
@@ -124,38 +126,63 @@ impl Asked {
         }
     }
 
+    /// From the newest state of the resource back.
     async fn find_among_states(
         &self,
         app: &App,
         tenant: &TenantId,
         resource: &str,
     ) -> anyhow::Result<Option<StoredEvent>> {
-        let mut next = app.queue.latest_state_of_leader(tenant, resource).await?;
+        let newest = app.queue.latest_state_of_leader(tenant, resource).await?;
+        // One that does not read, as a newer version may have written it, hides none of those before it.
+        let mut before = newest.as_ref().map_or(u64::MAX, |state| state.sequence + 1);
+        let mut bytes = 0;
         for _ in 0..MAX_STATES {
-            let Some(state) = next else { break };
-            let sequence = state.sequence;
-            let event = StoredEvent { sequence, stored_at: state.stored_at, event: state.event };
-            if self.is(&event) {
+            let Some(place) = app.queue.previous_place(tenant, resource, before).await? else { break };
+            before = place;
+            let Some(state) = app.queue.state_at(place).await? else { continue };
+            bytes += state.event.data.len();
+            // A state that was published again, since a late one came behind it, is found at its own place.
+            let is_repeated = state.version.sequence() != place;
+            let event = StoredEvent { sequence: place, stored_at: state.stored_at, event: state.event };
+            if !is_repeated && state.tenant == *tenant && self.is(&event) {
                 return Ok(Some(event));
             }
-            next = app.queue.previous_state(tenant, resource, sequence).await?;
+            if bytes > MAX_BYTES {
+                break;
+            }
         }
         Ok(None)
     }
 
+    /// Among what came last, then further and further back.
     async fn find_among_all(&self, app: &App, tenant: &TenantId) -> anyhow::Result<Option<StoredEvent>> {
-        let since = self.since.unwrap_or_else(|| shopery_queue::now() - DEFAULT_TIME);
-        let (mut start, mut seen) = (FeedStart::Since(since), 0);
-        while seen < MAX_EVENTS {
-            let feed = app.queue.feed(tenant, None, start, MAX_EVENTS - seen, MAX_BYTES).await?;
-            seen += feed.events.len().max(1);
-            if let Some(found) = feed.events.into_iter().find(|event| self.is(event)) {
-                return Ok(Some(found));
+        let now = shopery_queue::now();
+        let begins = match self.since {
+            Some(since) => vec![since],
+            None => LOOKED_BACK.map(|back| now - back).to_vec(),
+        };
+        let (mut left, mut bytes_left, mut until) = (MAX_EVENTS, MAX_BYTES, None::<OffsetDateTime>);
+        for begin in begins {
+            let mut start = FeedStart::Since(begin);
+            'window: while left > 0 && bytes_left > 0 {
+                let feed = app.queue.feed(tenant, None, start, left, bytes_left).await?;
+                left = left.saturating_sub(feed.events.len().max(1));
+                for event in feed.events {
+                    if until.is_some_and(|until| event.stored_at >= until) {
+                        break 'window;
+                    }
+                    bytes_left = bytes_left.saturating_sub(event.event.data.len());
+                    if self.is(&event) {
+                        return Ok(Some(event));
+                    }
+                }
+                match feed.next {
+                    Some(next) if !feed.is_end => start = FeedStart::At(next),
+                    _ => break,
+                }
             }
-            match feed.next {
-                Some(next) if !feed.is_end => start = FeedStart::At(next),
-                _ => break,
-            }
+            until = Some(begin);
         }
         Ok(None)
     }
@@ -167,7 +194,7 @@ impl Asked {
                  the {MAX_STATES} latest are looked at"
             ),
             None => format!(
-                "no event with this id is among the {MAX_EVENTS} that came from created_at_min on (or within the last hour): say \
+                "no event with this id is among the {MAX_EVENTS} that came from created_at_min on (or last, within an hour): say \
                  its resource, such as ?resource=order/ord_123, or when it came"
             ),
         }
@@ -227,7 +254,10 @@ fn outcome(
     let is_changed = webhook.updated_at > stored_at;
     match row {
         Some(row) if row.state == DeliveryState::Filtered.name() && !has_against => {
-            let why = if is_changed { "its rules were others then" } else { "a newer state of the resource had come" };
+            let why = match is_changed {
+                true => "it was changed after the event, and its rules may have been others then",
+                false => "a newer state of the resource had come, or the one before is no longer held",
+            };
             format!("filtered; the webhook as it is now would match: {why}")
         }
         Some(row) => state_in_words(row),

@@ -2,7 +2,8 @@
 //! done once, and answered the same.
 //!
 //! A key belongs to a tenant and to one request (method, path and body), for a day. Answers that say nothing final (408,
-//! 409, 429 and our own faults) are not kept: the same request may then be sent again.
+//! 409, 429 and our own faults) are not kept, nor those of a request for many of which some were answered so: the same
+//! request may then be sent again.
 
 use std::time::Duration;
 
@@ -20,7 +21,11 @@ use shopery_model::{Invalid, Sealed, TenantId};
 use shopery_store::{Answered, Claim, Keyed};
 use tracing::Instrument;
 
-use crate::{App, database_problem};
+use crate::{App, database_problem, matching};
+
+/// Of a response that another request may be answered otherwise, though its status says nothing of that.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct NotFinal;
 
 const KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// Says that the answer was given before.
@@ -36,7 +41,8 @@ const MAX_BYTES: usize = 64 * 1024;
 /// Stands before every handler. What changes something runs to its end by itself: a client that goes away would otherwise
 /// stop it half-way, with a webhook made and its key not answered for.
 pub(crate) async fn once(State(app): State<App>, request: Request, next: Next) -> Response {
-    if request.method().is_safe() {
+    // A question that is too long for a URL changes nothing either.
+    if request.method().is_safe() || request.uri().path() == matching::PATH {
         return next.run(request).await;
     }
     let change = tokio::time::timeout(LONGEST, keyed(app, request, next)).in_current_span();
@@ -82,7 +88,7 @@ async fn run(app: &App, tenant: &TenantId, key: &str, request: Request, next: Ne
         Claim::Answered(answered) => return replay(app, keyed, answered),
     }
     let response = next.run(Request::from_parts(head, Body::from(body))).await;
-    if is_final(response.status()) {
+    if is_final(response.status()) && response.extensions().get::<NotFinal>().is_none() {
         keep(app, keyed, response).await
     } else {
         app.store.give_back(keyed).await.map_err(database_problem)?;

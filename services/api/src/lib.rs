@@ -58,6 +58,10 @@ const SUMS: Rule =
 const EVENT_PAGES: Rule =
     Rule { name: "event-pages", what: "pages of events", all: 32, share: 2, max_wait: Duration::from_secs(5) };
 
+/// Requests to send many deliveries again: each takes a few connections to the database, and room in JOBS.
+const RESENDS: Rule =
+    Rule { name: "resends", what: "requests to send many again", all: 4, share: 1, max_wait: Duration::from_secs(5) };
+
 /// Ample for a merchant's integration. A client may act for many tenants, as the backoffice does.
 const USUAL: Usual = Usual { tenant: "12000/1m", client: "60000/1m" };
 
@@ -106,6 +110,7 @@ struct App {
     test_calls: Door,
     sums: Door,
     event_pages: Door,
+    resends: Door,
 }
 
 /// Runs until the drain is over.
@@ -130,6 +135,7 @@ pub async fn run(config: Config, listener: TcpListener, runtime: Runtime) -> any
         test_calls: doors.open(TEST_CALLS),
         sums: doors.open(SUMS),
         event_pages: doors.open(EVENT_PAGES),
+        resends: doors.open(RESENDS),
     };
     let (routes, document) = described().split_for_parts();
     let routes = routes.route_layer(from_fn_with_state(app.clone(), idempotency::once)).with_state(app);

@@ -19,6 +19,9 @@ use crate::body::Fields;
 use crate::openapi::schemas;
 use crate::rules::RulesChange;
 use crate::sample::{self, Sample};
+use crate::webhooks::bounded;
+
+pub(crate) const PATH: &str = "/company/webhooks/match";
 
 pub(crate) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new().routes(routes!(matches))
@@ -77,8 +80,7 @@ async fn matches(State(app): State<App>, headers: HeaderMap, body: Body) -> Resu
     let data = object(&mut fields, "data");
     let previous = object(&mut fields, "previous");
     let events = fields.list("events", str::parse::<EventPattern>);
-    let nothing = || Invalid::new("events", "must name at least one event type, such as order-created");
-    let events = events.and_then(|events| fields.check(if events.is_empty() { Err(nothing()) } else { Ok(events) }));
+    let events = events.and_then(|events| fields.check(bounded(events)));
     let rules = RulesChange::read(&mut fields).apply(Rules::default(), &mut fields).unwrap_or_default();
     let data = data.or_else(|| {
         let example = event_type.and_then(|event_type| catalogue().example(event_type));

@@ -73,7 +73,11 @@ impl Query {
             match parse(text) {
                 Ok(value) if found.contains(&value) => {}
                 Ok(value) => found.push(value),
-                Err(detail) => self.wrong.push(Invalid::new(name, detail)),
+                // The first of them says what is wrong; there may be thousands.
+                Err(detail) => {
+                    self.wrong.push(Invalid::new(name, detail));
+                    break;
+                }
             }
         }
         found

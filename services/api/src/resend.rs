@@ -1,6 +1,7 @@
 //! `POST /company/deliveries/{id}/resend`: sends a delivery again, and `POST /company/deliveries/resend`: several.
 
 use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Json;
@@ -15,11 +16,13 @@ use shopery_control::redelivery::{MAX_ROUNDS, is_under_way, message, redelivery_
 use shopery_http::{Permission, Problem};
 use shopery_model::{DeliveryId, Invalid, TenantId};
 use shopery_queue::PublishError;
+use tokio::time::Instant;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::body::Fields;
+use crate::idempotency::NotFinal;
 use crate::openapi::schemas;
 use crate::{App, database_problem, queue_problem};
 
@@ -28,6 +31,11 @@ const PUBLISH_TIMEOUT: Duration = Duration::from_secs(3);
 /// Deliveries that one request may name.
 const MAX_AT_ONCE: usize = 100;
 const CONCURRENCY: usize = 4;
+/// How long a request for many may take.
+const LONGEST: Duration = Duration::from_secs(20);
+const UNAVAILABLE: u16 = StatusCode::SERVICE_UNAVAILABLE.as_u16();
+/// What another request may be answered otherwise.
+const PASSING: [u16; 2] = [StatusCode::CONFLICT.as_u16(), UNAVAILABLE];
 
 pub(crate) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new().routes(routes!(resend)).routes(routes!(resend_all))
@@ -89,7 +97,7 @@ struct Refused {
     request_body = schemas::ResendRequest,
     responses((status = 200, description = "What becomes of each", body = Report)),
 )]
-async fn resend_all(State(app): State<App>, headers: HeaderMap, body: Body) -> Result<Json<Report>, Problem> {
+async fn resend_all(State(app): State<App>, headers: HeaderMap, body: Body) -> Result<Response, Problem> {
     let tenant = app.access.tenant(&headers, Permission::WebhooksWrite)?;
     let mut fields = Fields::read(&headers, body).await?;
     let ids = fields.list("ids", |id| Ok(id.to_owned()));
@@ -101,13 +109,34 @@ async fn resend_all(State(app): State<App>, headers: HeaderMap, body: Body) -> R
     });
     let ids = fields.require("ids", ids);
     fields.finish()?;
+    let _admitted = app.resends.enter(&tenant).await?;
+    // What comes too late, or after the queue was full, is not tried: whoever asks again is answered as if it were the first time.
+    let (deadline, is_over) = (Instant::now() + LONGEST, AtomicBool::new(false));
     let each = ids.unwrap_or_default().into_iter().map(async |id| {
-        let problem = send_again(&app, &tenant, &id).await.err();
-        let problem = problem.map(|problem| Refused { status: problem.status, detail: problem.detail });
+        let tried = if is_over.load(Ordering::Relaxed) {
+            Err(not_tried())
+        } else {
+            tokio::time::timeout_at(deadline, send_again(&app, &tenant, &id)).await.unwrap_or_else(|_| Err(not_tried()))
+        };
+        let problem = tried.err().map(|problem| Refused { status: problem.status, detail: problem.detail });
+        if problem.as_ref().is_some_and(|problem| problem.status == UNAVAILABLE) {
+            is_over.store(true, Ordering::Relaxed);
+        }
         Resent { id, resent: problem.is_none(), problem }
     });
     // Not all of them at once: each takes a connection to the database.
-    Ok(Json(Report { data: stream::iter(each).buffered(CONCURRENCY).collect().await }))
+    let data: Vec<_> = stream::iter(each).buffered(CONCURRENCY).collect().await;
+    let is_passing = |resent: &Resent| resent.problem.as_ref().is_some_and(|problem| PASSING.contains(&problem.status));
+    let passes = data.iter().any(is_passing);
+    let mut response = Json(Report { data }).into_response();
+    if passes {
+        response.extensions_mut().insert(NotFinal);
+    }
+    Ok(response)
+}
+
+fn not_tried() -> Problem {
+    Problem::unavailable("it was not tried: ask for it again", 10)
 }
 
 async fn send_again(app: &App, tenant: &TenantId, id: &str) -> Result<DeliveryId, Problem> {

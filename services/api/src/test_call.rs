@@ -67,7 +67,7 @@ struct Timings {
     dns_ms: Option<f64>,
     connect_ms: Option<f64>,
     tls_ms: Option<f64>,
-    /// From the request to the first byte of the answer.
+    /// From the request until the headers of the answer were there.
     first_byte_ms: Option<f64>,
 }
 
@@ -178,7 +178,7 @@ async fn send(
         format: sample.format,
         payload: sample.body(&id, now),
     };
-    let answer = app.sender.send_anew(endpoint, &message, now).await;
+    let answer = app.sender.send_on_new_connection(endpoint, &message, now).await;
     let answer = answer.map_err(|fault| Problem::unavailable(format!("the test was not made: {fault}"), 5))?;
     let own: Vec<_> = endpoint.credentials.headers.iter().map(|(name, _)| name.to_owned()).collect();
     let request = Request {

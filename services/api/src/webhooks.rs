@@ -248,6 +248,14 @@ pub(crate) fn no_such_webhook() -> Problem {
     Problem::not_found("there is no webhook with this id")
 }
 
+/// As many events as a webhook may name.
+pub(crate) fn bounded(events: Vec<EventPattern>) -> Result<Vec<EventPattern>, Invalid> {
+    if events.is_empty() || events.len() > MAX_EVENTS {
+        return Err(Invalid::new("events", format!("must name 1 to {MAX_EVENTS} events, such as order-created")));
+    }
+    Ok(events)
+}
+
 /// The fields that a webhook is created and changed with, but for its rules.
 fn read_change(fields: &mut Fields, egress: &Egress) -> WebhookChange {
     let name = fields.string("name");
@@ -271,13 +279,7 @@ fn read_change(fields: &mut Fields, egress: &Egress) -> WebhookChange {
         description: description.map(|text| text.filter(|text| !text.trim().is_empty())),
         metadata: metadata.map(Option::unwrap_or_default),
         url: url.and_then(|url| fields.check(egress.endpoint(&url))),
-        events: events.and_then(|events| {
-            fields.check(if events.is_empty() || events.len() > MAX_EVENTS {
-                Err(Invalid::new("events", format!("must name 1 to {MAX_EVENTS} events, such as order-created")))
-            } else {
-                Ok(events)
-            })
-        }),
+        events: events.and_then(|events| fields.check(bounded(events))),
         state: fields.bool("isEnabled").map(WebhookState::of),
         ..WebhookChange::default()
     }

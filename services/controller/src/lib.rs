@@ -39,6 +39,9 @@ pub const ABOUT: About = About {
 /// How often the leader looks whether all streams and buckets are there, besides after every new connection.
 const DECLARE_INTERVAL: Duration = Duration::from_secs(10);
 
+/// Delay before a step of the schema is tried again that could not lock a table.
+const MIGRATE_DELAY: Duration = Duration::from_secs(1);
+
 #[derive(Debug, Clone)]
 pub struct Config {
     pub listen: SocketAddr,
@@ -154,8 +157,17 @@ impl Leader {
 
 /// Brings the schema up to date. Another leader may have begun with it, and died.
 async fn migrate(store: &Store, shutdown: &Shutdown) -> anyhow::Result<()> {
-    tokio::select! {
-        migrated = store.migrate() => migrated.context("cannot bring the schema of the database up to date"),
-        () = shutdown.draining() => Ok(()),
+    loop {
+        let migrated = tokio::select! {
+            migrated = store.migrate() => migrated,
+            () = shutdown.draining() => return Ok(()),
+        };
+        match migrated {
+            Err(error) if error.is_of_a_lock() => {
+                tracing::warn!(%error, "the schema of the database is brought up to date once its tables can be locked");
+                tokio::time::sleep(MIGRATE_DELAY).await;
+            }
+            migrated => return migrated.context("cannot bring the schema of the database up to date"),
+        }
     }
 }

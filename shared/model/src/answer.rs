@@ -121,9 +121,9 @@ impl Fault {
             Self::Gone => "The endpoint says that it is gone for good. Answer otherwise if it is not.",
             Self::WebhookDeleted => "Create the webhook again if it is still wanted.",
             Self::Discarded => "Nothing: it was discarded when the webhook was enabled.",
-            Self::ParkingFull => "Mend the endpoint: more deliveries wait for it than are kept.",
+            Self::ParkingFull => "Repair the endpoint: more deliveries wait for it than are kept.",
             Self::FilterNotMatched => "Nothing, or change the webhook's `filter`.",
-            Self::CarrierFailed => "Mend the endpoint, then send the delivery that it relied on again.",
+            Self::CarrierFailed => "Repair the endpoint, then send the delivery that it relied on again.",
         }
     }
 }
@@ -155,7 +155,7 @@ pub struct Timing {
     /// TCP, to the address that answered.
     pub connect: Option<Duration>,
     pub tls: Option<Duration>,
-    /// From when the request was begun on its connection until the head of the answer was there.
+    /// From when the request was begun on its connection until the headers of the answer were there.
     pub first_byte: Option<Duration>,
 }
 

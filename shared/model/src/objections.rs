@@ -46,7 +46,7 @@ pub fn objections(
         let paths = changed.paths().join(", ");
         let detail = match state.before {
             Some(_) => format!("none of {paths} differs from the resource's previous state"),
-            None => format!("this is the first state of the resource, and it has none of {paths}"),
+            None => format!("no state of the resource before this one is held, and this one has none of {paths}"),
         };
         found.push(Objection { rule: "changed", path: None, detail });
     }
@@ -82,7 +82,7 @@ mod tests {
                 r#"{"changed":["note"]}"#,
                 paid,
                 None,
-                vec![("changed", "this is the first state of the resource, and it has none of note")],
+                vec![("changed", "no state of the resource before this one is held, and this one has none of note")],
             ),
         ] {
             let rules: Rules = serde_json::from_str(rules).unwrap();

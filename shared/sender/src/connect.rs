@@ -61,7 +61,6 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 pub(crate) struct Connected {
     pub(crate) stream: Box<dyn Stream>,
     pub(crate) is_http2: bool,
-    pub(crate) timing: Timing,
 }
 
 pub(crate) struct Connector {
@@ -88,8 +87,14 @@ impl Connector {
         Ok(Self { resolver, tls: tls(&[HTTP2, HTTP1])?, tls_http1: tls(&[HTTP1])? })
     }
 
-    pub(crate) async fn connect(&self, origin: &Origin, is_http1: bool) -> Result<Connected, Failure> {
-        let (asked, mut timing) = (Instant::now(), Timing::default());
+    /// `timing` has the parts that were done, also if another was not.
+    pub(crate) async fn connect(
+        &self,
+        origin: &Origin,
+        is_http1: bool,
+        timing: &mut Timing,
+    ) -> Result<Connected, Failure> {
+        let asked = Instant::now();
         let addresses = match &origin.host {
             // A literal address has been judged with its URL.
             Host::Ipv4(v4) => vec![IpAddr::V4(*v4)],
@@ -104,7 +109,7 @@ impl Connector {
         let (stream, began) = first_to_answer(addresses.collect()).await?;
         timing.connect = Some(began.elapsed());
         if !origin.is_tls {
-            return Ok(Connected { stream: Box::new(stream), is_http2: false, timing });
+            return Ok(Connected { stream: Box::new(stream), is_http2: false });
         }
         let name = match &origin.host {
             Host::Domain(name) => ServerName::try_from(name.trim_end_matches('.').to_owned())
@@ -118,7 +123,7 @@ impl Connector {
         let stream = stream.map_err(|_| no_connection())?.map_err(|error| explain(&error))?;
         let is_http2 = stream.get_ref().1.alpn_protocol() == Some(HTTP2);
         timing.tls = Some(connected.elapsed());
-        Ok(Connected { stream: Box::new(stream), is_http2, timing })
+        Ok(Connected { stream: Box::new(stream), is_http2 })
     }
 }
 

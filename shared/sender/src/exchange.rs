@@ -12,7 +12,7 @@
 //! | a status, and then something that is no HTTP | answered: the status decides |
 //! | anything else | perhaps processed |
 //!
-//! What was not processed is sent again at once, three times at most, on a new connection. What was perhaps processed is left to the retries:
+//! What was not processed is sent again on a new connection, three times at most. What was perhaps processed is left to the retries:
 //! the endpoint may be at it. That a kept connection has ended can, rarely, be the endpoint's crash amid the request; it
 //! is sent again all the same, since a receiver has to know a `webhook-id` that comes twice anyway.
 
@@ -24,7 +24,7 @@ use http::header::{CONTENT_LENGTH, HOST};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri, Version};
 use http_body_util::Full;
 use hyper::body::Incoming;
-use shopery_model::Fault;
+use shopery_model::{Fault, Timing};
 use tokio::time::Instant;
 use url::{Position, Url};
 
@@ -155,7 +155,11 @@ impl Request<'_> {
 
 impl Connection {
     /// Sends a request; returns with the head of the answer.
-    pub(crate) async fn post(&mut self, request: &Request<'_>) -> Result<Response<Incoming>, Broken> {
+    pub(crate) async fn post(
+        &mut self,
+        request: &Request<'_>,
+        timing: &mut Timing,
+    ) -> Result<Response<Incoming>, Broken> {
         let Some(request) = request.build(matches!(self.sender, Sender::Http2(_))) else {
             let why = "the URL has characters that HTTP has no place for".to_owned();
             return Err(Broken::Unknown(Failure::Endpoint(Fault::ConnectionFailed, why)));
@@ -166,7 +170,7 @@ impl Connection {
             Sender::Http1(sender) => sender.try_send_request(request).await,
             Sender::Http2(sender) => sender.try_send_request(request).await,
         };
-        self.timing.first_byte = Some(began.elapsed());
+        timing.first_byte = sent.is_ok().then(|| began.elapsed());
         sent.map_err(|mut error| {
             let was_written = error.take_message().is_none();
             let is_http2 = matches!(self.sender, Sender::Http2(_));

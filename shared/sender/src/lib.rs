@@ -19,7 +19,7 @@ use std::time::Duration;
 use http::HeaderValue;
 use http::header::{ACCEPT, USER_AGENT};
 use prometheus_client::metrics::gauge::Gauge;
-use shopery_model::{Answer, Credentials, Fault, SignatureKind};
+use shopery_model::{Answer, Credentials, Fault, SignatureKind, Timing};
 use shopery_runtime::{Counts, Env, Runtime, descriptors};
 use time::OffsetDateTime;
 use tokio::time::Instant;
@@ -33,16 +33,17 @@ use crate::answer::Reply;
 use crate::connect::{Connector, Origin};
 use crate::exchange::{Broken, Refusal, Request};
 use crate::failure::Failure;
-use crate::pool::{Limits, Pool, Sender as Protocol};
+use crate::pool::{Limits, Pool, Sender as Protocol, Wanted};
 
 const AGENT: &str = concat!("Shopery-Webhooks/", env!("CARGO_PKG_VERSION"));
 /// The whole exchange, connection included.
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a connection that has served a request may take to be good for another.
 const READY_TIMEOUT: Duration = Duration::from_millis(50);
-/// How often a request that an endpoint has not processed is sent again at once. Once is not enough: a server that takes other
-/// workers refuses what comes on a new connection too, if one of the old workers has accepted that.
-const MAX_RESENDS: usize = 3;
+/// Pauses before a request that an endpoint has not processed is sent again. Once is not enough: a server that takes other
+/// workers refuses what comes on a new connection too, if one of the old workers has accepted that. They grow, since an
+/// endpoint that sheds load refuses in the same way.
+const RESEND_PAUSES: [Duration; 3] = [Duration::ZERO, Duration::from_millis(25), Duration::from_millis(100)];
 /// Connections that there may be, however many descriptors there are.
 const MAX_CONNECTIONS: u64 = 16 * 1024;
 /// Descriptors that are left for everything else: connections to NATS and from clients, files.
@@ -70,6 +71,15 @@ pub struct Endpoint<'a> {
     pub url: &'a Url,
     pub credentials: &'a Credentials,
     pub signature: SignatureKind,
+}
+
+/// One request to one host, begun at that time.
+#[derive(Clone, Copy)]
+struct Exchange<'a> {
+    origin: &'a Arc<Origin>,
+    request: &'a Request<'a>,
+    started: Instant,
+    now: OffsetDateTime,
 }
 
 /// Sends messages. Clones share the connections.
@@ -126,35 +136,35 @@ impl Sender {
         message: &Message<'_>,
         now: OffsetDateTime,
     ) -> Result<Answer, SenderFault> {
-        self.send_on(None, endpoint, message, now).await
+        self.send_on(Wanted::Any, endpoint, message, now).await
     }
 
     /// The same on a connection of its own, so that all parts of the exchange are seen, and timed.
-    pub async fn send_anew(
+    pub async fn send_on_new_connection(
         &self,
         endpoint: Endpoint<'_>,
         message: &Message<'_>,
         now: OffsetDateTime,
     ) -> Result<Answer, SenderFault> {
-        self.send_on(Some(Instant::now()), endpoint, message, now).await
+        self.send_on(Wanted::New, endpoint, message, now).await
     }
 
-    /// `born_after`: on a connection that is newer than this moment.
     async fn send_on(
         &self,
-        born_after: Option<Instant>,
+        wanted: Wanted,
         endpoint: Endpoint<'_>,
         message: &Message<'_>,
         now: OffsetDateTime,
     ) -> Result<Answer, SenderFault> {
-        let started = Instant::now();
+        let (started, mut timing) = (Instant::now(), Timing::default());
         let answered = match (self.egress.judge(endpoint.url), Origin::of(endpoint.url)) {
             (Ok(()), Some(origin)) => {
                 let mut headers = message.headers(endpoint, now);
                 headers.entry(USER_AGENT).or_insert(HeaderValue::from_static(AGENT));
                 headers.entry(ACCEPT).or_insert(HeaderValue::from_static("*/*"));
                 let request = Request { url: endpoint.url, headers, body: message.payload.clone() };
-                self.exchange(&Arc::new(origin), &request, endpoint.credentials, born_after, (started, now)).await
+                let exchange = Exchange { origin: &Arc::new(origin), request: &request, started, now };
+                self.exchange(exchange, endpoint.credentials, wanted, &mut timing).await
             }
             (Err(detail), _) => Err(Failure::Endpoint(Fault::AddressForbidden, detail)),
             (Ok(()), None) => Err(Failure::Endpoint(Fault::AddressForbidden, "the URL names no host".to_owned())),
@@ -167,24 +177,24 @@ impl Sender {
                 return Err(fault);
             }
         };
-        answer.duration = started.elapsed();
+        (answer.duration, answer.timing) = (started.elapsed(), timing);
         Ok(answer)
     }
 
     async fn exchange(
         &self,
-        origin: &Arc<Origin>,
-        request: &Request<'_>,
+        Exchange { origin, request, started, now }: Exchange<'_>,
         credentials: &Credentials,
-        mut born_after: Option<Instant>,
-        (started, now): (Instant, OffsetDateTime),
+        mut wanted: Wanted,
+        timing: &mut Timing,
     ) -> Result<Answer, Failure> {
         let deadline = started + TIMEOUT;
         let mut refusals: Vec<Refusal> = Vec::new();
         let (mut connection, reply) = loop {
-            let connection = self.pool.connection(origin, born_after);
+            *timing = Timing::default();
+            let connection = self.pool.connection(origin, wanted, timing);
             let mut connection = tokio::time::timeout_at(deadline, connection).await.map_err(|_| no_answer())??;
-            let posted = tokio::time::timeout_at(deadline, connection.post(request)).await;
+            let posted = tokio::time::timeout_at(deadline, connection.post(request, timing)).await;
             // The rest of the head is as odd as any rest.
             let answered = || connection.wire.status().map(Broken::Answered).map(Err);
             match posted.or_else(|_| answered().ok_or_else(no_answer))? {
@@ -193,22 +203,26 @@ impl Sender {
                     break (connection, reply);
                 }
                 Err(Broken::Answered(status)) => break (connection, Reply::of_status(status)),
-                Err(Broken::NotProcessed(refusal)) if refusals.len() < MAX_RESENDS => {
+                Err(Broken::NotProcessed(refusal)) if refusals.len() < RESEND_PAUSES.len() => {
                     self.resent.get_or_create(&[("why", refusal.name().to_owned())]).inc();
                     if refusal == Refusal::Http11Required {
                         self.pool.refuses_http2(origin);
                     }
+                    wanted = Wanted::MadeAfter(Instant::now());
+                    let pause = RESEND_PAUSES[refusals.len()];
+                    if !pause.is_zero() {
+                        tokio::time::sleep_until((Instant::now() + pause).min(deadline)).await;
+                    }
                     refusals.push(refusal);
-                    born_after = Some(Instant::now());
                 }
                 Err(Broken::NotProcessed(refusal)) => {
-                    let why = format!("{}; it took the request on none of {MAX_RESENDS} new ones", refusal.what());
+                    let why =
+                        format!("{}; it took the request on none of {} new ones", refusal.what(), RESEND_PAUSES.len());
                     return Err(Failure::Endpoint(Fault::ConnectionFailed, why));
                 }
                 Err(Broken::Unknown(failure)) => return Err(failure),
             }
         };
-        let timing = connection.timing;
         if reply.is_complete {
             let idle = reply.keep_alive;
             // It is ready once its task has noticed the end of this request; at once, unless the endpoint has answered before it
@@ -224,7 +238,6 @@ impl Sender {
             }
         }
         let mut answer = reply.answer(credentials);
-        answer.timing = timing;
         if let Some(refusal) = refusals.last() {
             let times = match refusals.len() {
                 1 => String::new(),

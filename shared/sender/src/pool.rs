@@ -137,8 +137,6 @@ pub(crate) struct Connection {
     pub(crate) wire: Arc<Wire>,
     /// It has served a request before.
     pub(crate) is_kept: bool,
-    /// How long it took to make, if it was made for this request; the first byte of the answer is added.
-    pub(crate) timing: Timing,
     pub(crate) sender: Sender,
     /// Of HTTP/1.1: closes it, unless it is kept.
     close: Option<CloseOnDrop>,
@@ -169,6 +167,26 @@ pub(crate) enum Sender {
     Http2(Http2),
 }
 
+/// Which connection a request may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wanted {
+    Any,
+    /// One that was made after this moment.
+    MadeAfter(Instant),
+    /// One that is made for this request.
+    New,
+}
+
+impl Wanted {
+    fn takes(self, born: Instant) -> bool {
+        match self {
+            Self::Any => true,
+            Self::MadeAfter(moment) => born > moment,
+            Self::New => false,
+        }
+    }
+}
+
 enum Found {
     Kept(Connection),
     /// One is on its way.
@@ -190,14 +208,15 @@ impl Pool {
         Self(Arc::new(Inner { connector, limits, open: Gauge::default(), state: Mutex::default() }))
     }
 
-    /// A connection to this host, kept or new. `born_after`: one that is newer than this moment.
+    /// A connection to this host. `timing` is that of making one for this request.
     pub(crate) async fn connection(
         &self,
         origin: &Arc<Origin>,
-        born_after: Option<Instant>,
+        wanted: Wanted,
+        timing: &mut Timing,
     ) -> Result<Connection, Failure> {
         loop {
-            let reservation = match self.find(origin, born_after)? {
+            let reservation = match self.find(origin, wanted)? {
                 Found::Kept(connection) => return Ok(connection),
                 Found::Connecting(mut failed) => {
                     // It is dropped when the connection is there, or nobody makes it any more.
@@ -210,7 +229,7 @@ impl Pool {
                 }
                 Found::None(reservation) => reservation,
             };
-            let connected = self.0.connector.connect(origin, reservation.is_http1).await;
+            let connected = self.0.connector.connect(origin, reservation.is_http1, timing).await;
             return match connected {
                 Ok(connected) => reservation.fill(connected).await,
                 Err(failure) => {
@@ -221,12 +240,12 @@ impl Pool {
         }
     }
 
-    fn find(&self, origin: &Arc<Origin>, born_after: Option<Instant>) -> Result<Found, Failure> {
+    fn find(&self, origin: &Arc<Origin>, wanted: Wanted) -> Result<Found, Failure> {
         let (now, limits) = (Instant::now(), self.0.limits);
         let mut guard = self.lock();
         let state = &mut *guard;
         let kept = state.hosts.entry(origin.clone()).or_default();
-        let is_usable = |born: Instant| now - born < limits.age && born_after.is_none_or(|after| born > after);
+        let is_usable = |born: Instant| now - born < limits.age && wanted.takes(born);
         let shared = kept.http2.iter_mut().find(|shared| {
             let room = shared.max_streams.load(Ordering::Relaxed);
             !shared.is_over
@@ -242,7 +261,7 @@ impl Pool {
             return Ok(Found::Kept(self.taken(origin, Sender::Http2(sender), None, (id, wire, born), is_kept)));
         }
         // For a request that is sent again, those that are idle are no newer; they stay for others.
-        while born_after.is_none()
+        while wanted == Wanted::Any
             && let Some(IdleHttp1 { handle, close, until, .. }) = kept.http1.pop()
         {
             if now < until && is_usable(handle.born) && handle.sender.is_ready() {
@@ -252,7 +271,8 @@ impl Pool {
             }
             state.open -= 1;
         }
-        if let Some(connecting) = kept.connecting.as_ref().filter(|_| kept.http1_until.is_none()) {
+        let may_wait = kept.http1_until.is_none() && wanted != Wanted::New;
+        if let Some(connecting) = kept.connecting.as_ref().filter(|_| may_wait) {
             return Ok(Found::Connecting(connecting.clone()));
         }
         if state.open >= limits.connections && !state.evict(limits.connections) {
@@ -261,7 +281,7 @@ impl Pool {
         let kept = state.hosts.entry(origin.clone()).or_default();
         state.open += 1;
         let is_http1 = kept.http1_until.is_some_and(|until| now < until);
-        let failed = (kept.has_spoken_http2 && !is_http1).then(|| {
+        let failed = (kept.has_spoken_http2 && !is_http1 && kept.connecting.is_none()).then(|| {
             let (failed, connecting) = watch::channel(None);
             kept.connecting = Some(connecting);
             failed
@@ -282,7 +302,7 @@ impl Pool {
             Sender::Http2(_) => CheckoutState::Http2 { is_well: false },
         };
         let checkout = Checkout { pool: self.clone(), origin: origin.clone(), id, born, state };
-        Connection { wire, is_kept, timing: Timing::default(), sender, close, checkout }
+        Connection { wire, is_kept, sender, close, checkout }
     }
 
     pub(crate) fn open(&self) -> Gauge {
@@ -378,7 +398,7 @@ impl Host {
 }
 
 impl Reservation {
-    async fn fill(mut self, Connected { stream, is_http2, timing }: Connected) -> Result<Connection, Failure> {
+    async fn fill(mut self, Connected { stream, is_http2 }: Connected) -> Result<Connection, Failure> {
         let (stream, wire) = Watched::new(stream);
         let (stream, born) = (TokioIo::new(stream), Instant::now());
         let broken = |_| Failure::Endpoint(Fault::ConnectionFailed, "the connection broke at its start".to_owned());
@@ -425,8 +445,7 @@ impl Reservation {
             });
         }
         drop(state);
-        let connection = self.pool.taken(&self.origin, sender, close, (id, wire, born), false);
-        Ok(Connection { timing, ..connection })
+        Ok(self.pool.taken(&self.origin, sender, close, (id, wire, born), false))
     }
 
     fn fail(mut self, failure: &Failure) {

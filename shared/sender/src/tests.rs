@@ -30,6 +30,10 @@ fn limited(limits: Limits) -> Sender {
 }
 
 async fn post(sender: &Sender, url: &str) -> Answer {
+    post_on(Wanted::Any, sender, url).await
+}
+
+async fn post_on(wanted: Wanted, sender: &Sender, url: &str) -> Answer {
     let credentials = Credentials::new(EndpointSecret::generate().unwrap());
     let url: Url = url.parse().unwrap();
     let endpoint = Endpoint { url: &url, credentials: &credentials, signature: SignatureKind::Symmetric };
@@ -49,7 +53,7 @@ async fn post(sender: &Sender, url: &str) -> Answer {
         format: PayloadFormat::Resource,
         payload: Bytes::from_static(br#"{"id":"1"}"#),
     };
-    sender.send(endpoint, &message, OffsetDateTime::now_utc()).await.unwrap()
+    sender.send_on(wanted, endpoint, &message, OffsetDateTime::now_utc()).await.unwrap()
 }
 
 fn reason(answer: &Answer) -> Option<&'static str> {
@@ -219,6 +223,36 @@ async fn an_idle_connection_gives_way_where_there_may_be_no_more() {
             }
         }
     );
+}
+
+#[tokio::test]
+async fn the_parts_of_an_exchange_are_timed_as_far_as_it_came() {
+    let (silent, refuses) = (Raw::start(vec![says("")]).await, Raw::start(vec![closes_after("")]).await);
+    let sender = sender(&[]);
+    let (url, other) = (silent.url(), refuses.url());
+    let (waited, broken) = tokio::join!(post(&sender, &url), post(&sender, &other));
+    for answer in [waited, broken] {
+        let Timing { dns, connect, tls, first_byte } = answer.timing;
+        assert!(answer.status.is_none() && connect.is_some(), "{answer:?}");
+        assert_eq!((dns, tls, first_byte), (None, None, None));
+    }
+}
+
+#[tokio::test]
+async fn who_wants_a_connection_of_its_own_shares_none() {
+    let (address, certificate, _) = http2(First::LargeHeaders).await;
+    let sender = sender(&[("SHOPERY_CA_FILE", certificate.to_str().unwrap())]);
+    let url = format!("https://{address}/");
+    // There is one, and one is being made, that both could have.
+    assert!(post(&sender, &url).await.timing.tls.is_some());
+    assert!(post(&sender, &url).await.timing.tls.is_none());
+    let (a, b) = tokio::join!(post_on(Wanted::New, &sender, &url), post_on(Wanted::New, &sender, &url));
+    for answer in [a, b] {
+        let Timing { connect, tls, first_byte, .. } = answer.timing;
+        assert!(connect.is_some() && tls.is_some() && first_byte.is_some(), "{answer:?}");
+    }
+    assert_eq!(sender.pool.left(), 0);
+    std::fs::remove_file(certificate).unwrap();
 }
 
 #[tokio::test]

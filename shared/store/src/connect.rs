@@ -42,6 +42,14 @@ impl StoreError {
         }
     }
 
+    /// Whether a lock was not to be had within its time; it may be had later.
+    pub fn is_of_a_lock(&self) -> bool {
+        let Self::Database(DbErr::Exec(error) | DbErr::Query(error) | DbErr::Conn(error)) = self else { return false };
+        let RuntimeErr::SqlxError(error) = error else { return false };
+        let code = error.as_database_error().and_then(|error| error.code());
+        self.is_busy() || code.is_some_and(|code| code == LOCK_NOT_AVAILABLE)
+    }
+
     /// Whether another connection of a SQLite database is at work.
     pub fn is_busy(&self) -> bool {
         let Self::Database(DbErr::Exec(error) | DbErr::Query(error) | DbErr::Conn(error)) = self else { return false };
@@ -58,6 +66,8 @@ fn sqlite_code(error: &RuntimeErr) -> Option<i64> {
 
 /// SQLite's `BUSY` and `LOCKED`: another connection is writing.
 const BUSY_SQLITE_CODES: [i64; 2] = [5, 6];
+/// A SQLSTATE.
+const LOCK_NOT_AVAILABLE: &str = "55P03";
 /// SQLSTATE classes of what a row may be refused for: data exceptions and violated constraints.
 const REFUSED_SQLSTATES: [&str; 2] = ["22", "23"];
 /// The same in SQLite: `TOOBIG`, `CONSTRAINT`, `MISMATCH`, `RANGE`.

@@ -8,14 +8,14 @@
 //! who asks for the delivery again begins a new round, and the state is always that of the last round; its attempts are
 //! those of all rounds. What a delivery carries for others fails with it, see [`carriers`](crate::carriers).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::sync::OnceLock;
 
 use sea_orm::sea_query::{Expr, SimpleExpr};
 use sea_orm::{
-    ColumnTrait, Condition, ConnectionTrait, DatabaseBackend, DatabaseTransaction, DbErr, EntityTrait, Iterable,
-    QueryFilter, QueryOrder, QuerySelect, Statement, TransactionTrait, Value,
+    AccessMode, ColumnTrait, Condition, ConnectionTrait, DatabaseBackend, DatabaseTransaction, DbErr, EntityTrait,
+    IsolationLevel, Iterable, QueryFilter, QueryOrder, QuerySelect, Statement, TransactionTrait, Value,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -30,6 +30,8 @@ use crate::{Cursor, Page, Recorded, Store, StoreError, Times, from_millis, to_mi
 
 /// A delivery that changes later than this after it was made is late: few are.
 const LATE: Duration = Duration::minutes(10);
+/// From this status on an answer is no success, and there are indexes of it.
+pub const REFUSALS: u16 = 300;
 
 #[derive(Debug, Clone)]
 pub struct DeliveryRecord {
@@ -98,19 +100,19 @@ pub struct DeliveryFilter {
     pub resource: Option<String>,
     pub fault: Option<Fault>,
     pub response_status: Option<u16>,
-    pub order: Order,
+    pub order: SortOrder,
     pub times: Times,
 }
 
 /// By when they were made.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Order {
+pub enum SortOrder {
     #[default]
     NewestFirst,
     OldestFirst,
 }
 
-impl Order {
+impl SortOrder {
     fn sql(self) -> sea_orm::Order {
         match self {
             Self::NewestFirst => sea_orm::Order::Desc,
@@ -159,73 +161,40 @@ impl Store {
         after: Option<&Cursor>,
         limit: u64,
     ) -> Result<Page<DeliveryRecord>, StoreError> {
-        let mut rows = Vec::new();
-        // An index has the rows of one state in their order, but not those of several.
-        let of_each: Vec<_> = filter.states.iter().map(|state| Some(*state)).collect();
-        let of_each = if of_each.is_empty() { vec![None] } else { of_each };
-        for state in &of_each {
-            rows.extend(self.rows_of(tenant, filter, *state, after, limit + 1).await?);
-        }
-        if of_each.len() > 1 {
-            rows.sort_by(|a, b| filter.order.compare(&a.id, &b.id));
-            // One that came into another state between two of the queries.
-            rows.dedup_by(|a, b| a.id == b.id);
-            rows.truncate(usize::try_from(limit + 1).unwrap_or(usize::MAX));
-        }
-        page(rows, limit)
+        let states: BTreeSet<_> = filter.states.iter().map(|state| state.name()).collect();
+        let one = match states.len() {
+            0 => None,
+            1 => states.first().copied(),
+            _ => return self.of_states(tenant, filter, &states, after, limit).await,
+        };
+        page(rows_of(&self.db, tenant, filter, one, after, limit + 1).await?, limit)
     }
 
-    /// The first rows that match, of one state or of any.
-    async fn rows_of(
+    /// An index has the rows of one state in their order, but not those of several.
+    async fn of_states(
         &self,
         tenant: &TenantId,
         filter: &DeliveryFilter,
-        state: Option<DeliveryState>,
+        states: &BTreeSet<&'static str>,
         after: Option<&Cursor>,
-        count: u64,
-    ) -> Result<Vec<delivery::Model>, StoreError> {
-        use delivery::Column;
-        let (order, Times { created_at_min, created_at_max, updated_at_min, updated_at_max }) =
-            (filter.order, filter.times);
-        // Hardly anything changes before it was made: the clocks of two machines may differ a little.
-        let made_max = [created_at_max, updated_at_max.and_then(|max| max.checked_add(LATE))];
-        let matching = Condition::all()
-            .add(Column::Tenant.eq(tenant.as_str()))
-            .add_option(filter.webhook.map(|id| Column::WebhookId.eq(id.to_string())))
-            .add_option(state.map(|state| Column::State.eq(state.name())))
-            .add_option(filter.event_type.as_ref().map(|event| Column::EventType.eq(event.as_str())))
-            .add_option(filter.resource.as_ref().map(|resource| Column::Resource.eq(resource.as_str())))
-            .add_option(filter.fault.map(|fault| Column::Fault.eq(fault.name())))
-            // The number itself: of a parameter, a database does not know whether an index of some statuses has it.
-            .add_option(filter.response_status.map(|status| Expr::cust(format!("response_status = {status}"))))
-            .add_option(created_at_min.map(|min| Column::Id.gte(DeliveryId::first_at(min).to_string())))
-            .add_option(
-                made_max.into_iter().flatten().min().map(|max| Column::Id.lte(DeliveryId::last_at(max).to_string())),
-            )
-            .add(filter.times.updated(Column::UpdatedAt))
-            .add_option(after.map(|cursor| order.is_behind(Column::Id, &cursor.0)));
-        // Attempts are long, and a list does not show them.
-        let columns = Column::iter().filter(|column| !matches!(column, Column::Attempts));
-        let matching = delivery::Entity::find().filter(matching).select_only().columns(columns);
-        let matching = matching.expr_as(Expr::val(""), "attempts");
-        let Some(min) = updated_at_min else {
-            return Ok(matching.order_by(Column::Id, order.sql()).limit(count).into_model().all(&self.db).await?);
-        };
-        // What has changed since then was made since then, but for what is late, which has an index of its own.
-        let border = DeliveryId::first_at(min.checked_sub(LATE).unwrap_or(OffsetDateTime::UNIX_EPOCH)).to_string();
-        let newer = matching.clone().filter(Column::Id.gte(&border)).order_by(Column::Id, order.sql());
-        // An order by the id itself would tempt the database to look through all ids.
-        let late = matching.filter(Column::Id.lt(border)).filter(Column::LateAt.gte(to_millis(min)));
-        let late = late.order_by(Expr::cust("id || ''"), order.sql());
-        let parts = if order == Order::NewestFirst { [newer, late] } else { [late, newer] };
-        let mut rows: Vec<delivery::Model> = Vec::new();
-        for part in parts {
-            let left = count.saturating_sub(rows.len() as u64);
-            if left > 0 {
-                rows.extend(part.limit(left).into_model().all(&self.db).await?);
+        limit: u64,
+    ) -> Result<Page<DeliveryRecord>, StoreError> {
+        // Of one moment: what goes from one state to another between two queries would be in neither. SQLite reads so anyway.
+        let snapshot = match self.db.get_database_backend() {
+            DatabaseBackend::Postgres => {
+                let (isolation, access) = (IsolationLevel::RepeatableRead, AccessMode::ReadOnly);
+                self.db.begin_with_config(Some(isolation), Some(access)).await?
             }
+            _ => self.db.begin().await?,
+        };
+        let mut rows = Vec::new();
+        for state in states {
+            rows.extend(rows_of(&snapshot, tenant, filter, Some(state), after, limit + 1).await?);
         }
-        Ok(rows)
+        snapshot.commit().await?;
+        rows.sort_by(|a, b| filter.order.compare(&a.id, &b.id));
+        rows.truncate(usize::try_from(limit + 1).unwrap_or(usize::MAX));
+        page(rows, limit)
     }
 
     /// The deliveries of one event, which was stored at that time; their ids begin with it.
@@ -292,6 +261,71 @@ impl Store {
     }
 }
 
+/// The first rows that match, of one state or of any.
+async fn rows_of(
+    db: &impl ConnectionTrait,
+    tenant: &TenantId,
+    filter: &DeliveryFilter,
+    state: Option<&str>,
+    after: Option<&Cursor>,
+    count: u64,
+) -> Result<Vec<delivery::Model>, StoreError> {
+    use delivery::Column;
+    let (order, Times { created_at_min, created_at_max, updated_at_min, updated_at_max }) =
+        (filter.order, filter.times);
+    // Hardly anything changes before it was made: the clocks of two machines may differ a little.
+    let made_max = [created_at_max, updated_at_max.and_then(|max| max.checked_add(LATE))];
+    let matching = Condition::all()
+        .add(Column::Tenant.eq(tenant.as_str()))
+        .add_option(filter.webhook.map(|id| Column::WebhookId.eq(id.to_string())))
+        .add_option(state.map(|state| Column::State.eq(state)))
+        .add_option(filter.event_type.as_ref().map(|event| Column::EventType.eq(event.as_str())))
+        .add_option(filter.resource.as_ref().map(|resource| Column::Resource.eq(resource.as_str())))
+        .add_option(filter.fault.map(|fault| Column::Fault.eq(fault.name())))
+        .add_option(filter.response_status.map(answered))
+        .add_option(created_at_min.map(|min| Column::Id.gte(DeliveryId::first_at(min).to_string())))
+        .add_option(
+            made_max.into_iter().flatten().min().map(|max| Column::Id.lte(DeliveryId::last_at(max).to_string())),
+        )
+        .add(filter.times.updated(Column::UpdatedAt))
+        .add_option(after.map(|cursor| order.is_behind(Column::Id, &cursor.0)));
+    // Attempts are long, and a list does not show them.
+    let columns = Column::iter().filter(|column| !matches!(column, Column::Attempts));
+    let matching = delivery::Entity::find().filter(matching).select_only().columns(columns);
+    let matching = matching.expr_as(Expr::val(""), "attempts");
+    let Some(min) = updated_at_min else {
+        return Ok(matching.order_by(Column::Id, order.sql()).limit(count).into_model().all(db).await?);
+    };
+    // What has changed since then was made since then, but for what is late, which has an index of its own.
+    let border = DeliveryId::first_at(min.checked_sub(LATE).unwrap_or(OffsetDateTime::UNIX_EPOCH)).to_string();
+    let newer = matching.clone().filter(Column::Id.gte(&border)).order_by(Column::Id, order.sql());
+    // An order by the id itself would tempt the database to look through all ids.
+    let late = matching.filter(Column::Id.lt(border)).filter(Column::LateAt.gte(to_millis(min)));
+    let late = late.order_by(Expr::cust("id || ''"), order.sql());
+    let parts = if order == SortOrder::NewestFirst { [newer, late] } else { [late, newer] };
+    let mut rows: Vec<delivery::Model> = Vec::new();
+    for part in parts {
+        let left = count.saturating_sub(rows.len() as u64);
+        if left > 0 {
+            rows.extend(part.limit(left).into_model().all(db).await?);
+        }
+    }
+    Ok(rows)
+}
+
+/// What was answered to the last attempt.
+fn answered(status: u16) -> Condition {
+    use delivery::Column;
+    let is_it = Condition::all().add(Column::ResponseStatus.eq(i32::from(status)));
+    if status < REFUSALS {
+        return is_it;
+    }
+    // In the words of the index, by which SQLite knows it. What is delivered was refused before, by a recorder of before.
+    is_it
+        .add(Expr::cust(format!("response_status >= {REFUSALS}")))
+        .add(Column::State.ne(DeliveryState::Delivered.name()))
+}
+
 /// From up to one row more than the limit.
 fn page(rows: Vec<delivery::Model>, limit: u64) -> Result<Page<DeliveryRecord>, StoreError> {
     let page = Page::of(rows, limit, |row| Cursor(row.id.clone()));
@@ -319,6 +353,9 @@ pub(crate) async fn write<'a>(
 struct Row<'a> {
     latest: &'a Outcome,
     rank: i64,
+    /// What was answered to the highest of the attempts, if it was answered.
+    status: Option<u16>,
+    last_attempt: u32,
     /// JSON objects, separated by commas.
     attempts: String,
 }
@@ -328,9 +365,12 @@ fn rows<'a>(outcomes: impl IntoIterator<Item = &'a Outcome>) -> Vec<Row<'a>> {
     let mut rows: BTreeMap<DeliveryId, Row<'a>> = BTreeMap::new();
     for outcome in outcomes {
         let rank = rank(outcome);
-        let row = rows.entry(outcome.job.delivery).or_insert(Row { latest: outcome, rank, attempts: String::new() });
+        let row = rows.entry(outcome.job.delivery).or_insert_with(|| Row::new(outcome, rank));
         if rank >= row.rank {
             (row.latest, row.rank) = (outcome, rank);
+        }
+        if let Some(tried) = outcome.attempt.as_ref().filter(|_| outcome.job.attempt >= row.last_attempt) {
+            (row.last_attempt, row.status) = (outcome.job.attempt, tried.status);
         }
         if let Some(attempt) = attempt(outcome) {
             let separator = if row.attempts.is_empty() { "" } else { "," };
@@ -411,17 +451,21 @@ const COLUMNS: [&str; 20] = [
     "attempt_count",
     "fault",
     "fault_detail",
-    "response_status",
     "next_attempt_at",
     "updated_at",
     "late_at",
     "carried_by",
+    "response_status",
     "attempts",
 ];
 /// From here to `carried_by`: what an outcome of a higher rank replaces.
-const FIRST_REPLACED: usize = 9;
+const REPLACED: std::ops::Range<usize> = 9..18;
 
-impl Row<'_> {
+impl<'a> Row<'a> {
+    fn new(latest: &'a Outcome, rank: i64) -> Self {
+        Self { latest, rank, status: None, last_attempt: 0, attempts: String::new() }
+    }
+
     /// In the order of [`COLUMNS`].
     fn values(&self) -> [Value; COLUMNS.len()] {
         let Outcome { job, next_attempt_at, attempt, fault, carried_by, at, .. } = self.latest;
@@ -443,11 +487,11 @@ impl Row<'_> {
             i32::try_from(attempts).unwrap_or(i32::MAX).into(),
             fault.into(),
             detail.into(),
-            attempt.as_ref().and_then(|attempt| i16::try_from(attempt.status?).ok()).into(),
             next_attempt_at.map(to_millis).into(),
             to_millis(*at).into(),
             Some(to_millis(*at)).filter(|_| *at - job.delivery.created_at() >= LATE).into(),
             carried_by.map(|carrier| carrier.to_string()).into(),
+            self.status.and_then(|status| i16::try_from(status).ok()).into(),
             self.attempts.as_str().into(),
         ]
     }
@@ -464,7 +508,7 @@ fn upsert(backend: DatabaseBackend, size: usize) -> &'static str {
 
 fn upsert_sql(backend: DatabaseBackend, size: usize) -> String {
     let row = format!("({})", COLUMNS.map(|_| "?").join(","));
-    let replaced: Vec<_> = COLUMNS[FIRST_REPLACED..COLUMNS.len() - 1]
+    let replaced: Vec<_> = COLUMNS[REPLACED]
         .iter()
         .map(|column| {
             format!("{column} = CASE WHEN excluded.rank >= d.rank THEN excluded.{column} ELSE d.{column} END")
@@ -473,7 +517,10 @@ fn upsert_sql(backend: DatabaseBackend, size: usize) -> String {
     let contains = if backend == DatabaseBackend::Postgres { "strpos" } else { "instr" };
     let sql = format!(
         "INSERT INTO deliveries AS d ({}) VALUES {} ON CONFLICT (id) DO UPDATE SET {}, \
-         source = COALESCE(d.source, excluded.source), attempts = CASE \
+         source = COALESCE(d.source, excluded.source), response_status = CASE \
+         WHEN excluded.attempts <> '' AND (excluded.rank >= d.rank OR d.response_status IS NULL) \
+         THEN excluded.response_status \
+         ELSE d.response_status END, attempts = CASE \
          WHEN excluded.attempts = '' OR {contains}(d.attempts, excluded.attempts) > 0 THEN d.attempts \
          WHEN d.attempts = '' THEN excluded.attempts ELSE d.attempts || ',' || excluded.attempts END",
         COLUMNS.join(","),
@@ -501,13 +548,17 @@ pub(crate) fn read_delivery(row: delivery::Model) -> Result<(DeliveryRecord, Vec
         event_type: row.event_type,
         resource: row.resource,
         event_sequence: u64::try_from(row.event_sequence).unwrap_or_default(),
-        state: row.state,
+        state: row.state.clone(),
         attempt_count: row.attempt_count,
         // A parked delivery is probed under the number of the attempt that it waits for, and may expire without one.
         last_attempt: attempts.iter().map(|attempt| attempt.number).max().unwrap_or_default().max(counted),
         round: u32::try_from(row.rank / ROUND).unwrap_or_default(),
         fault: row.fault.zip(row.fault_detail),
-        response_status: row.response_status.and_then(|status| u16::try_from(status).ok()),
+        // A recorder of before leaves a status as it is.
+        response_status: row
+            .response_status
+            .and_then(|status| u16::try_from(status).ok())
+            .filter(|status| *status < REFUSALS || row.state != DeliveryState::Delivered.name()),
         triggered_at: from_millis(row.triggered_at),
         next_attempt_at: row.next_attempt_at.map(from_millis),
         carried_by: row.carried_by,

@@ -1,4 +1,6 @@
 //! The schema, step by step. A step that was released is never changed; a change is a new step.
+//!
+//! A step is done whole or not at all, on SQLite too, but for one that says why it is not: that may be begun again.
 
 use sea_orm::DatabaseBackend;
 use sea_orm_migration::prelude::*;
@@ -28,6 +30,7 @@ impl MigratorTrait for Migrator {
             Box::new(ConfigOutbox),
             Box::new(FailuresOfAWebhook),
             Box::new(LookedInto),
+            Box::new(FoundByWhatTellsThemApart),
         ]
     }
 }
@@ -42,6 +45,10 @@ impl MigrationName for WebhooksAndHistory {
 
 #[async_trait::async_trait]
 impl MigrationTrait for WebhooksAndHistory {
+    fn use_transaction(&self) -> Option<bool> {
+        Some(true)
+    }
+
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
         let mut webhooks = Table::create();
         webhooks.table("webhooks").col(string("id").primary_key());
@@ -112,6 +119,10 @@ impl MigrationName for OneRowADelivery {
 
 #[async_trait::async_trait]
 impl MigrationTrait for OneRowADelivery {
+    fn use_transaction(&self) -> Option<bool> {
+        Some(true)
+    }
+
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
         let mut webhooks = Table::alter();
         webhooks.table("webhooks").add_column(text("rules").default("{}"));
@@ -154,6 +165,10 @@ impl MigrationName for Recoveries {
 
 #[async_trait::async_trait]
 impl MigrationTrait for Recoveries {
+    fn use_transaction(&self) -> Option<bool> {
+        Some(true)
+    }
+
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
         let sql = format!("UPDATE deliveries SET rank = {} WHERE rank = {}", (1_i64 << 40) - 1, i64::MAX);
         manager.get_connection().execute_unprepared(&sql).await?;
@@ -212,6 +227,10 @@ impl MigrationName for LifeOfAWebhook {
 
 #[async_trait::async_trait]
 impl MigrationTrait for LifeOfAWebhook {
+    fn use_transaction(&self) -> Option<bool> {
+        Some(true)
+    }
+
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
         let times = ["failing_since", "disabled_at", "told_at", "discard_before"].map(big_integer_null);
         // SQLite adds one column at a time.
@@ -234,6 +253,10 @@ impl MigrationName for SealedCredentials {
 
 #[async_trait::async_trait]
 impl MigrationTrait for SealedCredentials {
+    fn use_transaction(&self) -> Option<bool> {
+        Some(true)
+    }
+
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
         let mut webhooks = Table::alter();
         manager.alter_table(webhooks.table("webhooks").rename_column("secret", "sealed").to_owned()).await
@@ -251,6 +274,10 @@ impl MigrationName for VersionOfAWebhook {
 
 #[async_trait::async_trait]
 impl MigrationTrait for VersionOfAWebhook {
+    fn use_transaction(&self) -> Option<bool> {
+        Some(true)
+    }
+
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
         let mut webhooks = Table::alter();
         let version = big_integer("version").default(1).to_owned();
@@ -269,6 +296,10 @@ impl MigrationName for IdempotencyKeys {
 
 #[async_trait::async_trait]
 impl MigrationTrait for IdempotencyKeys {
+    fn use_transaction(&self) -> Option<bool> {
+        Some(true)
+    }
+
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
         let mut keys = Table::create();
         keys.table("idempotency_keys")
@@ -298,6 +329,10 @@ impl MigrationName for WebhookChanges {
 
 #[async_trait::async_trait]
 impl MigrationTrait for WebhookChanges {
+    fn use_transaction(&self) -> Option<bool> {
+        Some(true)
+    }
+
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
         let mut changes = Table::create();
         changes.table("webhook_changes").col(string("id").primary_key());
@@ -326,6 +361,10 @@ impl MigrationName for Rollups {
 
 #[async_trait::async_trait]
 impl MigrationTrait for Rollups {
+    fn use_transaction(&self) -> Option<bool> {
+        Some(true)
+    }
+
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
         let mut rollups = Table::create();
         rollups
@@ -377,6 +416,10 @@ impl MigrationName for HistoryByAge {
 
 #[async_trait::async_trait]
 impl MigrationTrait for HistoryByAge {
+    fn use_transaction(&self) -> Option<bool> {
+        Some(true)
+    }
+
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
         let mut deliveries = Table::alter();
         deliveries.table("deliveries").add_column(big_integer_null("late_at"));
@@ -422,6 +465,10 @@ impl MigrationName for TrueDeliveries {
 
 #[async_trait::async_trait]
 impl MigrationTrait for TrueDeliveries {
+    fn use_transaction(&self) -> Option<bool> {
+        Some(true)
+    }
+
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
         let added = [
             ("webhooks", big_integer_null("endpoint_since")),
@@ -454,6 +501,10 @@ impl MigrationName for ConfigOutbox {
 
 #[async_trait::async_trait]
 impl MigrationTrait for ConfigOutbox {
+    fn use_transaction(&self) -> Option<bool> {
+        Some(true)
+    }
+
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
         let mut outbox = Table::create();
         outbox.table("config_outbox").col(string("id").primary_key()).col(text("tenant")).col(text("webhook_id"));
@@ -476,6 +527,10 @@ impl MigrationName for FailuresOfAWebhook {
 
 #[async_trait::async_trait]
 impl MigrationTrait for FailuresOfAWebhook {
+    fn use_transaction(&self) -> Option<bool> {
+        Some(true)
+    }
+
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
         // SQLite adds one column at a time.
         for column in [text_null("failures"), big_integer_null("warned_at"), big_integer_null("warning_notified_at")] {
@@ -485,8 +540,7 @@ impl MigrationTrait for FailuresOfAWebhook {
     }
 }
 
-/// Webhooks have a description and labels; deliveries are found by their resource, by why they failed, and by what was
-/// answered.
+/// Webhooks have a description and labels; deliveries know what was answered to their last attempt.
 struct LookedInto;
 
 impl MigrationName for LookedInto {
@@ -497,7 +551,15 @@ impl MigrationName for LookedInto {
 
 #[async_trait::async_trait]
 impl MigrationTrait for LookedInto {
+    fn use_transaction(&self) -> Option<bool> {
+        Some(true)
+    }
+
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        if manager.get_database_backend() == DatabaseBackend::Postgres {
+            // Whoever waits for the lock of a table has all others wait behind it. The step is tried again.
+            manager.get_connection().execute_unprepared("SET LOCAL lock_timeout = '1s'").await?;
+        }
         let added = [
             ("webhooks", text_null("description")),
             ("webhooks", text_null("metadata")),
@@ -507,18 +569,40 @@ impl MigrationTrait for LookedInto {
         for (table, column) in added {
             manager.alter_table(Table::alter().table(table).add_column(column).to_owned()).await?;
         }
-        let failed = "fault IS NOT NULL";
-        let refused = "response_status >= 300";
-        for (name, columns, of) in [
-            ("resources_of_tenant", "tenant, resource, id", None),
-            ("faults_of_tenant", "tenant, fault, id", Some(failed)),
-            ("faults_of_webhook", "webhook_id, fault, id", Some(failed)),
-            ("refusals_of_tenant", "tenant, response_status, id", Some(refused)),
-            ("refusals_of_webhook", "webhook_id, response_status, id", Some(refused)),
+        Ok(())
+    }
+}
+
+/// Deliveries are found by their resource, by why they failed, and by what was answered. A step of its own, without a
+/// transaction: it may take minutes, and nobody waits for it.
+struct FoundByWhatTellsThemApart;
+
+impl MigrationName for FoundByWhatTellsThemApart {
+    fn name(&self) -> &'static str {
+        "m0016_found_by_what_tells_them_apart"
+    }
+}
+
+#[async_trait::async_trait]
+impl MigrationTrait for FoundByWhatTellsThemApart {
+    fn use_transaction(&self) -> Option<bool> {
+        Some(false)
+    }
+
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        let db = manager.get_connection();
+        for (name, columns) in [
+            ("resources_of_tenant", "(tenant, resource, id)"),
+            ("faults_of_tenant", "(tenant, fault, id) WHERE fault IS NOT NULL"),
+            ("faults_of_webhook", "(webhook_id, fault, id) WHERE fault IS NOT NULL"),
+            ("refusals_of_tenant", "(tenant, response_status, id) WHERE response_status >= 300"),
+            ("refusals_of_webhook", "(webhook_id, response_status, id) WHERE response_status >= 300"),
         ] {
-            let of = of.map(|of| format!(" WHERE {of}")).unwrap_or_default();
-            let sql = format!("CREATE INDEX {name} ON deliveries ({columns}){of}");
-            manager.get_connection().execute_unprepared(&sql).await?;
+            if db.get_database_backend() == DatabaseBackend::Postgres {
+                partitions::add_index(db, name, columns).await?;
+            } else {
+                db.execute_unprepared(&format!("CREATE INDEX IF NOT EXISTS {name} ON deliveries {columns}")).await?;
+            }
         }
         Ok(())
     }

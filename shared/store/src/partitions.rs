@@ -161,6 +161,34 @@ pub(crate) async fn divide(db: &impl ConnectionTrait, indexes: &[(&str, &str)]) 
     run(format!("ALTER TABLE deliveries ATTACH PARTITION {table} FOR VALUES FROM (MINVALUE) TO ('{bound}')")).await
 }
 
+/// For the migration: an index of all partitions, which nobody waits for. If it is cut short it can be begun again.
+pub(crate) async fn add_index(db: &impl ConnectionTrait, name: &str, columns: &str) -> Result<(), DbErr> {
+    let rows = async |sql: &str| {
+        let rows = db.query_all_raw(Statement::from_string(DatabaseBackend::Postgres, sql)).await?;
+        rows.iter().map(|row| row.try_get_by_index::<String>(0)).collect::<Result<Vec<_>, _>>()
+    };
+    // Of the whole first: partitions that are made meanwhile have it from the start.
+    db.execute_unprepared(&format!("CREATE INDEX IF NOT EXISTS {name} ON ONLY deliveries {columns}")).await?;
+    let without = format!(
+        "SELECT c.relname::text FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid \
+         WHERE i.inhparent = 'deliveries'::regclass AND NOT EXISTS (SELECT 1 FROM pg_inherits ii \
+         JOIN pg_index x ON x.indexrelid = ii.inhrelid WHERE ii.inhparent = '{name}'::regclass AND x.indrelid = c.oid)"
+    );
+    for table in rows(&without).await? {
+        let index = format!("{name}_{}", table.trim_start_matches("deliveries_"));
+        let broken = format!(
+            "SELECT c.relname::text FROM pg_index x JOIN pg_class c ON c.oid = x.indexrelid \
+             WHERE c.relname = '{index}' AND NOT x.indisvalid"
+        );
+        for broken in rows(&broken).await? {
+            db.execute_unprepared(&format!("DROP INDEX CONCURRENTLY {broken}")).await?;
+        }
+        db.execute_unprepared(&format!("CREATE INDEX CONCURRENTLY IF NOT EXISTS {index} ON {table} {columns}")).await?;
+        db.execute_unprepared(&format!("ALTER INDEX {name} ATTACH PARTITION {index}")).await?;
+    }
+    Ok(())
+}
+
 fn move_rows(from: &str, to: &str, those: &str) -> String {
     format!("WITH moved AS (DELETE FROM {from} WHERE {those} RETURNING *) INSERT INTO {to} SELECT * FROM moved")
 }

@@ -10,7 +10,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use sea_orm::sea_query::{Expr, ExprTrait, Func, OnConflict, Order};
+use sea_orm::sea_query::{Expr, ExprTrait, OnConflict, Order};
 use sea_orm::{
     ActiveValue::Set, ColumnTrait, Condition, DatabaseTransaction, DbErr, EntityTrait, PaginatorTrait, QueryFilter,
     QueryOrder, QuerySelect, TransactionTrait, UpdateMany,
@@ -25,6 +25,9 @@ use crate::{DeliveryRecord, RecoveryRecord, RecoveryState, Store, StoreError, to
 
 /// Whoever has a recovery is given up on after so long. Above the longest turn.
 const LEASE: Duration = Duration::from_secs(20);
+
+/// Deliveries that are counted before a recovery is made.
+pub const MAX_COUNTED: u64 = 200_000;
 
 /// Deliveries of the webhook that are gone through for a page, whatever their states.
 const SCANNED: u64 = 5000;
@@ -47,17 +50,14 @@ pub struct RecoveryPage {
 /// What a recovery would be about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Recoverable {
-    /// Deliveries.
-    pub total: u64,
+    /// Deliveries; `None` if they are more than [`MAX_COUNTED`].
+    pub total: Option<u64>,
     /// When the first and the last of them were made.
     pub oldest_at: Option<OffsetDateTime>,
     pub newest_at: Option<OffsetDateTime>,
-    /// Those of them whose own event EVENTS no longer holds.
-    pub not_held: u64,
+    /// Those of them whose own event EVENTS no longer holds, if all were counted.
+    pub not_held: Option<u64>,
 }
-
-/// How many, the first and the last id, and how many are of an event that is gone.
-type Sums = (i64, Option<String>, Option<String>, Option<i64>);
 
 /// One message that a recovery sends.
 #[derive(Debug, Clone)]
@@ -151,25 +151,25 @@ impl Store {
     pub async fn recoverable(&self, recovery: &RecoveryRecord, held_from: u64) -> Result<Recoverable, StoreError> {
         use delivery::Column;
         let held_from = i64::try_from(held_from).unwrap_or(i64::MAX);
-        let is_gone = Expr::case(Column::EventSequence.lt(held_from), 1).finally(0);
-        let sums: Option<Sums> = delivery::Entity::find()
+        let all = delivery::Entity::find().filter(in_window(recovery).add(in_statuses(recovery)));
+        // Counted here, since no more of them are looked at than this, however many there are.
+        let looked_at = all
+            .clone()
             .select_only()
-            .column_as(Column::Id.count(), "total")
-            .column_as(Column::Id.min(), "oldest")
-            .column_as(Column::Id.max(), "newest")
-            .column_as(Expr::expr(Func::sum(is_gone)).cast_as("BIGINT"), "gone")
-            .filter(in_window(recovery).add(in_statuses(recovery)))
-            .into_tuple()
-            .one(&self.db)
-            .await?;
-        let (total, oldest, newest, gone) = sums.unwrap_or_default();
-        let count = |number: i64| u64::try_from(number).unwrap_or_default();
-        let created = |id: Option<String>| id.and_then(|id| id.parse::<DeliveryId>().ok()).map(DeliveryId::created_at);
+            .columns([Column::Id, Column::EventSequence])
+            .order_by_asc(Column::Id)
+            .limit(MAX_COUNTED + 1);
+        let looked_at: Vec<(String, i64)> = looked_at.into_tuple().all(&self.db).await?;
+        let newest = all.select_only().column(Column::Id).order_by_desc(Column::Id).limit(1);
+        let newest: Option<String> = newest.into_tuple().one(&self.db).await?;
+        let count = looked_at.len() as u64;
+        let gone = looked_at.iter().filter(|(_, sequence)| *sequence < held_from).count() as u64;
+        let created = |id: &str| id.parse::<DeliveryId>().ok().map(DeliveryId::created_at);
         Ok(Recoverable {
-            total: count(total),
-            oldest_at: created(oldest),
-            newest_at: created(newest),
-            not_held: count(gone.unwrap_or_default()),
+            total: Some(count).filter(|count| *count <= MAX_COUNTED),
+            oldest_at: looked_at.first().and_then(|(id, _)| created(id)),
+            newest_at: newest.as_deref().and_then(created),
+            not_held: Some(gone).filter(|_| count <= MAX_COUNTED),
         })
     }
 

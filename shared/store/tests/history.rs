@@ -142,6 +142,47 @@ async fn what_ends_while_it_waits_has_ended_however_often_it_was_attempted() {
 }
 
 #[tokio::test]
+async fn what_was_answered_last_stays_until_another_attempt_is_answered() {
+    let folder = Folder::create();
+    let store = store(&folder.0).await;
+    let webhook = WebhookId::generate();
+    let refused = |event: &str| outcome(webhook, event, 1, DeliveryState::Pending);
+    let without = |event: &str, state| Outcome { attempt: None, fault: None, ..outcome(webhook, event, 2, state) };
+    for (number, batches) in [
+        // In one transaction, in two, and the other way round.
+        vec![vec![refused("0"), without("0", DeliveryState::Parked)]],
+        vec![vec![refused("1")], vec![without("1", DeliveryState::Parked)]],
+        vec![vec![without("2", DeliveryState::Expired)], vec![refused("2")]],
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        for batch in &batches {
+            store.record(batch).await.unwrap();
+        }
+        let id = refused(&number.to_string()).job.delivery;
+        let (delivery, _) = store.delivery(&tenant("t"), id).await.unwrap().unwrap();
+        assert_eq!(delivery.response_status, Some(500), "{number}: {}", delivery.state);
+    }
+    let filter = DeliveryFilter {
+        states: vec![DeliveryState::Parked, DeliveryState::Expired],
+        response_status: Some(500),
+        ..DeliveryFilter::default()
+    };
+    assert_eq!(store.deliveries(&tenant("t"), &filter, None, 200).await.unwrap().items.len(), 3);
+    // An attempt without an answer has none, and one that is delivered was not refused.
+    let mut silent = outcome(webhook, "0", 2, DeliveryState::Pending);
+    silent.attempt.as_mut().unwrap().status = None;
+    let mut well = outcome(webhook, "1", 2, DeliveryState::Delivered);
+    well.attempt.as_mut().unwrap().status = Some(204);
+    store.record(&[silent, well]).await.unwrap();
+    for (event, status) in [("0", None), ("1", Some(204))] {
+        let (delivery, _) = store.delivery(&tenant("t"), refused(event).job.delivery).await.unwrap().unwrap();
+        assert_eq!(delivery.response_status, status, "{event}");
+    }
+}
+
+#[tokio::test]
 async fn a_list_is_whole_and_in_order_page_by_page_and_of_one_tenant() {
     let folder = Folder::create();
     let store = store(&folder.0).await;

@@ -125,6 +125,19 @@ impl Postgres {
         Copy { input: child.stdin.take().unwrap(), child }
     }
 
+    /// A transaction that has done this, and stays open.
+    pub async fn hold(&self, sql: &str) -> Held {
+        let mut command = Command::new(self.binaries.join("psql"));
+        command.args(["-X", "-c", &format!("{sql}; SELECT pg_sleep(600)"), &self.url()]).kill_on_drop(true);
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        wait::until("the transaction", Duration::from_secs(20), async || {
+            let found = self.value(&format!("SELECT count(*) FROM {SLEEPERS}")).await;
+            if found == "1" { Ok(()) } else { Err(found) }
+        })
+        .await;
+        Held { url: self.url(), psql: self.binaries.join("psql"), _child: child }
+    }
+
     /// One value from the database, as text.
     pub async fn value(&self, sql: &str) -> String {
         let mut command = Command::new(self.binaries.join("psql"));
@@ -132,6 +145,28 @@ impl Postgres {
             command.args(["-X", "-A", "-t", "-c", sql, &self.url()]).stdin(Stdio::null()).output().await.unwrap();
         assert!(found.status.success(), "{sql}: {}", String::from_utf8_lossy(&found.stderr));
         String::from_utf8(found.stdout).unwrap().trim().to_owned()
+    }
+}
+
+const SLEEPERS: &str = "pg_stat_activity WHERE wait_event = 'PgSleep'";
+
+/// An open transaction. Its server would not notice that its client is gone.
+#[derive(Debug)]
+pub struct Held {
+    url: String,
+    psql: PathBuf,
+    _child: Child,
+}
+
+impl Held {
+    pub async fn end(self) {
+        let ended = Command::new(&self.psql)
+            .args(["-X", "-c", &format!("SELECT pg_terminate_backend(pid) FROM {SLEEPERS}"), &self.url])
+            .stdin(Stdio::null())
+            .output()
+            .await
+            .unwrap();
+        assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
     }
 }
 

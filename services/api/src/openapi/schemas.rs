@@ -334,7 +334,10 @@ pub(crate) struct OfDeliveries {
     #[param(example = "order-created")]
     event: Option<String>,
     /// About this resource.
-    #[param(max_length = 300, example = "order/ord_123")]
+    #[param(
+        pattern = "^[^/\\x00-\\x1f\\x7f-\\x9f]{1,100}/[^\\x00-\\x1f\\x7f-\\x9f]{1,255}$",
+        example = "order/ord_123"
+    )]
     resource: Option<String>,
     /// Those whose last attempt failed for this reason, or that ended without one for it.
     #[param(inline)]
@@ -391,7 +394,10 @@ pub(crate) struct OfEvent {
     #[param(example = "orders")]
     source: Option<String>,
     /// The resource that the event is about; with it the event is found at once.
-    #[param(max_length = 300, example = "order/ord_123")]
+    #[param(
+        pattern = "^[^/\\x00-\\x1f\\x7f-\\x9f]{1,100}/[^\\x00-\\x1f\\x7f-\\x9f]{1,255}$",
+        example = "order/ord_123"
+    )]
     resource: Option<String>,
     /// Where the resource is not said: look through what came from then on. RFC 3339.
     created_at_min: Option<OffsetDateTime>,

@@ -358,3 +358,15 @@ async fn a_webhook_that_config_has_lost_is_put_back(database: DatabaseKind) {
     client.settled(&kept, 1, SOON).await;
     assert_eq!(stack.merchant.arrivals_at("/deleted").len(), 0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_controller_that_starts_has_nobody_wait_for_its_comparison() {
+    let mut stack = Stack::on(DatabaseKind::Postgres).await;
+    let client = stack.client("tnt_a");
+    client.create_webhook(&stack.merchant.url("/a"), &["*"]).await;
+    assert!(stack.stop(Service::Controller).await.success());
+    // CONFIG is complete, and the webhooks cannot be read.
+    let held = stack.postgres.as_ref().unwrap().hold("LOCK TABLE webhooks IN ACCESS EXCLUSIVE MODE").await;
+    stack.run(Service::Controller).await;
+    held.end().await;
+}

@@ -8,7 +8,7 @@ use shopery_e2e::{DatabaseKind, Folder};
 use shopery_model::{
     Attempt, AttemptId, DeliveryId, DeliveryState, EventType, Extensions, Fault, JobMeta, Outcome, TenantId, WebhookId,
 };
-use shopery_store::{Cursor, DeliveryFilter, Order, Store, Times};
+use shopery_store::{Cursor, DeliveryFilter, SortOrder, Store, Times};
 use time::macros::datetime;
 use time::{Duration, OffsetDateTime};
 
@@ -42,7 +42,8 @@ fn outcome(random: &mut Random, webhooks: &[(TenantId, WebhookId)], number: usiz
     let states = [DeliveryState::Delivered, DeliveryState::Failed, DeliveryState::Parked, DeliveryState::Duplicate];
     let event = format!("e{number}");
     let state = states[random.below(states.len())];
-    let status = [None, Some(200), Some(410), Some(503)][random.below(4)];
+    let refused = [None, Some(302), Some(410), Some(503)][random.below(4)];
+    let status = if state == DeliveryState::Delivered { Some([200, 204][random.below(2)]) } else { refused };
     let fault = [Fault::Timeout, Fault::HttpStatus][random.below(2)];
     Outcome {
         job: JobMeta {
@@ -126,7 +127,7 @@ fn filter(random: &mut Random, outcomes: &[Outcome]) -> (TenantId, DeliveryFilte
         resource: random.once_in(4).then(|| like.job.resource.clone()),
         fault: like.fault.as_ref().map(|(fault, _)| *fault).filter(|_| random.once_in(2)),
         response_status: status_of(&like).filter(|_| random.once_in(3)),
-        order: [Order::NewestFirst, Order::OldestFirst][random.below(2)],
+        order: [SortOrder::NewestFirst, SortOrder::OldestFirst][random.below(2)],
         times,
     };
     (like.job.tenant, filter)
@@ -166,7 +167,7 @@ async fn every_filter_finds_what_it_names_and_what_is_too_old_goes(database: Dat
             .map(|outcome| outcome.job.delivery.to_string())
             .collect();
         expected.sort();
-        if filter.order == Order::NewestFirst {
+        if filter.order == SortOrder::NewestFirst {
             expected.reverse();
         }
         let limit = 1 + random.below(60) as u64;

@@ -115,6 +115,14 @@ fn calls(member: &Member, now: OffsetDateTime) -> Vec<String> {
         "status=failed&event=order-paid".to_owned(),
         format!("status=expired&event={RARE_TYPE}"),
         format!("status=delivered&event={RARE_TYPE}"),
+        "status=failed,expired,parked".to_owned(),
+        format!("status=failed,delivered&{last}"),
+        "order=oldest".to_owned(),
+        "status=failed&order=oldest".to_owned(),
+        "resource=order/1".to_owned(),
+        "reason=http_status".to_owned(),
+        format!("reason=timeout&{last}"),
+        "response_status=503".to_owned(),
         format!("created_at_max={}", ago(25)),
         format!("created_at_min={}&created_at_max={}", ago(20), ago(19)),
         format!("created_at_min={}&created_at_max={}&status=failed", ago(20), ago(10)),
@@ -132,6 +140,7 @@ fn calls(member: &Member, now: OffsetDateTime) -> Vec<String> {
         calls.push(format!("/{list}/metrics"));
         calls.push(format!("/{list}/metrics?created_at_min={}&step=1h", ago(DAYS)));
     }
+    calls.push(format!("/company/webhooks/metrics?created_at_min={}&step=1h", ago(1)));
     // The webhooks, and what else there is of one.
     calls.push(format!("/company/webhooks/{busy}/changes"));
     calls.push(format!("/company/webhooks/{busy}/recoveries"));
@@ -164,7 +173,7 @@ async fn time_calls(client: &Client, member: &Member, now: OffsetDateTime) {
     }
 }
 
-/// Nothing of another webhook, in another state, of another type; the newest first.
+/// Nothing of another webhook, in another state, of another type; in the order that was asked for.
 fn are_rows_right(call: &str, reply: &Value, member: &Member) {
     if !call.contains("/deliveries") {
         return;
@@ -173,13 +182,16 @@ fn are_rows_right(call: &str, reply: &Value, member: &Member) {
     let named = |name: &str| call.split(['?', '&']).find_map(|part| part.strip_prefix(name));
     for row in rows {
         let text = |name: &str| row[name].as_str().unwrap();
-        assert!(named("status=").is_none_or(|state| text("state") == state), "{call}: {row}");
+        assert!(named("status=").is_none_or(|states| states.split(',').any(|state| text("state") == state)), "{call}");
+        assert!(named("resource=").is_none_or(|resource| text("resource") == resource), "{call}: {row}");
+        assert!(named("reason=").is_none_or(|reason| row["error"]["reason"] == reason), "{call}: {row}");
         assert!(named("event=").is_none_or(|event| text("event") == event), "{call}: {row}");
         assert!(named("cursor=").is_none_or(|cursor| text("id") < cursor), "{call}: {row}");
         assert!(member.webhooks.iter().any(|id| text("webhookId") == id.to_string()), "{call}: {row}");
         assert!(!call.contains("/webhooks/") || call.contains(text("webhookId")), "{call}: {row}");
     }
-    assert!(rows.is_sorted_by(|a, b| a["id"].as_str() > b["id"].as_str()), "{call}");
+    let is_oldest_first = named("order=").is_some();
+    assert!(rows.is_sorted_by(|a, b| (a["id"].as_str() < b["id"].as_str()) == is_oldest_first), "{call}");
 }
 
 /// New outcomes at a steady rate, before and while a half of the history is forgotten; then by the service itself.

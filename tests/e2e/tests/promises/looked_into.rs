@@ -12,6 +12,7 @@ const DEADLINE: Duration = Duration::from_secs(60);
 on_both_databases!(
     deliveries_are_listed_by_all_that_tells_them_apart,
     an_event_says_what_became_of_it_at_every_webhook,
+    a_delivery_that_goes_from_one_state_to_another_is_missed_by_no_list,
     a_table_of_webhooks_has_its_metrics_in_one_request,
     a_recovery_says_first_what_it_would_be_about,
 );
@@ -117,6 +118,53 @@ async fn deliveries_are_listed_by_all_that_tells_them_apart(database: DatabaseKi
     assert_eq!(told.as_array().unwrap().len(), 2, "{told}");
 }
 
+/// While the deliveries of `status=pending,delivered` are listed, they become `delivered`.
+async fn a_delivery_that_goes_from_one_state_to_another_is_missed_by_no_list(database: DatabaseKind) {
+    const COUNT: usize = 150;
+    let stack = Stack::plan().database(database).env("SHOPERY_RETRY_SCHEDULE", "1s,1s").start().await;
+    let client = stack.client("tnt_a");
+    // What is refused is accepted some seconds later.
+    stack.merchant.behave("/a", Behaviour::FailFirst { times: 10, status: 503 });
+    let webhook = client.create_webhook(&stack.merchant.url("/a"), &["order-*"]).await;
+    let events: Vec<_> = (0..COUNT).map(|number| Event::order(&number.to_string())).collect();
+    client.try_publish_batch(&events).await.unwrap().expect(202);
+    let path = format!("/company/webhooks/{webhook}/deliveries?limit=200&status=pending,delivered,parked,failed");
+    let list = async || client.get(&path).await.expect(200).json()["data"].as_array().unwrap().clone();
+    wait::until("all deliveries", DEADLINE, async || {
+        let found = list().await.len();
+        if found == COUNT { Ok(()) } else { Err(found.to_string()) }
+    })
+    .await;
+    wait::until("all to be delivered", DEADLINE, async || {
+        let found = list().await;
+        assert_eq!(found.len(), COUNT);
+        let left = found.iter().filter(|one| one["state"] != "delivered").count();
+        if left == 0 { Ok(()) } else { Err(left.to_string()) }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_behind_which_a_late_one_came_is_found_at_its_own_place() {
+    let stack = Stack::start().await;
+    let client = stack.client("tnt_a");
+    let webhook = client.create_webhook(&stack.merchant.url("/a"), &["order-*"]).await;
+    let at = |minutes: i64| (OffsetDateTime::now_utc() - time::Duration::minutes(minutes)).format(&Rfc3339).unwrap();
+    let of = |id: &str, minutes: i64| {
+        let event = Event { id: id.to_owned(), ..Event::new("order-updated", "7") };
+        Event { time: Some(at(minutes)), ..event }
+    };
+    client.publish(&of("newer", 1)).await.expect(202);
+    ended(&client, &webhook, 1).await;
+    client.publish(&of("late", 5)).await.expect(202);
+    ended(&client, &webhook, 2).await;
+    // The newer state is published again behind the late one, which is routed by then.
+    let report = async |query: &str| client.get(&format!("/company/events/newer{query}")).await.expect(200).json();
+    let (by_resource, by_time) = (report("?resource=order/7").await, report("").await);
+    assert_eq!(by_resource, by_time);
+    assert_eq!(by_resource["webhooks"][0]["outcome"], "delivered", "{by_resource}");
+}
+
 async fn an_event_says_what_became_of_it_at_every_webhook(database: DatabaseKind) {
     let stack = stack(database).await;
     let client = stack.client("tnt_a");
@@ -181,6 +229,36 @@ async fn an_event_says_what_became_of_it_at_every_webhook(database: DatabaseKind
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_sent_again_now_can_be_asked_for_again_under_the_same_key() {
+    let stack = Stack::start().await;
+    let client = stack.client("tnt_a");
+    stack.merchant.behave("/a", Behaviour::Answer(503));
+    let webhook = client.create_webhook(&stack.merchant.url("/a"), &["order-*"]).await;
+    client.publish(&Event::order("1")).await.expect(202);
+    stack.merchant.wait_at("/a", 1, DEADLINE).await;
+    let list = wait::until("the delivery", DEADLINE, async || {
+        let list = client.all(&format!("/company/webhooks/{webhook}/deliveries")).await;
+        if list.is_empty() { Err("none".to_owned()) } else { Ok(list) }
+    })
+    .await;
+    let request = || {
+        client
+            .request(reqwest::Method::POST, "/company/deliveries/resend")
+            .header("Idempotency-Key", "once")
+            .json(&json!({ "ids": [list[0]["id"]] }))
+    };
+    let refused = shopery_e2e::client::send(request()).await.unwrap().expect(200).json();
+    assert_eq!(refused["data"][0]["problem"]["status"], 409, "{refused}");
+    stack.merchant.behave("/a", Behaviour::Answer(200));
+    client.settled(&webhook, 1, DEADLINE).await;
+    let again = shopery_e2e::client::send(request()).await.unwrap().expect(200).json();
+    assert_eq!(again["data"][0]["resent"], true, "{again}");
+    // What is final is kept.
+    let kept = shopery_e2e::client::send(request()).await.unwrap().expect(200);
+    assert_eq!(kept.header("idempotent-replayed"), "true");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn rules_can_be_tried_before_they_are_saved() {
     let stack = Stack::start().await;
     let client = stack.client("tnt_a");
@@ -209,6 +287,12 @@ async fn rules_can_be_tried_before_they_are_saved() {
         .body(r#"{"eventType":"order-paid","fields":["total_price"],"data":{"id":1,"total_price":59.80}}"#);
     let tried = shopery_e2e::client::send(tried).await.unwrap().expect(200);
     assert!(tried.text().contains(r#""payload":{"total_price":59.80}"#), "{}", tried.text());
+    // Nothing is kept of a question, however long it is.
+    let long = json!({ "eventType": "order-paid", "format": "cloudevent", "data": { "note": "x".repeat(60_000) } });
+    for _ in 0..2 {
+        let keyed = client.request(reqwest::Method::POST, "/company/webhooks/match").header("Idempotency-Key", "once");
+        shopery_e2e::client::send(keyed.json(&long)).await.unwrap().expect(200);
+    }
     let of_example = try_on(json!({ "eventType": "order-created", "fields": ["id"], "format": "cloudevent" })).await;
     assert_eq!(of_example["payload"]["type"], "order-created");
     assert_eq!(of_example["payload"]["data"].as_object().unwrap().len(), 1, "{of_example}");
@@ -218,6 +302,7 @@ async fn rules_can_be_tried_before_they_are_saved() {
         (json!({ "eventType": "order-paid", "data": [1] }), "data"),
         (json!({ "eventType": "order-paid", "previous": null }), "previous"),
         (json!({ "eventType": "order-paid", "events": [] }), "events"),
+        (json!({ "eventType": "order-paid", "events": vec!["order-paid"; 51] }), "events"),
         (json!({ "eventType": "order-paid", "filter": { "a": 7 } }), "filter.a"),
         (json!({ "eventType": "order-paid", "filtre": {} }), "filtre"),
     ] {
@@ -353,6 +438,15 @@ async fn a_recovery_says_first_what_it_would_be_about(database: DatabaseKind) {
     assert_eq!(told, format!("{third}\n{fourth}"));
     let told = person.fails(1, &["deliveries", "resend", "dlv_1", "dlv_2"]).await;
     assert!(told.contains("no delivery with this id") && told.contains("2 of 2"), "{told}");
+
+    // All but the last event are given up.
+    let events = async_nats::jetstream::new(stack.operator().await).get_stream("EVENTS").await.unwrap();
+    let last = events.cached_info().state.last_sequence;
+    events.purge().sequence(last).await.unwrap();
+    client.in_state(&webhook, "delivered", 4, DEADLINE).await;
+    let delivered = json!({ "since": since, "dryRun": true, "statuses": ["delivered"] });
+    let plan = client.post(&path, &delivered).await.expect(200).json();
+    assert_eq!((&plan["total"], &plan["notHeld"]), (&json!(4), &json!(3)), "{plan}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

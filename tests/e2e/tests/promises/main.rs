@@ -61,6 +61,7 @@ mod recovery;
 mod repeats;
 mod rotation;
 mod rules;
+mod schema;
 mod secrets_at_rest;
 mod shared_state;
 mod shares;
