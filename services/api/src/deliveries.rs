@@ -6,7 +6,7 @@ use axum::http::HeaderMap;
 use serde::Serialize;
 use shopery_http::{Permission, Problem};
 use shopery_model::{DeliveryState, EventType, Fault, TenantId, WebhookId};
-use shopery_store::{AttemptRecord, DeliveryFilter, DeliveryRecord, REFUSALS, SortOrder, Times};
+use shopery_store::{AttemptRecord, DeliveryFilter, DeliveryRecord, SortOrder, Times};
 use time::OffsetDateTime;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
@@ -184,9 +184,8 @@ async fn list(
     };
     let (limit, cursor) = (query.limit(), query.cursor());
     query.finish()?;
-    // Successes have no index by their status: a list of rare ones looks through all.
-    let is_long = filter.response_status.is_some_and(|status| status < REFUSALS);
-    let _admitted = if is_long { Some(app.sums.enter(tenant).await?) } else { None };
+    // There is no index of it: a list of a rare status looks through all deliveries.
+    let _admitted = if filter.response_status.is_some() { Some(app.sums.enter(tenant).await?) } else { None };
     let page = app.store.deliveries(tenant, &filter, cursor.as_ref(), limit).await.map_err(database_problem)?;
     Ok(List::of(page, |record| Resource::of(record, None)))
 }

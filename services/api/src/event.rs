@@ -26,10 +26,12 @@ use crate::{App, database_problem, queue_problem};
 
 /// States of a resource that are looked at, the newest first.
 const MAX_STATES: usize = 200;
-/// Events that are looked at where the resource is not said, and how far back if no time is said either.
+/// Events that are looked at where the resource is not said.
 const MAX_EVENTS: usize = 2000;
-const LOOKED_BACK: [time::Duration; 4] =
-    [time::Duration::seconds(10), time::Duration::minutes(1), time::Duration::minutes(10), time::Duration::HOUR];
+/// So many are read at a time: the last batch of a time may have been read before.
+const BATCH: usize = 200;
+/// If no time is said either: in how many of the last places of EVENTS, those of other tenants among them, they are looked for.
+const LOOKED_BACK: [u64; 5] = [MAX_EVENTS as u64, 20_000, 200_000, 2_000_000, u64::MAX];
 /// Bytes of events that one request reads.
 const MAX_BYTES: usize = 16 * 1024 * 1024;
 /// More than a tenant may have.
@@ -73,7 +75,7 @@ struct AtWebhook {
 /// Shows an event, and what became of it at each webhook.
 ///
 /// An event is found at once if its `resource` is said; otherwise the events since `created_at_min` are looked through, at
-/// most 2,000 of them (the last ones, within an hour, if that is absent). Of a webhook without a delivery it says which of its rules are
+/// most 2,000 of them (about the last ones, if that is absent). Of a webhook without a delivery it says which of its rules are
 /// against one.
 #[utoipa::path(
     get, path = "/company/events/{id}",
@@ -133,45 +135,50 @@ impl Asked {
         tenant: &TenantId,
         resource: &str,
     ) -> anyhow::Result<Option<StoredEvent>> {
-        let newest = app.queue.latest_state_of_leader(tenant, resource).await?;
-        // One that does not read, as a newer version may have written it, hides none of those before it.
-        let mut before = newest.as_ref().map_or(u64::MAX, |state| state.sequence + 1);
-        let mut bytes = 0;
+        // The newest one of the leader: a replica may not have it yet. If it does not read, as a newer version may have written
+        // it, it hides none of those before it.
+        let mut state = app.queue.latest_state_of_leader(tenant, resource).await.unwrap_or_default();
+        let (mut before, mut bytes) = (u64::MAX, 0);
         for _ in 0..MAX_STATES {
-            let Some(place) = app.queue.previous_place(tenant, resource, before).await? else { break };
+            if let Some(state) = state {
+                before = state.sequence;
+                bytes += state.event.data.len();
+                // One that was published again, since a late one came behind it, is found at its own place.
+                let is_repeated = state.version.sequence() != state.sequence;
+                let event = StoredEvent { sequence: before, stored_at: state.stored_at, event: state.event };
+                if !is_repeated && state.tenant == *tenant && self.is(&event) {
+                    return Ok(Some(event));
+                }
+            }
+            let place = app.queue.previous_place(tenant, resource, before).await?;
+            let Some(place) = place.filter(|_| bytes <= MAX_BYTES) else { break };
             before = place;
-            let Some(state) = app.queue.state_at(place).await? else { continue };
-            bytes += state.event.data.len();
-            // A state that was published again, since a late one came behind it, is found at its own place.
-            let is_repeated = state.version.sequence() != place;
-            let event = StoredEvent { sequence: place, stored_at: state.stored_at, event: state.event };
-            if !is_repeated && state.tenant == *tenant && self.is(&event) {
-                return Ok(Some(event));
-            }
-            if bytes > MAX_BYTES {
-                break;
-            }
+            state = app.queue.state_at(place).await?;
         }
         Ok(None)
     }
 
     /// Among what came last, then further and further back.
     async fn find_among_all(&self, app: &App, tenant: &TenantId) -> anyhow::Result<Option<StoredEvent>> {
-        let now = shopery_queue::now();
-        let begins = match self.since {
-            Some(since) => vec![since],
-            None => LOOKED_BACK.map(|back| now - back).to_vec(),
+        let starts = match self.since {
+            Some(since) => vec![FeedStart::Since(since)],
+            None => {
+                let last = app.queue.held(tenant).await?.last();
+                LOOKED_BACK.map(|places| FeedStart::At(last.saturating_sub(places) + 1)).to_vec()
+            }
         };
-        let (mut left, mut bytes_left, mut until) = (MAX_EVENTS, MAX_BYTES, None::<OffsetDateTime>);
-        for begin in begins {
-            let mut start = FeedStart::Since(begin);
-            'window: while left > 0 && bytes_left > 0 {
-                let feed = app.queue.feed(tenant, None, start, left, bytes_left).await?;
-                left = left.saturating_sub(feed.events.len().max(1));
+        let (mut left, mut bytes_left, mut until) = (MAX_EVENTS, MAX_BYTES, None::<u64>);
+        for first in starts {
+            let mut start = first;
+            'part: while left > 0 && bytes_left > 0 {
+                let feed = app.queue.feed(tenant, None, start, left.min(BATCH), bytes_left).await?;
+                left -= usize::from(feed.events.is_empty());
                 for event in feed.events {
-                    if until.is_some_and(|until| event.stored_at >= until) {
-                        break 'window;
+                    // From here on they were looked at before.
+                    if until.is_some_and(|until| event.sequence >= until) {
+                        break 'part;
                     }
+                    left = left.saturating_sub(1);
                     bytes_left = bytes_left.saturating_sub(event.event.data.len());
                     if self.is(&event) {
                         return Ok(Some(event));
@@ -182,7 +189,10 @@ impl Asked {
                     _ => break,
                 }
             }
-            until = Some(begin);
+            until = match first {
+                FeedStart::At(place) if place > 1 => Some(place),
+                _ => break,
+            };
         }
         Ok(None)
     }
@@ -194,7 +204,7 @@ impl Asked {
                  the {MAX_STATES} latest are looked at"
             ),
             None => format!(
-                "no event with this id is among the {MAX_EVENTS} that came from created_at_min on (or last, within an hour): say \
+                "no event with this id is among the {MAX_EVENTS} that came from created_at_min on, or last: say \
                  its resource, such as ?resource=order/ord_123, or when it came"
             ),
         }

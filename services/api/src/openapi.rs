@@ -13,6 +13,8 @@ use utoipa::OpenApi;
 
 use schemas::{FaultName, Rules};
 
+use crate::matching;
+
 #[derive(OpenApi)]
 #[openapi(
     info(
@@ -40,6 +42,9 @@ pub(crate) fn about() -> utoipa::openapi::OpenApi {
 pub(crate) fn routes(document: utoipa::openapi::OpenApi) -> anyhow::Result<Router> {
     document::routes(&complete(serde_json::to_value(document)?), "SHOPERY_API_URL")
 }
+
+/// Of an id that we make: a prefix, and a ULID.
+const ID_LENGTH: usize = 30;
 
 /// Adds what all operations have in common.
 fn complete(mut document: Value) -> Value {
@@ -155,14 +160,18 @@ fn complete_operation(path: &str, method: &str, operation: &mut Value) {
     let mut parameters = vec![json!({ "$ref": "#/components/parameters/Tenant" })];
     let own = operation["parameters"].as_array().cloned().unwrap_or_default();
     let has_query = own.iter().any(|parameter| parameter["in"] == "query");
-    if is_post {
+    // A question has no key: it may be asked as often as one likes.
+    let has_key = is_post && path != matching::PATH;
+    if has_key {
         parameters.push(json!({ "$ref": "#/components/parameters/IdempotencyKey" }));
     }
     parameters.extend(own.into_iter().map(|mut parameter| {
         without_null(&mut parameter, &[]);
         // The example of an id says of what kind it is.
-        if let Some(prefix) =
-            parameter["example"].as_str().filter(|_| parameter["in"] == "path").and_then(|id| id.get(..4))
+        if let Some(prefix) = parameter["example"]
+            .as_str()
+            .filter(|id| parameter["in"] == "path" && id.len() == ID_LENGTH)
+            .and_then(|id| id.get(..4))
         {
             let pattern = format!("^{prefix}[0-7][0-9A-HJKMNP-TV-Z]{{25}}$");
             extend(&mut parameter["schema"], json!({ "pattern": pattern }));
@@ -177,7 +186,7 @@ fn complete_operation(path: &str, method: &str, operation: &mut Value) {
     let mut names =
         vec!["BadRequest", "Unauthorized", "Forbidden", "RequestTimeout", "TooManyRequests", "Internal", "Unavailable"];
     names.extend(path.contains("{id}").then_some("NotFound"));
-    names.extend(is_post.then_some("Conflict"));
+    names.extend(has_key.then_some("Conflict"));
     names.extend((is_post || has_body || has_query).then_some("InvalidFields"));
     names.extend((method == "patch").then_some("PreconditionFailed"));
     names.extend((method == "patch").then_some("Conflict"));
@@ -198,7 +207,7 @@ fn complete_operation(path: &str, method: &str, operation: &mut Value) {
         if status == "201" || status == "202" {
             extend(&mut headers, json!({ "Location": { "$ref": "#/components/headers/Location" } }));
         }
-        if is_post {
+        if has_key {
             extend(
                 &mut headers,
                 json!({ "Idempotent-Replayed": { "$ref": "#/components/headers/Idempotent-Replayed" } }),

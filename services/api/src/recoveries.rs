@@ -8,7 +8,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use shopery_http::{Permission, Problem};
 use shopery_model::{DeliveryId, DeliveryState, Invalid, PayloadMode, RecoveryId, TenantId, WebhookId, parse_time};
-use shopery_store::{Recoverable, RecoveryRecord, RecoveryState};
+use shopery_store::{RecoveryRecord, RecoveryState};
 use time::OffsetDateTime;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
@@ -99,15 +99,15 @@ struct Plan {
     statuses: Vec<&'static str>,
     #[schema(value_type = schemas::PayloadMode)]
     mode: &'static str,
-    /// Deliveries that it would go through; `null` if they are more than 200,000. With the mode `latest` those of one resource are
-    /// one message.
+    /// Deliveries that it would go through; `null`, as all that is counted, if they are more than 200,000, or take more than 10 s to
+    /// count. With the mode `latest` those of one resource are one message.
     total: Option<u64>,
     /// When the first and the last of them were made.
     #[serde(with = "shopery_control::timestamp::option")]
     oldest_at: Option<OffsetDateTime>,
     #[serde(with = "shopery_control::timestamp::option")]
     newest_at: Option<OffsetDateTime>,
-    /// Those of them whose own event is no longer held; `null` if `total` is. With the mode `latest`, a newer state of the
+    /// Those of them whose own event is no longer held. With the mode `latest`, a newer state of the
     /// resource may stand in.
     not_held: Option<u64>,
 }
@@ -150,17 +150,17 @@ async fn plan(app: &App, recovery: RecoveryRecord) -> Result<Plan, Problem> {
     let _admitted = app.sums.enter(&recovery.tenant).await?;
     let held = app.queue.held(&recovery.tenant).await.map_err(|error| queue_problem(&error))?;
     let counted = app.store.recoverable(&recovery, held.first()).await;
-    let Recoverable { total, oldest_at, newest_at, not_held } = counted.map_err(database_problem)?;
+    let counted = counted.map_err(database_problem)?;
     Ok(Plan {
         dry_run: true,
         since: recovery.since,
         until: recovery.until,
         statuses: recovery.statuses.into_iter().map(DeliveryState::name).collect(),
         mode: recovery.mode.name(),
-        total,
-        oldest_at,
-        newest_at,
-        not_held,
+        total: counted.map(|counted| counted.total),
+        oldest_at: counted.and_then(|counted| counted.oldest_at),
+        newest_at: counted.and_then(|counted| counted.newest_at),
+        not_held: counted.map(|counted| counted.not_held),
     })
 }
 

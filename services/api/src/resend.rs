@@ -33,6 +33,8 @@ const MAX_AT_ONCE: usize = 100;
 const CONCURRENCY: usize = 4;
 /// How long a request for many may take.
 const LONGEST: Duration = Duration::from_secs(20);
+/// For those that were begun by then.
+const GRACE: Duration = Duration::from_secs(5);
 const UNAVAILABLE: u16 = StatusCode::SERVICE_UNAVAILABLE.as_u16();
 /// What another request may be answered otherwise.
 const PASSING: [u16; 2] = [StatusCode::CONFLICT.as_u16(), UNAVAILABLE];
@@ -113,10 +115,12 @@ async fn resend_all(State(app): State<App>, headers: HeaderMap, body: Body) -> R
     // What comes too late, or after the queue was full, is not tried: whoever asks again is answered as if it were the first time.
     let (deadline, is_over) = (Instant::now() + LONGEST, AtomicBool::new(false));
     let each = ids.unwrap_or_default().into_iter().map(async |id| {
-        let tried = if is_over.load(Ordering::Relaxed) {
-            Err(not_tried())
+        let tried = if is_over.load(Ordering::Relaxed) || Instant::now() >= deadline {
+            Err(Problem::unavailable("it was not tried: ask for it again", 10))
         } else {
-            tokio::time::timeout_at(deadline, send_again(&app, &tenant, &id)).await.unwrap_or_else(|_| Err(not_tried()))
+            let in_time = tokio::time::timeout_at(deadline + GRACE, send_again(&app, &tenant, &id)).await;
+            let doubt = "it took too long, and may be on its way: ask for it again, it will not be sent twice";
+            in_time.unwrap_or_else(|_| Err(Problem::unavailable(doubt, 10)))
         };
         let problem = tried.err().map(|problem| Refused { status: problem.status, detail: problem.detail });
         if problem.as_ref().is_some_and(|problem| problem.status == UNAVAILABLE) {
@@ -127,16 +131,13 @@ async fn resend_all(State(app): State<App>, headers: HeaderMap, body: Body) -> R
     // Not all of them at once: each takes a connection to the database.
     let data: Vec<_> = stream::iter(each).buffered(CONCURRENCY).collect().await;
     let is_passing = |resent: &Resent| resent.problem.as_ref().is_some_and(|problem| PASSING.contains(&problem.status));
-    let passes = data.iter().any(is_passing);
+    // What was sent must not be sent again for what was not.
+    let passes = data.iter().any(is_passing) && !data.iter().any(|resent| resent.resent);
     let mut response = Json(Report { data }).into_response();
     if passes {
         response.extensions_mut().insert(NotFinal);
     }
     Ok(response)
-}
-
-fn not_tried() -> Problem {
-    Problem::unavailable("it was not tried: ask for it again", 10)
 }
 
 async fn send_again(app: &App, tenant: &TenantId, id: &str) -> Result<DeliveryId, Problem> {

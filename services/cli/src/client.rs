@@ -114,6 +114,7 @@ impl Client {
             base: base.as_ref().ok_or_else(nowhere)?,
             token: self.token.as_ref().ok_or_else(nobody)?,
             tenant: self.tenant.as_deref().ok_or_else(nothing)?,
+            forwarded_for: None,
         })
     }
 }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::process::ExitCode;
 
-use shopery_client::{Error, Problem};
+use shopery_client::{Error, Problem, Unreachable};
 
 use crate::problem::tell;
 use crate::redact::redact;
@@ -77,12 +77,14 @@ impl From<Error> for Failure {
         match error {
             Error::Refused(problem) => Self::Refused(problem),
             Error::Busy(problem) => Self::Unavailable(tell(&problem)),
-            Error::Unreachable { why, is_certificate: true } => {
+            Error::Unreachable { why, cause: Unreachable::TooSlow } => Self::Unavailable(format!("{why} (--timeout)")),
+            Error::Unreachable { why, cause: Unreachable::Certificate } => {
                 Self::Unavailable(format!("{why}\nhint: --ca FILE, or SHOPERY_CA, names a CA to trust"))
             }
             Error::NotTheApi => Self::Unavailable(format!("{error} (SHOPERY_API_URL, --api-url)")),
             Error::Unreachable { .. } | Error::Redirects(_) => Self::Unavailable(error.to_string()),
             Error::TooLarge => Self::Failed(error.to_string()),
+            Error::BadHeader("the etag") => Self::usage("--if-match has characters that it cannot have"),
             Error::BadHeader(_) => Self::Usage(error.to_string()),
         }
     }

@@ -14,8 +14,8 @@ use crate::context::output;
 use crate::failure::Failure;
 use crate::moment;
 use crate::output::Output;
-use crate::token::Claims;
 use crate::{file, input, terminal};
+use shopery_client::Claims;
 
 /// A token is at most 8 KiB.
 const MAX_TOKEN: u64 = 16 * 1024;

@@ -33,7 +33,6 @@ mod signature;
 mod table;
 mod tail;
 mod terminal;
-mod token;
 mod verify;
 mod webhook_body;
 mod webhooks;

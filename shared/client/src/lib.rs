@@ -3,14 +3,16 @@
 //!
 //! Invariant: no error has a token in it, nor the URL of a request.
 
+mod claims;
 mod problem;
 mod retry;
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use reqwest::Response;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
-use reqwest::{Method, Response};
 use secrecy::{ExposeSecret, SecretString};
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
@@ -19,7 +21,9 @@ use time::format_description::well_known::Rfc2822;
 use ulid::Ulid;
 use url::Url;
 
+pub use claims::Claims;
 pub use problem::{FieldError, Problem};
+pub use reqwest::Method;
 
 use crate::retry::Met;
 
@@ -56,6 +60,8 @@ pub struct Caller<'a> {
     pub base: &'a Url,
     pub tenant: &'a str,
     pub token: &'a SecretString,
+    /// For whom we ask, if that is somebody else: an API that trusts us counts the request for that address.
+    pub forwarded_for: Option<IpAddr>,
 }
 
 #[derive(Debug, Clone)]
@@ -78,7 +84,7 @@ pub enum Error {
     Busy(Box<Problem>),
     /// There was no answer, and why.
     #[error("{why}")]
-    Unreachable { why: String, is_certificate: bool },
+    Unreachable { why: String, cause: Unreachable },
     #[error("what answered is not the API: is its URL right?")]
     NotTheApi,
     #[error("the URL of the API redirects ({0}): give the one it leads to")]
@@ -88,6 +94,14 @@ pub enum Error {
     /// Something of the request has characters that a header cannot have.
     #[error("{0} has characters that it cannot have")]
     BadHeader(&'static str),
+}
+
+/// What whoever asks can do something about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unreachable {
+    TooSlow,
+    Certificate,
+    Other,
 }
 
 /// Why a client cannot be made.
@@ -154,6 +168,9 @@ impl Request {
         let mut headers = HeaderMap::new();
         headers.insert(AUTHORIZATION, authorization);
         headers.insert("X-tenant-ID", header("the tenant", caller.tenant)?);
+        if let Some(address) = caller.forwarded_for {
+            headers.insert("X-Forwarded-For", header("the address", &address.to_string())?);
+        }
         if self.method == Method::POST {
             // The same for each try: what was done is not done again.
             headers.insert("Idempotency-Key", header("a key", &Ulid::generate().to_string())?);
@@ -285,8 +302,14 @@ fn lost(error: reqwest::Error) -> (Met, Error) {
         cause = deeper;
     }
     let why = if error.is_timeout() { what } else { format!("{what}: {cause}") };
-    let is_certificate = why.contains("UnknownIssuer") || why.contains("certificate");
-    (met, Error::Unreachable { why, is_certificate })
+    let cause = if error.is_timeout() && !error.is_connect() {
+        Unreachable::TooSlow
+    } else if why.contains("UnknownIssuer") || why.contains("certificate") {
+        Unreachable::Certificate
+    } else {
+        Unreachable::Other
+    };
+    (met, Error::Unreachable { why, cause })
 }
 
 /// Up to a quarter longer, so that many clients do not come back at once.
@@ -311,7 +334,7 @@ mod tests {
     #[test]
     fn who_asks_is_in_the_headers_and_in_no_text() {
         let (base, token) = ("https://api.example".parse().unwrap(), SecretString::from("hunter2"));
-        let caller = Caller { base: &base, tenant: "tnt_a", token: &token };
+        let caller = Caller { base: &base, tenant: "tnt_a", token: &token, forwarded_for: None };
         let headers = Request::post(&["company"]).headers(caller).unwrap();
         assert_eq!(
             (&headers["authorization"], &headers["x-tenant-id"]),

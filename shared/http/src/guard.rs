@@ -50,11 +50,7 @@ impl LimitsConfig {
             "1200/1m",
             "Requests without a good token from one address; beyond, its new tokens are not looked at; off: no limit",
         );
-        let proxies = env.or(
-            "SHOPERY_TRUSTED_PROXIES",
-            "",
-            "Addresses and networks of proxies whose X-Forwarded-For is believed; comma-separated",
-        );
+        let proxies = Proxies::read(env);
         Some(Self { tenant: tenant?, client: client?, address: address?, proxies: proxies? })
     }
 }

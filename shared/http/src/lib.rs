@@ -17,5 +17,6 @@ mod serve;
 pub use access::{Access, AccessConfig, Caller, Permission};
 pub use body::read_body;
 pub use guard::{LimitsConfig, Usual, guarded};
+pub use peer::Proxies;
 pub use problem::Problem;
 pub use serve::{Connections, bind, operations, serve, with_limits};

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use axum::extract::Request;
 use axum::http::HeaderMap;
 use shopery_model::{Network, NotANetwork};
+use shopery_runtime::Env;
 
 /// The other end of the connection, which the server notes with every request.
 #[derive(Debug, Clone, Copy)]
@@ -14,7 +15,7 @@ pub(crate) struct Peer(pub(crate) SocketAddr);
 
 /// The proxies whose `X-Forwarded-For` is believed.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Proxies(Arc<[Network]>);
+pub struct Proxies(Arc<[Network]>);
 
 impl FromStr for Proxies {
     type Err = NotANetwork;
@@ -26,8 +27,13 @@ impl FromStr for Proxies {
 }
 
 impl Proxies {
+    pub fn read(env: &mut Env) -> Option<Self> {
+        let doc = "Addresses and networks of proxies whose X-Forwarded-For is believed; comma-separated";
+        env.or("SHOPERY_TRUSTED_PROXIES", "", doc)
+    }
+
     /// The address that a request comes from, as far as anybody whom we believe can tell.
-    pub(crate) fn origin(&self, request: &Request) -> IpAddr {
+    pub fn origin(&self, request: &Request) -> IpAddr {
         let peer = request.extensions().get::<Peer>().map_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED), |peer| peer.0.ip());
         customer(self.behind(peer, request.headers()))
     }

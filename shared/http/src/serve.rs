@@ -123,6 +123,11 @@ impl Connections {
         Self { door: doors.open(CONNECTIONS), proxies: limits.proxies.clone() }
     }
 
+    /// Of a face that has no limits of its own.
+    pub fn behind(doors: &Doors, proxies: &Proxies) -> Self {
+        Self { door: doors.open(CONNECTIONS), proxies: proxies.clone() }
+    }
+
     /// Of a service that has no face but [`operations`].
     pub fn of_operations(service: &str, runtime: &Runtime) -> Self {
         Self { door: Doors::new(service, runtime).open(CONNECTIONS), proxies: Proxies::default() }

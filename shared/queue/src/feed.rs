@@ -53,6 +53,7 @@ pub struct StoredEvent {
 pub struct Held {
     /// The oldest place from which on it holds everything, or the next one that it will give.
     first: u64,
+    last: u64,
     /// The time before which events have been removed; `None` if none ever was.
     removed_before: Option<OffsetDateTime>,
 }
@@ -60,6 +61,11 @@ pub struct Held {
 impl Held {
     pub fn first(&self) -> u64 {
         self.first
+    }
+
+    /// The last place that it has given, to whichever tenant.
+    pub fn last(&self) -> u64 {
+        self.last
     }
 
     /// Whether events at or behind this start may have been removed.
@@ -161,6 +167,7 @@ impl Queue {
         };
         let given_up = self.given_up(tenant).await?;
         Ok(Held {
+            last: state.last_sequence,
             first: state.first_sequence.max(given_up.map_or(0, |given_up| given_up.before)),
             removed_before: removed_before.max(given_up.map(|given_up| given_up.stored_before)),
         })
@@ -229,7 +236,7 @@ mod tests {
     fn what_is_no_longer_held_is_known() {
         let removed = datetime!(2026-11-24 10:00 UTC);
         let (before, after) = (removed - Duration::from_secs(1), removed);
-        let held = Held { first: 7, removed_before: Some(removed) };
+        let held = Held { first: 7, last: 9, removed_before: Some(removed) };
         for (start, is_short) in [
             (FeedStart::At(6), true),
             (FeedStart::At(7), false),
@@ -238,7 +245,7 @@ mod tests {
         ] {
             assert_eq!(held.is_short_of(start), is_short, "{start:?}");
         }
-        let all = Held { first: 1, removed_before: None };
+        let all = Held { first: 1, last: 9, removed_before: None };
         assert!(!all.is_short_of(FeedStart::Since(before)) && !all.is_short_of(FeedStart::At(1)));
     }
 }

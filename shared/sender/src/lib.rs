@@ -208,7 +208,11 @@ impl Sender {
                     if refusal == Refusal::Http11Required {
                         self.pool.refuses_http2(origin);
                     }
-                    wanted = Wanted::MadeAfter(Instant::now());
+                    if wanted != Wanted::New {
+                        wanted = Wanted::MadeAfter(Instant::now());
+                    }
+                    // Nobody else is to have it meanwhile.
+                    drop(connection);
                     let pause = RESEND_PAUSES[refusals.len()];
                     if !pause.is_zero() {
                         tokio::time::sleep_until((Instant::now() + pause).min(deadline)).await;

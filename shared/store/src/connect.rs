@@ -47,7 +47,14 @@ impl StoreError {
         let Self::Database(DbErr::Exec(error) | DbErr::Query(error) | DbErr::Conn(error)) = self else { return false };
         let RuntimeErr::SqlxError(error) = error else { return false };
         let code = error.as_database_error().and_then(|error| error.code());
-        self.is_busy() || code.is_some_and(|code| code == LOCK_NOT_AVAILABLE)
+        self.is_busy() || code.is_some_and(|code| LOCK_SQLSTATES.contains(&&*code))
+    }
+
+    /// Whether the database was told to give up, after the time that it had.
+    pub(crate) fn is_cancelled(&self) -> bool {
+        let Self::Database(DbErr::Exec(error) | DbErr::Query(error) | DbErr::Conn(error)) = self else { return false };
+        let RuntimeErr::SqlxError(error) = error else { return false };
+        error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == QUERY_CANCELLED)
     }
 
     /// Whether another connection of a SQLite database is at work.
@@ -67,7 +74,9 @@ fn sqlite_code(error: &RuntimeErr) -> Option<i64> {
 /// SQLite's `BUSY` and `LOCKED`: another connection is writing.
 const BUSY_SQLITE_CODES: [i64; 2] = [5, 6];
 /// A SQLSTATE.
-const LOCK_NOT_AVAILABLE: &str = "55P03";
+const QUERY_CANCELLED: &str = "57014";
+/// `lock_not_available` and `deadlock_detected`.
+const LOCK_SQLSTATES: [&str; 2] = ["55P03", "40P01"];
 /// SQLSTATE classes of what a row may be refused for: data exceptions and violated constraints.
 const REFUSED_SQLSTATES: [&str; 2] = ["22", "23"];
 /// The same in SQLite: `TOOBIG`, `CONSTRAINT`, `MISMATCH`, `RANGE`.

@@ -30,8 +30,8 @@ use crate::{Cursor, Page, Recorded, Store, StoreError, Times, from_millis, to_mi
 
 /// A delivery that changes later than this after it was made is late: few are.
 const LATE: Duration = Duration::minutes(10);
-/// From this status on an answer is no success, and there are indexes of it.
-pub const REFUSALS: u16 = 300;
+/// From this status on an answer is no success.
+const REFUSALS: u16 = 300;
 
 #[derive(Debug, Clone)]
 pub struct DeliveryRecord {
@@ -320,10 +320,8 @@ fn answered(status: u16) -> Condition {
     if status < REFUSALS {
         return is_it;
     }
-    // In the words of the index, by which SQLite knows it. What is delivered was refused before, by a recorder of before.
-    is_it
-        .add(Expr::cust(format!("response_status >= {REFUSALS}")))
-        .add(Column::State.ne(DeliveryState::Delivered.name()))
+    // What is delivered was refused before, by a recorder of before.
+    is_it.add(Column::State.ne(DeliveryState::Delivered.name()))
 }
 
 /// From up to one row more than the limit.
@@ -518,7 +516,7 @@ fn upsert_sql(backend: DatabaseBackend, size: usize) -> String {
     let sql = format!(
         "INSERT INTO deliveries AS d ({}) VALUES {} ON CONFLICT (id) DO UPDATE SET {}, \
          source = COALESCE(d.source, excluded.source), response_status = CASE \
-         WHEN excluded.attempts <> '' AND (excluded.rank >= d.rank OR d.response_status IS NULL) \
+         WHEN excluded.attempts <> '' AND (excluded.rank >= d.rank OR d.attempts = '') \
          THEN excluded.response_status \
          ELSE d.response_status END, attempts = CASE \
          WHEN excluded.attempts = '' OR {contains}(d.attempts, excluded.attempts) > 0 THEN d.attempts \

@@ -24,7 +24,7 @@ mod webhooks;
 pub use changes::{Author, ChangeRecord, FieldChange};
 pub use connect::{Store, StoreError};
 pub use health::Noted;
-pub use history::{AttemptRecord, DeliveryFilter, DeliveryRecord, REFUSALS, SortOrder};
+pub use history::{AttemptRecord, DeliveryFilter, DeliveryRecord, SortOrder};
 pub use idempotency::{Answered, Claim, Keyed};
 pub use outbox::PendingChange;
 pub use page::{Cursor, Page, Times};

@@ -9,6 +9,7 @@
 use std::collections::BTreeSet;
 
 use sea_orm::{ConnectionTrait, DatabaseBackend, DatabaseTransaction, DbErr, Statement, TransactionTrait};
+use sea_orm_migration::SchemaManager;
 use shopery_model::DeliveryId;
 use time::{Date, Duration, OffsetDateTime};
 
@@ -24,6 +25,8 @@ const AHEAD: i32 = 2;
 const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '200ms'";
 /// For the lock of an old partition, which nobody records in: autovacuum gives way after one second.
 const OLD_LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '2s'";
+/// How often it is looked whether an index is built.
+const BUILD_LOOK: std::time::Duration = std::time::Duration::from_secs(1);
 /// One replica at a time. Any number that nothing else uses.
 const ADVISORY_LOCK: &str = "SELECT pg_advisory_xact_lock(7205759403792793)";
 
@@ -162,31 +165,50 @@ pub(crate) async fn divide(db: &impl ConnectionTrait, indexes: &[(&str, &str)]) 
 }
 
 /// For the migration: an index of all partitions, which nobody waits for. If it is cut short it can be begun again.
-pub(crate) async fn add_index(db: &impl ConnectionTrait, name: &str, columns: &str) -> Result<(), DbErr> {
-    let rows = async |sql: &str| {
-        let rows = db.query_all_raw(Statement::from_string(DatabaseBackend::Postgres, sql)).await?;
-        rows.iter().map(|row| row.try_get_by_index::<String>(0)).collect::<Result<Vec<_>, _>>()
-    };
+pub(crate) async fn add_index(manager: &SchemaManager<'_>, name: &str, columns: &str) -> Result<(), DbErr> {
+    let db = manager.get_connection();
     // Of the whole first: partitions that are made meanwhile have it from the start.
-    db.execute_unprepared(&format!("CREATE INDEX IF NOT EXISTS {name} ON ONLY deliveries {columns}")).await?;
+    soon(manager, &format!("CREATE INDEX IF NOT EXISTS {name} ON ONLY deliveries {columns}")).await?;
     let without = format!(
         "SELECT c.relname::text FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid \
          WHERE i.inhparent = 'deliveries'::regclass AND NOT EXISTS (SELECT 1 FROM pg_inherits ii \
          JOIN pg_index x ON x.indexrelid = ii.inhrelid WHERE ii.inhparent = '{name}'::regclass AND x.indrelid = c.oid)"
     );
-    for table in rows(&without).await? {
+    for table in texts(db, &without).await? {
         let index = format!("{name}_{}", table.trim_start_matches("deliveries_"));
-        let broken = format!(
-            "SELECT c.relname::text FROM pg_index x JOIN pg_class c ON c.oid = x.indexrelid \
-             WHERE c.relname = '{index}' AND NOT x.indisvalid"
-        );
-        for broken in rows(&broken).await? {
-            db.execute_unprepared(&format!("DROP INDEX CONCURRENTLY {broken}")).await?;
-        }
+        remove_broken(db, &index).await?;
         db.execute_unprepared(&format!("CREATE INDEX CONCURRENTLY IF NOT EXISTS {index} ON {table} {columns}")).await?;
-        db.execute_unprepared(&format!("ALTER INDEX {name} ATTACH PARTITION {index}")).await?;
+        soon(manager, &format!("ALTER INDEX {name} ATTACH PARTITION {index}")).await?;
     }
     Ok(())
+}
+
+/// What is left of an index whose building was cut short. One that is still being built, for a leader that is gone, is waited for.
+async fn remove_broken(db: &impl ConnectionTrait, index: &str) -> Result<(), DbErr> {
+    let broken = format!(
+        "SELECT (x.indexrelid IN (SELECT index_relid FROM pg_stat_progress_create_index))::text FROM pg_index x \
+         JOIN pg_class c ON c.oid = x.indexrelid WHERE c.relname = '{index}' AND NOT x.indisvalid"
+    );
+    loop {
+        match texts(db, &broken).await?.first().map(String::as_str) {
+            None => return Ok(()),
+            Some("true") => tokio::time::sleep(BUILD_LOOK).await,
+            Some(_) => db.execute_unprepared(&format!("DROP INDEX CONCURRENTLY {index}")).await.map(drop)?,
+        }
+    }
+}
+
+/// Whoever waits for a lock has all others wait behind it, so it is not waited for for long.
+async fn soon(manager: &SchemaManager<'_>, sql: &str) -> Result<(), DbErr> {
+    let transaction = manager.begin().await?;
+    transaction.get_connection().execute_unprepared("SET LOCAL lock_timeout = '1s'").await?;
+    transaction.get_connection().execute_unprepared(sql).await?;
+    transaction.commit().await
+}
+
+async fn texts(db: &impl ConnectionTrait, sql: &str) -> Result<Vec<String>, DbErr> {
+    let rows = db.query_all_raw(Statement::from_string(DatabaseBackend::Postgres, sql)).await?;
+    rows.iter().map(|row| row.try_get_by_index(0)).collect()
 }
 
 fn move_rows(from: &str, to: &str, those: &str) -> String {

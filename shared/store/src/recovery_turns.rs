@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use sea_orm::sea_query::{Expr, ExprTrait, OnConflict, Order};
 use sea_orm::{
-    ActiveValue::Set, ColumnTrait, Condition, DatabaseTransaction, DbErr, EntityTrait, PaginatorTrait, QueryFilter,
-    QueryOrder, QuerySelect, TransactionTrait, UpdateMany,
+    ActiveValue::Set, ColumnTrait, Condition, ConnectionTrait, DatabaseBackend, DatabaseTransaction, DbErr,
+    EntityTrait, PaginatorTrait, QueryFilter, QueryOrder, QuerySelect, Statement, TransactionTrait, UpdateMany, Value,
 };
 use shopery_model::{AttemptId, DeliveryId, Outcome, PayloadMode, TenantId};
 use time::OffsetDateTime;
@@ -21,13 +21,15 @@ use time::OffsetDateTime;
 use crate::entity::{delivery, recovery, recovery_item};
 use crate::history::{self, read_delivery};
 use crate::recoveries::read;
+use crate::sql::numbered;
 use crate::{DeliveryRecord, RecoveryRecord, RecoveryState, Store, StoreError, to_millis};
 
 /// Whoever has a recovery is given up on after so long. Above the longest turn.
 const LEASE: Duration = Duration::from_secs(20);
 
 /// Deliveries that are counted before a recovery is made.
-pub const MAX_COUNTED: u64 = 200_000;
+const MAX_COUNTED: u64 = 200_000;
+const LONGEST_COUNT: Duration = Duration::from_secs(10);
 
 /// Deliveries of the webhook that are gone through for a page, whatever their states.
 const SCANNED: u64 = 5000;
@@ -50,13 +52,13 @@ pub struct RecoveryPage {
 /// What a recovery would be about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Recoverable {
-    /// Deliveries; `None` if they are more than [`MAX_COUNTED`].
-    pub total: Option<u64>,
+    /// Deliveries.
+    pub total: u64,
     /// When the first and the last of them were made.
     pub oldest_at: Option<OffsetDateTime>,
     pub newest_at: Option<OffsetDateTime>,
-    /// Those of them whose own event EVENTS no longer holds, if all were counted.
-    pub not_held: Option<u64>,
+    /// Those of them whose own event EVENTS no longer holds.
+    pub not_held: u64,
 }
 
 /// One message that a recovery sends.
@@ -147,30 +149,53 @@ impl Store {
         Ok(())
     }
 
-    /// What a recovery would be about, before it is made. `held_from`: the first place in EVENTS from which on all is held.
-    pub async fn recoverable(&self, recovery: &RecoveryRecord, held_from: u64) -> Result<Recoverable, StoreError> {
-        use delivery::Column;
-        let held_from = i64::try_from(held_from).unwrap_or(i64::MAX);
-        let all = delivery::Entity::find().filter(in_window(recovery).add(in_statuses(recovery)));
-        // Counted here, since no more of them are looked at than this, however many there are.
-        let looked_at = all
-            .clone()
-            .select_only()
-            .columns([Column::Id, Column::EventSequence])
-            .order_by_asc(Column::Id)
-            .limit(MAX_COUNTED + 1);
-        let looked_at: Vec<(String, i64)> = looked_at.into_tuple().all(&self.db).await?;
-        let newest = all.select_only().column(Column::Id).order_by_desc(Column::Id).limit(1);
-        let newest: Option<String> = newest.into_tuple().one(&self.db).await?;
-        let count = looked_at.len() as u64;
-        let gone = looked_at.iter().filter(|(_, sequence)| *sequence < held_from).count() as u64;
-        let created = |id: &str| id.parse::<DeliveryId>().ok().map(DeliveryId::created_at);
-        Ok(Recoverable {
-            total: Some(count).filter(|count| *count <= MAX_COUNTED),
-            oldest_at: looked_at.first().and_then(|(id, _)| created(id)),
-            newest_at: newest.as_deref().and_then(created),
-            not_held: Some(gone).filter(|_| count <= MAX_COUNTED),
-        })
+    /// What a recovery would be about, before it is made; `None` if it is more than [`MAX_COUNTED`] deliveries, or takes too
+    /// long to count. `held_from`: the first place in EVENTS from which on all is held.
+    pub async fn recoverable(
+        &self,
+        recovery: &RecoveryRecord,
+        held_from: u64,
+    ) -> Result<Option<Recoverable>, StoreError> {
+        let backend = self.db.get_database_backend();
+        let transaction = self.db.begin().await?;
+        if backend == DatabaseBackend::Postgres {
+            // Nobody waits for it any more then, and the server would go on.
+            let limit = format!("SET LOCAL statement_timeout = {}", LONGEST_COUNT.as_millis());
+            transaction.execute_unprepared(&limit).await?;
+        }
+        let states = vec!["?"; recovery.statuses.len()].join(", ");
+        let sql = format!(
+            "SELECT count(*), min(id), max(id), CAST(sum(CASE WHEN event_sequence < ? THEN 1 ELSE 0 END) AS BIGINT) FROM \
+             (SELECT id, event_sequence FROM deliveries WHERE tenant = ? AND webhook_id = ? AND id >= ? AND id <= ? \
+             AND state IN ({states}) LIMIT {}) AS d",
+            MAX_COUNTED + 1
+        );
+        let mut values: Vec<Value> = vec![
+            i64::try_from(held_from).unwrap_or(i64::MAX).into(),
+            recovery.tenant.as_str().into(),
+            recovery.webhook.to_string().into(),
+            DeliveryId::first_at(recovery.since).to_string().into(),
+            DeliveryId::last_at(recovery.until).to_string().into(),
+        ];
+        values.extend(recovery.statuses.iter().map(|state| Value::from(state.name())));
+        let counting = Statement::from_sql_and_values(backend, numbered(backend, &sql), values);
+        let counted = tokio::time::timeout(LONGEST_COUNT, transaction.query_one_raw(counting)).await;
+        let row = match counted {
+            Ok(Err(error)) if !StoreError::from(error.clone()).is_cancelled() => return Err(error.into()),
+            Ok(Ok(row)) => row,
+            Ok(Err(_)) | Err(_) => return Ok(None),
+        };
+        transaction.commit().await?;
+        let Some(row) = row else { return Ok(None) };
+        let count = |number: Option<i64>| u64::try_from(number.unwrap_or_default()).unwrap_or_default();
+        let created = |id: Option<String>| id.and_then(|id| id.parse::<DeliveryId>().ok()).map(DeliveryId::created_at);
+        let found = Recoverable {
+            total: count(row.try_get_by_index(0)?),
+            oldest_at: created(row.try_get_by_index(1)?),
+            newest_at: created(row.try_get_by_index(2)?),
+            not_held: count(row.try_get_by_index(3)?),
+        };
+        Ok(Some(found).filter(|found| found.total <= MAX_COUNTED))
     }
 
     /// Counts what there is to do.

@@ -176,6 +176,8 @@ async fn what_was_answered_last_stays_until_another_attempt_is_answered() {
     let mut well = outcome(webhook, "1", 2, DeliveryState::Delivered);
     well.attempt.as_mut().unwrap().status = Some(204);
     store.record(&[silent, well]).await.unwrap();
+    // What is recorded once more, or late, tells nothing new.
+    store.record(&[refused("0"), refused("1")]).await.unwrap();
     for (event, status) in [("0", None), ("1", Some(204))] {
         let (delivery, _) = store.delivery(&tenant("t"), refused(event).job.delivery).await.unwrap().unwrap();
         assert_eq!(delivery.response_status, status, "{event}");

@@ -249,7 +249,7 @@ pub(crate) struct RecoverRequest {
     #[schema(example = "2026-11-24T10:00:00Z")]
     since: Option<OffsetDateTime>,
     /// From this delivery of the webhook on, in place of `since`.
-    #[schema(rename = "sinceDelivery", pattern = "^dlv_[0-9A-Z]{26}$")]
+    #[schema(rename = "sinceDelivery", pattern = "^dlv_[0-7][0-9A-HJKMNP-TV-Z]{25}$")]
     since_delivery: Option<String>,
     /// Until then; until now, if it is absent or later.
     until: Option<OffsetDateTime>,
@@ -328,7 +328,7 @@ pub(crate) struct Times {
 #[into_params(parameter_in = Query)]
 pub(crate) struct OfDeliveries {
     /// Deliveries that are in one of these states: several with commas, or as several parameters.
-    #[param(inline, value_type = Option<Vec<DeliveryState>>, style = Form, explode = false)]
+    #[param(inline, value_type = Option<Vec<DeliveryState>>, style = Form, explode = false, min_items = 1)]
     status: Option<Vec<String>>,
     /// Of this event type.
     #[param(example = "order-created")]
@@ -354,7 +354,7 @@ pub(crate) struct OfDeliveries {
 #[into_params(parameter_in = Query)]
 pub(crate) struct OfWebhook {
     /// Of this webhook, also one that was deleted.
-    #[param(pattern = "^wbh_[0-9A-Z]{26}$", example = "wbh_01HA4XCG60CT4G3EWF4CKYM1MF")]
+    #[param(pattern = "^wbh_[0-7][0-9A-HJKMNP-TV-Z]{25}$", example = "wbh_01HA4XCG60CT4G3EWF4CKYM1MF")]
     webhook: Option<String>,
 }
 
@@ -362,7 +362,7 @@ pub(crate) struct OfWebhook {
 #[into_params(parameter_in = Query)]
 pub(crate) struct OfWebhooks {
     /// Of these webhooks, at most 100: several with commas, or as several parameters.
-    #[param(style = Form, explode = false, max_items = 100, example = json!(["wbh_01HA4XCG60CT4G3EWF4CKYM1MF"]))]
+    #[param(style = Form, explode = false, min_items = 1, max_items = 100, example = json!(["wbh_01HA4XCG60CT4G3EWF4CKYM1MF"]))]
     webhook: Option<Vec<String>>,
 }
 
@@ -399,7 +399,7 @@ pub(crate) struct OfEvent {
         example = "order/ord_123"
     )]
     resource: Option<String>,
-    /// Where the resource is not said: look through what came from then on. RFC 3339.
+    /// Where the resource is not said: look through what came from then on, in place of what came last. RFC 3339.
     created_at_min: Option<OffsetDateTime>,
 }
 

@@ -145,6 +145,20 @@ async fn a_delivery_that_goes_from_one_state_to_another_is_missed_by_no_list(dat
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_last_event_of_many_is_found_by_its_id_alone() {
+    let stack = Stack::start().await;
+    let client = stack.client("tnt_a");
+    let events: Vec<_> = (0..2500).map(|number| Event::order(&number.to_string())).collect();
+    for part in events.chunks(500) {
+        client.try_publish_batch(part).await.unwrap().expect(202);
+    }
+    let found = client.get("/company/events/evt_2499").await.expect(200).json();
+    assert_eq!(found["event"]["subject"], "order/2499");
+    let missing = client.get("/company/events/evt_2500").await.expect(404).problem();
+    assert!(missing["detail"].as_str().unwrap().contains("?resource="), "{missing}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_event_behind_which_a_late_one_came_is_found_at_its_own_place() {
     let stack = Stack::start().await;
     let client = stack.client("tnt_a");

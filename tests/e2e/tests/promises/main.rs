@@ -24,6 +24,7 @@ mod access;
 mod accounting;
 mod attempts;
 mod back_pressure;
+mod backoffice;
 mod broken;
 mod changes;
 mod cli;

@@ -16,7 +16,7 @@ const SOON: Duration = Duration::from_secs(60);
 const ASKED: usize = 40;
 
 /// The doors that are tried here.
-const DOORS: [&str; 6] = ["batches", "bodies", "connections", "event-pages", "sums", "test-calls"];
+const DOORS: [&str; 7] = ["batches", "bodies", "connections", "event-pages", "resends", "sums", "test-calls"];
 
 /// While the loud tenant asks `loudly` over and over, side by side, the quiet one gets every answer; returns what the loud one was
 /// told.
@@ -115,6 +115,18 @@ async fn pages_of_events_of_one_tenant_leave_room_for_those_of_others() {
     let tenants = with_history(&stack, 1000).await;
     let [(loud, _), (quiet, _)] = &tenants[..] else { panic!("two tenants") };
     let told = beside(120, || loud.get("/company/events?limit=200"), || quiet.get("/company/events?limit=200")).await;
+    assert!(told.contains(&429), "{told:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_of_one_tenant_to_send_many_again_leave_room_for_those_of_others() {
+    let stack = Stack::start().await;
+    let resend = async |client: &Client, count: usize| {
+        let ids: Vec<_> = (0..count).map(|number| format!("dlv_01HA4XCG60CT4G3EWF4CK0{number:04}")).collect();
+        client.post("/company/deliveries/resend", &json!({ "ids": ids })).await
+    };
+    let (loud, quiet) = (stack.client("tnt_loud"), stack.client("tnt_quiet"));
+    let told = beside(60, || resend(&loud, 100), || resend(&quiet, 3)).await;
     assert!(told.contains(&429), "{told:?}");
 }
 

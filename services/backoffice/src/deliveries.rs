@@ -1,0 +1,251 @@
+//! The history: deliveries by what tells them apart, and one of them with its attempts, what was sent and what was answered.
+
+use axum::Router;
+use axum::extract::{Path, RawQuery};
+use axum::response::{IntoResponse, Redirect, Response};
+use axum::routing::{get, post};
+use maud::{Markup, html};
+use shopery_client::Request;
+use url::form_urlencoded::{Serializer, parse};
+
+use crate::App;
+use crate::api::{Answered, Attempt, Delivery, List, Sent};
+use crate::form::Form;
+use crate::layout::{Room, command, key, page, pretty};
+use crate::moment::moment;
+use crate::texts::Texts;
+use crate::visitor::{NoPage, Visitor, html as answer};
+
+const STATES: [&str; 9] =
+    ["pending", "parked", "delivered", "failed", "expired", "discarded", "filtered", "duplicate", "superseded"];
+/// Filters of the API that the page hands on.
+const FILTERS: [&str; 7] = ["webhook", "status", "event", "resource", "reason", "response_status", "cursor"];
+/// Attempts that are shown with their bodies: the last ones.
+const SHOWN: usize = 10;
+
+pub(crate) fn routes() -> Router<App> {
+    Router::new()
+        .route("/deliveries", get(list))
+        .route("/deliveries/{id}", get(one))
+        .route("/deliveries/{id}/resend", post(resend))
+}
+
+/// The filters that have a value, in the order of the API's names.
+fn asked(query: Option<&str>) -> Vec<(&'static str, String)> {
+    let given: Vec<_> = parse(query.unwrap_or_default().as_bytes()).into_owned().collect();
+    let of = |name: &'static str| {
+        let values: Vec<_> = given.iter().filter(|(known, value)| known == name && !value.trim().is_empty()).collect();
+        let value = values.iter().map(|(_, value)| value.trim()).collect::<Vec<_>>().join(",");
+        (name, value)
+    };
+    FILTERS.map(of).into_iter().filter(|(_, value)| !value.is_empty()).collect()
+}
+
+fn value<'a>(asked: &'a [(&'static str, String)], name: &str) -> &'a str {
+    asked.iter().find(|(known, _)| *known == name).map_or("", |(_, value)| value)
+}
+
+async fn list(visitor: Visitor, RawQuery(query): RawQuery) -> Result<Response, NoPage> {
+    let texts = visitor.texts;
+    let asked = asked(query.as_deref());
+    let found: List<Delivery> = visitor.get(&["company", "deliveries"], &asked).await?;
+    let without_cursor = || asked.iter().filter(|(name, _)| *name != "cursor");
+    let link = |cursor: Option<&str>| {
+        let mut pairs = Serializer::new("/deliveries?".to_owned());
+        pairs.extend_pairs(without_cursor());
+        pairs.extend_pairs(cursor.map(|cursor| ("cursor", cursor)));
+        pairs.finish()
+    };
+    let options: String =
+        without_cursor().map(|(name, value)| format!(" --{} '{value}'", name.replace('_', "-"))).collect();
+    let content = html! {
+        (filters(texts, &asked))
+        @if found.data.is_empty() { p { (texts.no_deliveries) } } @else { (table(texts, &found.data)) }
+        div.actions {
+            @if !value(&asked, "cursor").is_empty() { a.button.quiet href=(link(None)) { (texts.newer) } }
+            @if let Some(cursor) = &found.next_cursor { a.button.quiet href=(link(Some(cursor))) { (texts.older) } }
+        }
+        (command(texts, &format!("shopery deliveries list{options}; shopery deliveries tail")))
+    };
+    Ok(answer(page(&visitor, Room::Deliveries, texts.deliveries, &content)))
+}
+
+fn filters(texts: &Texts, asked: &[(&'static str, String)]) -> Markup {
+    let states: Vec<_> = value(asked, "status").split(',').collect();
+    html! {
+        form.row role="search" method="get" action="/deliveries" {
+            @for (name, label) in [("webhook", texts.webhooks), ("event", texts.event), ("resource", texts.resource), ("reason", texts.reason), ("response_status", texts.answer)] {
+                div { label for=(name) { (label) } br; input id=(name) type="text" name=(name) value=(value(asked, name)) size="14"; }
+            }
+            div {
+                label for="status" { (texts.state) } br;
+                select #status name="status" multiple size="3" {
+                    @for state in STATES { option value=(state) selected[states.contains(&state)] { (state) } }
+                }
+            }
+            button.quiet { (texts.filter) }
+        }
+    }
+}
+
+fn class(state: &str) -> &'static str {
+    match state {
+        "delivered" => "good",
+        "failed" | "expired" => "bad",
+        "pending" | "parked" => "wait",
+        _ => "faint",
+    }
+}
+
+fn table(texts: &Texts, deliveries: &[Delivery]) -> Markup {
+    html! {
+        div.wide {
+            table {
+                thead {
+                    tr {
+                        th scope="col" { (texts.event) }
+                        th scope="col" { (texts.resource) }
+                        th scope="col" { (texts.state) }
+                        th.number scope="col" { (texts.attempts) }
+                        th scope="col" { (texts.answer) }
+                        th scope="col" { (texts.at) " (" (texts.utc) ")" }
+                    }
+                }
+                tbody {
+                    @for delivery in deliveries {
+                        tr {
+                            td { a href={ "/deliveries/" (delivery.id) } { (delivery.event) } }
+                            td { (delivery.resource) }
+                            td { span class=(class(&delivery.state)) { (delivery.state) } }
+                            td.number { (delivery.attempt_count) }
+                            td {
+                                @if let Some(status) = delivery.response_status { (status) " " }
+                                @if let Some(error) = &delivery.error { code { (error.reason) } }
+                            }
+                            td { (moment(&delivery.updated_at)) }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+async fn one(visitor: Visitor, Path(id): Path<String>) -> Result<Response, NoPage> {
+    let texts = visitor.texts;
+    let delivery: Delivery = visitor.get(&["company", "deliveries", &id], &[]).await?;
+    let left = delivery.attempts.len().saturating_sub(SHOWN);
+    let mut attempts = Vec::new();
+    for attempt in delivery.attempts.iter().skip(left).rev() {
+        let path = ["company", "deliveries", &id, "attempts", &attempt.id];
+        attempts.push(visitor.get::<Attempt>(&path, &[]).await?);
+    }
+    let event = format!("/events/{}?resource={}", escaped(&delivery.event_id), escaped(&delivery.resource));
+    let content = html! {
+        div.card {
+            dl {
+                dt { (texts.state) } dd { span class=(class(&delivery.state)) { (delivery.state) }
+                    @if let Some(error) = &delivery.error { ": " (error.detail) } }
+                dt { (texts.event) } dd { a href=(event) { (delivery.event) " " (delivery.event_id) } }
+                dt { (texts.resource) } dd { (delivery.resource) }
+                dt { (texts.webhooks) } dd { a href={ "/webhooks/" (delivery.webhook_id) } { (delivery.webhook_id) } }
+                dt { (texts.at) } dd { (moment(&delivery.created_at)) }
+                @if let Some(next) = &delivery.next_attempt_at { dt { (texts.waiting) } dd { (moment(next)) } }
+                @if let Some(carrier) = &delivery.carried_by {
+                    dt { (texts.carried_by) } dd { a href={ "/deliveries/" (carrier) } { (carrier) } }
+                }
+            }
+        }
+        @if visitor.session.may_write() { (actions(&visitor, &delivery)) }
+        h2 { (texts.attempts) }
+        @if attempts.is_empty() { p { (texts.no_attempts) } }
+        @for attempt in &attempts { (timeline(texts, attempt)) }
+        @if left > 0 { p.faint { "+ " (left) } }
+        (command(texts, &format!("shopery deliveries get {id}; shopery deliveries attempt {id}")))
+    };
+    let title = format!("{} · {}", delivery.event, delivery.resource);
+    Ok(answer(page(&visitor, Room::Deliveries, &title, &content)))
+}
+
+pub(crate) fn escaped(text: &str) -> String {
+    url::form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>().replace('+', "%20")
+}
+
+fn actions(visitor: &Visitor, delivery: &Delivery) -> Markup {
+    let texts = visitor.texts;
+    html! {
+        div.actions {
+            form method="post" action={ "/deliveries/" (delivery.id) "/resend" } {
+                (key(visitor))
+                button.quiet { (texts.resend) }
+            }
+            a.button.quiet href={ "/webhooks/" (delivery.webhook_id) "/recover?from=" (delivery.id) } { (texts.resend_since) }
+        }
+    }
+}
+
+fn timeline(texts: &Texts, attempt: &Attempt) -> Markup {
+    html! {
+        section.card {
+            h3 {
+                (attempt.number) " · " (moment(&attempt.started_at)) " · " (attempt.duration_ms) " ms"
+                @if let Some(error) = &attempt.error { " · " span.bad { (error.detail) } }
+            }
+            @if let Some(note) = &attempt.note { p.hint { (note) } }
+            div.pair {
+                div { h4 { (texts.request) } (sent(texts, &attempt.request)) }
+                div { h4 { (texts.response) } (answered(texts, attempt.response.as_ref())) }
+            }
+        }
+    }
+}
+
+fn sent(texts: &Texts, request: &Sent) -> Markup {
+    html! {
+        pre { code {
+            (request.method) " " (request.url) "\n"
+            @for (name, value) in &request.headers { (name) ": " (value) "\n" }
+        } }
+        @match (&request.body, &request.body_unavailable) {
+            (Some(body), _) => { pre { code { (pretty(body)) } } }
+            (None, Some(why)) => { p.hint { (texts.body_missing) " " (why) } }
+            (None, None) => {}
+        }
+    }
+}
+
+fn answered(texts: &Texts, response: Option<&Answered>) -> Markup {
+    html! {
+        @if let Some(response) = response {
+            pre { code {
+                (response.status) "\n"
+                @for header in &response.headers { (header.name) ": " (header.value) "\n" }
+            } }
+            @if !response.body.is_empty() { pre { code { (pretty(&response.body)) } } }
+        } @else { p { (texts.no_response) } }
+    }
+}
+
+async fn resend(Path(id): Path<String>, form: Form) -> Result<Response, NoPage> {
+    form.visitor.send(Request::post(&["company", "deliveries", &id, "resend"])).await?;
+    Ok(Redirect::to(&format!("/deliveries/{id}")).into_response())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_asked_for_is_handed_on_and_nothing_else() {
+        let asked = asked(Some("status=failed&status=parked&event=&resource=order%2F1&x=1&response_status= 503 "));
+        assert_eq!(
+            asked,
+            [
+                ("status", "failed,parked".to_owned()),
+                ("resource", "order/1".to_owned()),
+                ("response_status", "503".to_owned())
+            ]
+        );
+        assert_eq!(escaped("a b/ö?"), "a%20b%2F%C3%B6%3F");
+    }
+}

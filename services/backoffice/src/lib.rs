@@ -1,0 +1,163 @@
+//! backoffice: the pages of Settings → Webhooks. A client of the REST API with the token of whoever has signed in: what the API
+//! refuses is not shown, and tenants stay apart because their tokens do. It keeps nothing: a session is a sealed cookie.
+//!
+//! An event's way through the code of a page: [`visitor`] says who asks, a file for each group of pages asks the API by
+//! [`api`] and makes HTML, [`layout`] puts it into the frame that all have. Every page is whole without JavaScript.
+
+mod api;
+mod assets;
+mod deliveries;
+mod events;
+mod form;
+mod layout;
+mod moment;
+mod overview;
+mod recovery;
+mod session;
+mod sign_in;
+mod texts;
+mod visitor;
+mod webhook_form;
+mod webhooks;
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use anyhow::Context;
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::{HeaderName, HeaderValue, header};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::response::Response;
+use secrecy::SecretString;
+use shopery_client::{Client, Settings};
+use shopery_http::fair::Doors;
+use shopery_http::{Connections, Proxies};
+use shopery_model::Keyring;
+use shopery_runtime::service::About;
+use shopery_runtime::{Env, Runtime};
+use tokio::net::TcpListener;
+use url::Url;
+
+pub const ABOUT: About = About {
+    name: "shopery-backoffice",
+    what: "serves the pages of Settings -> Webhooks",
+    version: env!("CARGO_PKG_VERSION"),
+};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// Of a call of the API; a Test call takes up to five seconds.
+const TIMEOUT: Duration = Duration::from_secs(15);
+/// Nothing but our own style, and forms that lead to ourselves.
+const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; \
+                                       frame-ancestors 'none'; base-uri 'none'";
+
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub listen: SocketAddr,
+    api_url: Url,
+    url: Url,
+    keys: Keyring,
+    proxies: Proxies,
+    ca_file: Option<String>,
+}
+
+impl Config {
+    pub fn read(env: &mut Env) -> Option<Self> {
+        let listen = env.or("SHOPERY_LISTEN", "0.0.0.0:8086", "Address of the pages, /livez, /readyz and /metrics");
+        let api_url = env.required("SHOPERY_API_URL", "Where the REST API is, such as http://api:8080");
+        let url =
+            env.required("SHOPERY_BACKOFFICE_URL", "Where people reach the pages: https://…; http:// for development");
+        let keys = env.required(
+            "SHOPERY_BACKOFFICE_KEYS",
+            "Keys that seal the sessions: <id>:<base64 of 32 random bytes>, comma-separated. The first one seals, all open",
+        );
+        let proxies = Proxies::read(env);
+        let ca_file =
+            env.optional("SHOPERY_API_CA_FILE", "PEM file of a CA to trust besides the system's, for the API");
+        Some(Self { listen: listen?, api_url: api_url?, url: url?, keys: keys?, proxies: proxies?, ca_file })
+    }
+}
+
+/// Signs in whoever knows the code, for as long as the process runs: what the launcher prints.
+#[derive(Debug, Clone)]
+pub struct Link {
+    pub code: SecretString,
+    pub tenant: String,
+    pub token: SecretString,
+}
+
+/// What every page is given.
+#[derive(Debug, Clone)]
+struct App {
+    client: Client,
+    api_url: Url,
+    /// Where people reach the pages.
+    url: Url,
+    keys: Keyring,
+    link: Option<Link>,
+}
+
+/// Runs until the drain is over.
+pub async fn run(config: Config, listener: TcpListener, link: Option<Link>, runtime: Runtime) -> anyhow::Result<()> {
+    let ca = config
+        .ca_file
+        .as_ref()
+        .map(|path| std::fs::read(path).with_context(|| format!("cannot read SHOPERY_API_CA_FILE {path}")));
+    let ca = ca.transpose()?;
+    let settings = Settings {
+        user_agent: concat!("shopery-backoffice/", env!("CARGO_PKG_VERSION")),
+        connect_timeout: CONNECT_TIMEOUT,
+        timeout: TIMEOUT,
+        ca: ca.as_deref(),
+        // Whoever waits for a page rather has an answer.
+        tries: 2,
+    };
+    let client = Client::new(&settings).context("cannot make the client of the API")?;
+    let (api_url, url, keys) = (config.api_url, config.url, config.keys);
+    let app = App { client, api_url, url, keys, link };
+    let routes = Router::new()
+        .merge(sign_in::routes())
+        .merge(webhooks::routes())
+        .merge(webhook_form::routes())
+        .merge(overview::routes())
+        .merge(deliveries::routes())
+        .merge(recovery::routes())
+        .merge(events::routes())
+        .with_state(app)
+        .layer(from_fn_with_state(config.proxies.clone(), originated))
+        .layer(from_fn(guarded))
+        .merge(assets::routes())
+        .merge(shopery_http::operations(&runtime));
+    let routes = shopery_http::with_limits(routes, "backoffice", &runtime);
+    let connections = Connections::behind(&Doors::new("backoffice", &runtime), &config.proxies);
+    shopery_http::serve(listener, routes, connections, &runtime.shutdown).await
+}
+
+/// Where a request comes from. The API counts for that address what has no good token, if it trusts ours.
+#[derive(Debug, Clone, Copy)]
+struct Origin(IpAddr);
+
+async fn originated(State(proxies): State<Proxies>, mut request: Request, next: Next) -> Response {
+    let origin = Origin(proxies.origin(&request));
+    request.extensions_mut().insert(origin);
+    next.run(request).await
+}
+
+/// What every page says of itself to the browser.
+async fn guarded(request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    let headers = response.headers_mut();
+    for (name, value) in [
+        (header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY),
+        (header::REFERRER_POLICY, "same-origin"),
+        (header::X_FRAME_OPTIONS, "DENY"),
+        (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
+        (HeaderName::from_static("permissions-policy"), "camera=(), geolocation=(), microphone=()"),
+        // A page is of one person, and of this moment.
+        (header::CACHE_CONTROL, "no-store"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    response
+}

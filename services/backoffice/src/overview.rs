@@ -1,0 +1,214 @@
+//! One webhook: how it does, what waits for it, its secret, who has changed it, and what can be done with it.
+
+use axum::Router;
+use axum::extract::Path;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Redirect, Response};
+use axum::routing::{get, post};
+use maud::{Markup, html};
+use serde_json::json;
+use shopery_client::{JSON, Method, Request};
+
+use crate::App;
+use crate::api::{Change, List, Metrics, Secret, TestReport, Webhook};
+use crate::form::Form;
+use crate::layout::{Room, command, key, page};
+use crate::moment::moment;
+use crate::texts::Texts;
+use crate::visitor::{NoPage, Visitor, html as answer};
+use crate::webhooks::{latency, state, success, trend};
+
+pub(crate) fn routes() -> Router<App> {
+    Router::new()
+        .route("/webhooks/{id}", get(show).post(act))
+        .route("/webhooks/{id}/secret", post(secret))
+        .route("/webhooks/{id}/changes", get(changes))
+}
+
+async fn show(visitor: Visitor, Path(id): Path<String>) -> Result<Response, NoPage> {
+    page_of(&visitor, &id, html! {}).await.map(answer)
+}
+
+async fn page_of(visitor: &Visitor, id: &str, said: Markup) -> Result<String, NoPage> {
+    let texts = visitor.texts;
+    let webhook: Webhook = visitor.get(&["company", "webhooks", id], &[]).await?;
+    let metrics: Metrics = visitor.get(&["company", "webhooks", id, "metrics"], &[]).await?;
+    let content = html! {
+        (said)
+        @if visitor.session.may_write() { (actions(visitor, &webhook)) }
+        div.card { (facts(texts, &webhook, &metrics)) }
+        h2 { (texts.last_24h) }
+        div.card { (numbers(texts, &metrics)) }
+        p { a href={ "/deliveries?webhook=" (webhook.id) } { (texts.deliveries) } }
+        p { a href={ "/webhooks/" (webhook.id) "/changes" } { (texts.changes) } }
+        (command(texts, &format!("shopery webhooks get {id}; shopery metrics {id}")))
+    };
+    Ok(page(visitor, Room::Webhooks, &webhook.name, &content))
+}
+
+fn facts(texts: &Texts, webhook: &Webhook, metrics: &Metrics) -> Markup {
+    html! {
+        dl {
+            dt { (texts.state) } dd { (state(texts, webhook)) }
+            dt { (texts.url) } dd { (webhook.url) }
+            dt { (texts.subscribed) } dd { (webhook.events.join(", ")) }
+            @if let Some(description) = &webhook.description { dt { (texts.description) } dd { (description) } }
+            @if let Some(circuit) = &metrics.now.circuit { dt { (texts.circuit) } dd { (circuit) } }
+            @if let Some(waiting) = webhook.waiting.as_ref().filter(|waiting| waiting.parked > 0) {
+                dt { (texts.waiting) }
+                dd {
+                    (waiting.parked) " " (texts.parked)
+                    @if let Some(at) = &waiting.oldest_at { ", " (texts.oldest_since) " " (moment(at)) }
+                }
+            }
+            dt { "id" } dd { code { (webhook.id) } }
+            dt { (texts.at) } dd { (moment(&webhook.created_at)) }
+        }
+    }
+}
+
+fn numbers(texts: &Texts, metrics: &Metrics) -> Markup {
+    let total = &metrics.total;
+    html! {
+        dl {
+            dt { (texts.success_24h) } dd { (success(total)) (trend(texts, &metrics.data)) }
+            dt { (texts.attempts) } dd { (total.attempts) }
+            dt { (texts.p95) } dd { (latency(Some(metrics))) }
+            @for (reason, count) in &total.failed_attempts { dt { (texts.failed) ": " code { (reason) } } dd { (count) } }
+        }
+    }
+}
+
+fn actions(visitor: &Visitor, webhook: &Webhook) -> Markup {
+    let texts = visitor.texts;
+    let path = format!("/webhooks/{}", webhook.id);
+    html! {
+        div.actions {
+            a.button.quiet href={ (path) "/edit" } { (texts.edit) }
+            form method="post" action=(path) {
+                (key(visitor))
+                div.actions {
+                    button.quiet name="action" value="test" { (texts.test_url) }
+                    @if webhook.state == "active" {
+                        button.quiet name="action" value="pause" { (texts.pause) }
+                    } @else {
+                        button name="action" value="send" { (texts.enable_send) }
+                        button.quiet name="action" value="discard" { (texts.enable_discard) }
+                    }
+                    button.quiet name="action" value="rotate" title=(texts.rotate_hint) { (texts.secret) ": " (texts.rotate) }
+                    button.danger name="action" value="delete" { (texts.delete) }
+                }
+            }
+            form method="post" action={ (path) "/secret" } {
+                (key(visitor))
+                button.quiet { (texts.secret) ": " (texts.reveal) }
+            }
+            form method="get" action={ (path) "/recover" } { button.quiet { (texts.recover) } }
+        }
+    }
+}
+
+async fn act(Path(id): Path<String>, form: Form) -> Result<Response, NoPage> {
+    let (visitor, here) = (&form.visitor, format!("/webhooks/{id}"));
+    let patch = |body: serde_json::Value| {
+        Request::new(Method::PATCH, &["company", "webhooks", &id]).body(JSON, body.to_string())
+    };
+    match form.text("action") {
+        "test" => return tested(visitor, &id).await,
+        "delete" if form.given("sure").is_none() => return ask(visitor, &id).await,
+        "delete" => {
+            visitor.send(Request::new(Method::DELETE, &["company", "webhooks", &id])).await?;
+            return Ok(Redirect::to("/webhooks").into_response());
+        }
+        "pause" => drop(visitor.send(patch(json!({ "isEnabled": false }))).await?),
+        waiting @ ("send" | "discard") => {
+            drop(visitor.send(patch(json!({ "isEnabled": true, "waiting": waiting }))).await?);
+        }
+        "rotate" => {
+            visitor.send(Request::post(&["company", "webhooks", &id, "rotate-secret"]).body(JSON, "{}")).await?;
+        }
+        _ => return Err(NoPage::Malformed { texts: visitor.texts }),
+    }
+    Ok(Redirect::to(&here).into_response())
+}
+
+async fn tested(visitor: &Visitor, id: &str) -> Result<Response, NoPage> {
+    let texts = visitor.texts;
+    let tested = visitor.send(Request::post(&["company", "webhooks", id, "test"]).body(JSON, "{}")).await?;
+    let report: TestReport = tested.read().map_err(|error| visitor.failed(error))?;
+    let said = html! {
+        @if report.success { p.done role="status" { (texts.test_passed) } } @else {
+            div.problem role="alert" {
+                b { (texts.test_failed) } ": "
+                @if let Some(error) = &report.error { (error.detail) }
+                @if let Some(advice) = &report.advice { p { (advice) } }
+            }
+        }
+    };
+    page_of(visitor, id, said).await.map(answer)
+}
+
+/// Before it is deleted.
+async fn ask(visitor: &Visitor, id: &str) -> Result<Response, NoPage> {
+    let texts = visitor.texts;
+    let said = html! {
+        form.notice method="post" action={ "/webhooks/" (id) } {
+            (key(visitor))
+            input type="hidden" name="sure" value="yes";
+            p { (texts.delete_sure) }
+            button.danger name="action" value="delete" { (texts.delete) }
+            " " a.button.quiet href={ "/webhooks/" (id) } { (texts.cancel) }
+        }
+    };
+    page_of(visitor, id, said).await.map(answer)
+}
+
+/// A secret is asked for by a form, so that it is in no page that a link leads to.
+async fn secret(Path(id): Path<String>, form: Form) -> Result<Response, NoPage> {
+    let (visitor, texts) = (&form.visitor, form.visitor.texts);
+    let secret: Secret = visitor.get(&["company", "webhooks", &id, "secret"], &[]).await?;
+    let said = html! {
+        div.card {
+            dl {
+                dt { (texts.secret) } dd { code { (secret.secret) } }
+                @for former in &secret.previous { dt { (texts.former_until) } dd { (moment(&former.until)) } }
+            }
+        }
+    };
+    let page = page_of(visitor, &id, said).await?;
+    Ok((StatusCode::OK, answer(page)).into_response())
+}
+
+async fn changes(visitor: Visitor, Path(id): Path<String>) -> Result<Response, NoPage> {
+    let texts = visitor.texts;
+    let list: List<Change> = visitor.get(&["company", "webhooks", &id, "changes"], &[]).await?;
+    let json = |value: &Option<Box<serde_json::value::RawValue>>| {
+        value.as_ref().map_or_else(|| "–".to_owned(), |value| value.get().to_owned())
+    };
+    let content = html! {
+        div.wide {
+            table {
+                thead {
+                    tr { th scope="col" { (texts.at) } th scope="col" { (texts.by) } th scope="col" { (texts.changes) } }
+                }
+                tbody {
+                    @for change in &list.data {
+                        tr {
+                            td { (moment(&change.created_at)) }
+                            td { @match &change.by { Some(by) => (by), None => { (texts.us) } } }
+                            td {
+                                b { (change.action) }
+                                @for (field, change) in &change.changes {
+                                    div { code { (field) } ": " (json(&change.from)) " → " (json(&change.to)) }
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        p { a href={ "/webhooks/" (id) } { (texts.webhooks) } }
+        (command(texts, &format!("shopery webhooks changes {id}")))
+    };
+    Ok(answer(page(&visitor, Room::Webhooks, texts.changes, &content)))
+}

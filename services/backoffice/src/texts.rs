@@ -1,0 +1,212 @@
+//! What pages say, in English and in Spanish. The names of fields are those of the API, and are not translated.
+
+use axum::http::{HeaderMap, header};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Language {
+    English,
+    Spanish,
+}
+
+impl Language {
+    /// The one that the browser would rather have; English if it names neither.
+    pub(crate) fn of(headers: &HeaderMap) -> Self {
+        let wanted = headers.get(header::ACCEPT_LANGUAGE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let mut best = (Self::English, 0.0);
+        for part in wanted.split(',') {
+            let mut of_part = part.trim().split(';');
+            let name = of_part.next().unwrap_or_default().to_ascii_lowercase();
+            let weight = of_part.find_map(|more| more.trim().strip_prefix("q=")?.parse::<f32>().ok()).unwrap_or(1.0);
+            let language = match name.split('-').next() {
+                Some("en") => Self::English,
+                Some("es") => Self::Spanish,
+                _ => continue,
+            };
+            if weight > best.1 {
+                best = (language, weight);
+            }
+        }
+        best.0
+    }
+
+    pub(crate) fn texts(self) -> &'static Texts {
+        match self {
+            Self::English => &ENGLISH,
+            Self::Spanish => &SPANISH,
+        }
+    }
+}
+
+macro_rules! texts {
+    ($($name:ident: $english:literal, $spanish:literal;)*) => {
+        #[derive(Debug)]
+        pub(crate) struct Texts {
+            /// As HTML names it.
+            pub(crate) code: &'static str,
+            $(pub(crate) $name: &'static str,)*
+        }
+
+        static ENGLISH: Texts = Texts { code: "en", $($name: $english,)* };
+        static SPANISH: Texts = Texts { code: "es", $($name: $spanish,)* };
+    };
+}
+
+texts! {
+    product: "Shopery Webhooks", "Webhooks de Shopery";
+    skip: "Skip to the content", "Ir al contenido";
+    webhooks: "Webhooks", "Webhooks";
+    deliveries: "Deliveries", "Entregas";
+    events: "Events", "Eventos";
+    sign_in: "Sign in", "Iniciar sesión";
+    sign_out: "Sign out", "Cerrar sesión";
+    signed_in_as: "Tenant", "Tienda";
+    token: "Token", "Token";
+    token_hint: "A token of the platform, as the API takes it. It is kept in a sealed cookie of this browser alone.",
+        "Un token de la plataforma, como lo acepta la API. Solo se guarda en una cookie cifrada de este navegador.";
+    tenant: "Tenant", "Tienda";
+    tenant_hint: "Empty: the first one of the token.", "Vacío: la primera del token.";
+    not_a_token: "That is no token: it has three parts with dots between.",
+        "Eso no es un token: tiene tres partes separadas por puntos.";
+    no_tenant: "This token names no tenant: say which one.", "Este token no nombra ninguna tienda: indica cuál.";
+    token_too_long: "This token is too long for a cookie (about 2,900 characters are the limit).",
+        "Este token es demasiado largo para una cookie (el límite es de unos 2.900 caracteres).";
+    token_refused: "The API refuses this token:", "La API rechaza este token:";
+    sign_in_first: "Sign in to go on.", "Inicia sesión para continuar.";
+    ours: "Something went wrong on our side. Try again.", "Algo ha fallado por nuestra parte. Inténtalo de nuevo.";
+    refused: "That could not be done", "No se ha podido hacer";
+    forged: "The form was not sent from a page of this session. Open the page again, and send it from there.",
+        "El formulario no se envió desde una página de esta sesión. Abre la página de nuevo y envíalo desde allí.";
+    malformed: "The form cannot be read, or has more than 64 KiB.", "El formulario no se puede leer o supera 64 KiB.";
+    not_found: "There is nothing here", "Aquí no hay nada";
+    not_found_why: "It was deleted, or it is another tenant's.", "Se ha eliminado o es de otra tienda.";
+    not_allowed: "You may not do that", "No puedes hacer eso";
+    unavailable: "Not available now", "No disponible ahora";
+    unavailable_why: "The API does not answer. Nothing was changed; try again in a moment.",
+        "La API no responde. No se ha cambiado nada; inténtalo de nuevo en un momento.";
+    read_only: "You may look, but not change anything: your token lacks webhooks:write.",
+        "Puedes mirar, pero no cambiar nada: a tu token le falta webhooks:write.";
+    create_webhook: "Create webhook", "Crear webhook";
+    no_webhooks: "No webhooks yet", "Todavía no hay webhooks";
+    no_webhooks_why: "A webhook is a URL of yours that is sent an order, a product or a customer as JSON whenever it changes.",
+        "Un webhook es una URL tuya a la que se envía un pedido, un producto o un cliente como JSON cada vez que cambia.";
+    no_match: "Nothing matches.", "Nada coincide.";
+    search: "Search", "Buscar";
+    filter: "Filter", "Filtrar";
+    any_state: "Any state", "Cualquier estado";
+    name: "Webhook Name", "Nombre del webhook";
+    url: "URL", "URL";
+    subscribed: "Events", "Eventos";
+    state: "State", "Estado";
+    success_24h: "Delivered, 24 h", "Entregado, 24 h";
+    p95: "p95", "p95";
+    waiting: "Waiting", "En espera";
+    active: "active", "activo";
+    paused: "paused", "en pausa";
+    disabled: "disabled by us", "desactivado por nosotros";
+    disabled_gone: "its endpoint answered 410 Gone", "su endpoint respondió 410 Gone";
+    disabled_failing: "every attempt had failed for too long", "todos los intentos fallaron durante demasiado tiempo";
+    failing_since: "failing since", "fallando desde";
+    description: "Description", "Descripción";
+    optional: "optional", "opcional";
+    events_hint: "Choose what this URL is to be sent.", "Elige qué se enviará a esta URL.";
+    all_events: "Everything", "Todo";
+    advanced: "Advanced", "Avanzado";
+    fields: "Fields", "Campos";
+    fields_hint: "Paths, a line each. Empty: the whole resource.", "Rutas, una por línea. Vacío: el recurso completo.";
+    filter_rule: "Filter", "Filtro";
+    filter_hint: "A JSON pattern that the resource must match.", "Un patrón JSON con el que debe coincidir el recurso.";
+    changed_rule: "Changed", "Cambios";
+    changed_hint: "Paths, a line each: one of them must have changed.",
+        "Rutas, una por línea: al menos una debe haber cambiado.";
+    debounce: "Debounce", "Agrupar";
+    debounce_hint: "Such as 5s: one delivery of what happens within this time.",
+        "Por ejemplo 5s: una sola entrega de lo que ocurra en este tiempo.";
+    rate_limit: "Rate limit", "Límite de ritmo";
+    rate_limit_hint: "Deliveries a second, at most.", "Entregas por segundo, como máximo.";
+    test_url: "Test URL", "Probar URL";
+    preview: "Preview", "Vista previa";
+    save: "Save", "Guardar";
+    cancel: "Cancel", "Cancelar";
+    edit: "Edit", "Editar";
+    delete: "Delete", "Eliminar";
+    delete_sure: "Delete it, and end what waits for it?", "¿Eliminarlo y terminar lo que está en espera?";
+    pause: "Pause", "Pausar";
+    enable_send: "Enable, and send what waits", "Activar y enviar lo que espera";
+    enable_discard: "Enable, and discard what waits", "Activar y descartar lo que espera";
+    test_passed: "The endpoint answered 200.", "El endpoint respondió 200.";
+    test_failed: "The test failed", "La prueba ha fallado";
+    changed_meanwhile: "Somebody else has changed this webhook meanwhile. Below is what you typed; look at the changes, then save again.",
+        "Otra persona ha cambiado este webhook entretanto. Abajo está lo que escribiste; mira los cambios y guarda de nuevo.";
+    would_match: "The example of {} would be sent:", "El ejemplo de {} se enviaría:";
+    would_not_match: "The example of {} would not be sent:", "El ejemplo de {} no se enviaría:";
+    secret: "Secret", "Secreto";
+    reveal: "Reveal", "Mostrar";
+    rotate: "Rotate", "Rotar";
+    rotate_hint: "The former one stays valid for 24 hours.", "El anterior sigue siendo válido 24 horas.";
+    former_until: "The former one is valid until", "El anterior es válido hasta";
+    changes: "Changes", "Cambios";
+    by: "By", "Por";
+    us: "us", "nosotros";
+    at: "When", "Cuándo";
+    last_24h: "Last 24 hours", "Últimas 24 horas";
+    attempts: "Attempts", "Intentos";
+    delivered: "Delivered", "Entregadas";
+    failed: "Failed", "Fallidas";
+    circuit: "Circuit", "Circuito";
+    parked: "parked", "aparcadas";
+    oldest_since: "the oldest since", "la más antigua desde";
+    event: "Event", "Evento";
+    resource: "Resource", "Recurso";
+    answer: "Answer", "Respuesta";
+    reason: "Reason", "Motivo";
+    newer: "Newest", "Más recientes";
+    older: "Older", "Más antiguas";
+    no_deliveries: "No deliveries yet. They appear here as soon as an event matches a webhook.",
+        "Todavía no hay entregas. Aparecerán en cuanto un evento coincida con un webhook.";
+    resend: "Send again", "Enviar de nuevo";
+    resend_since: "Send again everything that failed since this one",
+        "Enviar de nuevo todo lo que falló desde esta";
+    request: "Request", "Petición";
+    response: "Response", "Respuesta";
+    no_response: "No answer", "Sin respuesta";
+    no_attempts: "No attempt was made.", "No se ha hecho ningún intento.";
+    carried_by: "Told by", "Comunicado por";
+    body_missing: "The body is not shown:", "El cuerpo no se muestra:";
+    recover: "Send again what failed", "Enviar de nuevo lo que falló";
+    recover_plan: "This would send again", "Esto enviaría de nuevo";
+    recover_none: "Nothing has failed in this time.", "Nada ha fallado en este tiempo.";
+    recover_many: "more than 200,000 deliveries", "más de 200.000 entregas";
+    recover_not_held: "of which can no longer be sent", "de las cuales ya no se pueden enviar";
+    recovery: "Recovery", "Recuperación";
+    resent: "sent", "enviadas";
+    skipped: "told by others", "comunicadas por otras";
+    unavailable_count: "no longer held", "ya no disponibles";
+    refresh: "Refresh", "Actualizar";
+    became: "What became of it", "Qué fue de él";
+    outcome: "Outcome", "Resultado";
+    no_events: "No events yet. The platform publishes them when something happens in your shop.",
+        "Todavía no hay eventos. La plataforma los publica cuando algo ocurre en tu tienda.";
+    command: "The same on the command line", "Lo mismo en la línea de comandos";
+    utc: "UTC", "UTC";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_language_is_what_the_browser_would_rather_have() {
+        for (wanted, language) in [
+            ("", Language::English),
+            ("es", Language::Spanish),
+            ("es-MX,es;q=0.9,en;q=0.8", Language::Spanish),
+            ("de-DE,de;q=0.9,en;q=0.5,es;q=0.4", Language::English),
+            ("en;q=0.3, es;q=0.7", Language::Spanish),
+            ("fr", Language::English),
+            ("es;q=x", Language::Spanish),
+        ] {
+            let headers = HeaderMap::from_iter([(header::ACCEPT_LANGUAGE, wanted.parse().unwrap())]);
+            assert_eq!(Language::of(&headers), language, "{wanted}");
+        }
+    }
+}

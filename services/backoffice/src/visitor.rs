@@ -1,0 +1,178 @@
+//! Who asks for a page, in which language; and how a call of the API that failed becomes a page.
+
+use std::borrow::Cow;
+use std::future::Future;
+use std::net::IpAddr;
+
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Redirect, Response};
+use serde::de::DeserializeOwned;
+use shopery_client::{Answer, Caller, Error, Problem, Request};
+use time::OffsetDateTime;
+use url::form_urlencoded::byte_serialize;
+
+use crate::layout;
+use crate::session::Session;
+use crate::texts::{Language, Texts};
+use crate::{App, Origin};
+
+/// Whoever has signed in.
+#[derive(Debug, Clone)]
+pub(crate) struct Visitor {
+    pub(crate) app: App,
+    pub(crate) session: Session,
+    pub(crate) texts: &'static Texts,
+    /// The path and query of the request.
+    pub(crate) here: String,
+    pub(crate) origin: Option<IpAddr>,
+}
+
+/// A page that says why another one is not shown.
+#[derive(Debug)]
+pub(crate) enum NoPage {
+    /// Whoever asks has to sign in first, and comes back to this path then.
+    SignIn {
+        back: String,
+    },
+    Api {
+        error: Error,
+        visitor: Box<Visitor>,
+    },
+    /// A form that is not of this session.
+    Forged {
+        texts: &'static Texts,
+    },
+    /// A form that cannot be read.
+    Malformed {
+        texts: &'static Texts,
+    },
+}
+
+impl FromRequestParts<App> for Visitor {
+    type Rejection = NoPage;
+
+    fn from_request_parts(parts: &mut Parts, app: &App) -> impl Future<Output = Result<Self, NoPage>> + Send {
+        let here = parts.uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
+        let session = Session::of(&parts.headers, &app.keys, app.is_secure());
+        let session = session.filter(|session| !is_over(session, OffsetDateTime::now_utc()));
+        let texts = Language::of(&parts.headers).texts();
+        let origin = parts.extensions.get::<Origin>().map(|origin| origin.0);
+        let visitor = session.map(|session| Self { app: app.clone(), session, texts, here: here.clone(), origin });
+        std::future::ready(visitor.ok_or(NoPage::SignIn { back: here }))
+    }
+}
+
+/// The API would refuse the token.
+pub(crate) fn is_over(session: &Session, now: OffsetDateTime) -> bool {
+    session.claims.exp.is_some_and(|end| end <= now.unix_timestamp())
+}
+
+impl App {
+    pub(crate) fn is_secure(&self) -> bool {
+        self.url.scheme() == "https"
+    }
+}
+
+impl Visitor {
+    pub(crate) async fn send(&self, request: Request) -> Result<Answer, NoPage> {
+        self.try_send(request).await.map_err(|error| self.failed(error))
+    }
+
+    pub(crate) async fn try_send(&self, request: Request) -> Result<Answer, Error> {
+        let (base, token) = (&self.app.api_url, &self.session.token);
+        let caller = Caller { base, tenant: &self.session.tenant, token, forwarded_for: self.origin };
+        self.app.client.send(caller, &request, |_, _| {}).await
+    }
+
+    pub(crate) async fn get<T: DeserializeOwned>(
+        &self,
+        path: &[&str],
+        query: &[(&'static str, String)],
+    ) -> Result<T, NoPage> {
+        let answer = self.send(Request::get(path).query(query)).await?;
+        answer.read().map_err(|error| self.failed(error))
+    }
+
+    pub(crate) fn failed(&self, error: Error) -> NoPage {
+        match error {
+            Error::Refused(problem) if problem.status == 401 => NoPage::SignIn { back: self.here.clone() },
+            error => NoPage::Api { error, visitor: Box::new(self.clone()) },
+        }
+    }
+}
+
+/// Where to go after signing in: a path of ours, never another host.
+pub(crate) fn path_of_ours(path: &str) -> &str {
+    let is_ours = path.starts_with('/') && !path.starts_with("//") && !path.contains(['\\', '\r', '\n']);
+    if is_ours { path } else { "/" }
+}
+
+pub(crate) fn escaped(text: &str) -> Cow<'_, str> {
+    Cow::Owned(byte_serialize(text.as_bytes()).collect())
+}
+
+impl IntoResponse for NoPage {
+    fn into_response(self) -> Response {
+        match self {
+            Self::SignIn { back } => Redirect::to(&format!("/sign-in?back={}", escaped(&back))).into_response(),
+            Self::Forged { texts } => {
+                let page = layout::bare(texts, texts.refused, texts.forged);
+                (StatusCode::FORBIDDEN, html(page)).into_response()
+            }
+            Self::Malformed { texts } => {
+                let page = layout::bare(texts, texts.refused, texts.malformed);
+                (StatusCode::BAD_REQUEST, html(page)).into_response()
+            }
+            Self::Api { error, visitor } => {
+                let texts = visitor.texts;
+                let (status, title, why) = match &error {
+                    Error::Refused(problem) if problem.status == 404 => {
+                        (StatusCode::NOT_FOUND, texts.not_found, texts.not_found_why.to_owned())
+                    }
+                    Error::Refused(problem) if problem.status == 403 => {
+                        (StatusCode::FORBIDDEN, texts.not_allowed, problem.detail.clone())
+                    }
+                    Error::Refused(problem) => {
+                        let status = StatusCode::from_u16(problem.status).unwrap_or(StatusCode::BAD_REQUEST);
+                        (status, texts.refused, told(problem))
+                    }
+                    other => {
+                        tracing::warn!(error = %other, "the API does not answer");
+                        (StatusCode::BAD_GATEWAY, texts.unavailable, texts.unavailable_why.to_owned())
+                    }
+                };
+                (status, html(layout::problem(&visitor, title, &why))).into_response()
+            }
+        }
+    }
+}
+
+/// What is wrong, in a line.
+pub(crate) fn told(problem: &Problem) -> String {
+    if problem.detail.is_empty() { problem.title.clone() } else { problem.detail.clone() }
+}
+
+pub(crate) fn html(page: String) -> Response {
+    ([(header::CONTENT_TYPE, "text/html; charset=utf-8")], page).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_is_led_elsewhere() {
+        for (asked, taken) in [
+            ("/webhooks?q=a", "/webhooks?q=a"),
+            ("//evil.example", "/"),
+            ("https://evil.example", "/"),
+            ("/\\evil.example", "/"),
+            ("", "/"),
+            ("/a\r\nb", "/"),
+        ] {
+            assert_eq!(path_of_ours(asked), taken, "{asked}");
+        }
+    }
+}
