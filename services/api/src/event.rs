@@ -28,7 +28,7 @@ use crate::{App, database_problem, queue_problem};
 const MAX_STATES: usize = 200;
 /// Events that are looked at where the resource is not said.
 const MAX_EVENTS: usize = 2000;
-/// So many are read at a time: the last batch of a time may have been read before.
+/// Events in one read: the last one of a part may hold events that were looked at before.
 const BATCH: usize = 200;
 /// If no time is said either: in how many of the last places of EVENTS, those of other tenants among them, they are looked for.
 const LOOKED_BACK: [u64; 5] = [MAX_EVENTS as u64, 20_000, 200_000, 2_000_000, u64::MAX];

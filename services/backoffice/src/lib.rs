@@ -1,4 +1,4 @@
-//! backoffice: the pages of Settings → Webhooks. A client of the REST API with the token of whoever has signed in: what the API
+//! backoffice: the pages of Settings → Webhooks. A client of the REST API with the token of the person who signed in: what the API
 //! refuses is not shown, and tenants stay apart because their tokens do. It keeps nothing: a session is a sealed cookie.
 //!
 //! An event's way through the code of a page: [`visitor`] says who asks, a file for each group of pages asks the API by

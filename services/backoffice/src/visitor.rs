@@ -18,7 +18,7 @@ use crate::session::Session;
 use crate::texts::{Language, Texts};
 use crate::{App, Origin};
 
-/// Whoever has signed in.
+/// A person who has signed in.
 #[derive(Debug, Clone)]
 pub(crate) struct Visitor {
     pub(crate) app: App,

@@ -213,7 +213,7 @@ async fn refused(form: &Form, id: Option<&str>, typed: &Typed, error: Error) -> 
             (StatusCode::UNPROCESSABLE_ENTITY, Said::Wrong(problem), typed.etag.clone())
         }
         Error::Refused(problem) if problem.status == 412 => {
-            // Whoever has seen that saves over it.
+            // The next save of this form, which has seen that, goes through.
             let now = visitor.send(Request::get(&["company", "webhooks", id.unwrap_or_default()])).await?;
             (StatusCode::PRECONDITION_FAILED, Said::Overtaken, now.etag.unwrap_or_default())
         }
