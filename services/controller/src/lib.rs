@@ -4,9 +4,11 @@
 //! The leader declares the streams and buckets of NATS, brings the schema of the database up to date, and then runs
 //! - [`reconcile`]: keeps CONFIG, which the data plane reads, true to the database;
 //! - [`recover`]: works on recoveries;
+//! - [`notify`]: notifies tenants of what their webhooks meet;
 //! - [`retention`]: forgets what is too old;
 //! - [`room`]: looks after the room in streams.
 
+mod notify;
 mod reconcile;
 mod recover;
 mod retention;
@@ -20,11 +22,12 @@ use anyhow::Context;
 use prometheus_client::metrics::counter::Counter;
 use secrecy::SecretString;
 use shopery_control::{ConfigWriter, database};
-use shopery_queue::{Lease, Link, Queue, WebhookCache};
+use shopery_queue::{Circuits, Lease, Link, Queue, WebhookCache};
 use shopery_runtime::service::About;
 use shopery_runtime::{Env, Runtime, Shutdown, Starting};
 use shopery_store::Store;
 
+use crate::notify::Notifier;
 use crate::reconcile::Reconciler;
 use crate::recover::Recoverer;
 use crate::retention::Retention;
@@ -145,9 +148,11 @@ impl Leader {
         let writer = ConfigWriter::start(queue, store.clone(), runtime);
         starting.waits_for("comparing CONFIG with the database");
         let reconciler = Reconciler { queue: queue.clone(), store: store.clone(), writer, published };
+        let circuits = Circuits::follow(queue, runtime);
+        let notifier = Notifier { queue: queue.clone(), store: store.clone(), circuits };
         let recoverer = Recoverer { queue: queue.clone(), store: store.clone(), resent: self.resent.clone() };
         tokio::try_join!(reconciler.run(starting, shutdown), recoverer.run(shutdown), async {
-            self.retention.run(queue, &store, shutdown).await;
+            tokio::join!(self.retention.run(queue, &store, shutdown), notifier.run(shutdown));
             Ok(())
         })?;
         queue.client.flush().await.ok();

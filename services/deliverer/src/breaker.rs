@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use shopery_model::{Circuit, CircuitState, TenantId, WebhookId, probe_delay};
+use shopery_model::{Answer, Circuit, CircuitState, TenantId, WebhookId, probe_delay};
 use shopery_queue::{Circuits, Parked, Queue};
 use shopery_runtime::Env;
 
@@ -44,21 +44,15 @@ impl Breaker {
     }
 
     /// From now on the webhook's jobs are parked, and a timer sees to them. Nothing to do if somebody has come first.
-    /// `asked`: how long the endpoint wants to be left alone.
-    pub(crate) async fn open(
-        &self,
-        tenant: &TenantId,
-        id: WebhookId,
-        state: CircuitState,
-        asked: Option<Duration>,
-    ) -> anyhow::Result<()> {
+    /// `failure`: what the endpoint did, if it fails.
+    pub(crate) async fn open(&self, tenant: &TenantId, id: WebhookId, failure: Option<&Answer>) -> anyhow::Result<()> {
         if self.circuits.is_broken(id) {
             return Ok(());
         }
         let (known, revision) = self.circuits.read(tenant, id).await?;
-        let delay = match state {
-            CircuitState::Open => self.probe_delay(id, 0, asked),
-            CircuitState::Draining => Duration::ZERO,
+        let (state, delay) = match failure {
+            Some(answer) => (CircuitState::Open, self.probe_delay(id, 0, answer.retry_after)),
+            None => (CircuitState::Draining, Duration::ZERO),
         };
         if known.is_some() {
             return Ok(());
@@ -66,7 +60,8 @@ impl Breaker {
         // First a timer: a crash must not leave a circuit without one. It comes after the circuit is written.
         self.set_timer(tenant, id, delay.max(MIN_TIMER)).await?;
         let now = shopery_queue::now();
-        let circuit = Circuit { probe_at: Some(now + delay), ..Circuit::new(state, now) };
+        let error = failure.and_then(Answer::failure_reason);
+        let circuit = Circuit { probe_at: Some(now + delay), error, ..Circuit::new(state, now) };
         if self.circuits.write(tenant, id, circuit, revision).await?.is_none() {
             return Ok(());
         }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use shopery_model::{CircuitState, DeliveryState, Job, MalformedJob, Outcome};
+use shopery_model::{DeliveryState, Job, MalformedJob, Outcome};
 use shopery_queue::{
     Circuits, Disposition, Lookup, Message, Outcomes, Parked, PublishError, Queue, Sent, Taken, WebhookCache, subject,
     trace,
@@ -80,7 +80,7 @@ impl Deliverer {
         let (tenant, id) = (job.meta.tenant.clone(), job.meta.webhook);
         let parked = self.parked(job, sent).await?;
         if self.webhooks.get_cached(&tenant, id).is_some_and(|webhook| webhook.can_be_sent_to()) {
-            self.breaker.open(&tenant, id, CircuitState::Draining, None).await?;
+            self.breaker.open(&tenant, id, None).await?;
         }
         Ok(parked)
     }
@@ -100,7 +100,7 @@ impl Deliverer {
         let Some(pass) = self.endpoints.enter(&job.meta.tenant, id).await else {
             let sent = Parked::park(&self.queue, &job).await;
             let parked = self.parked(job, sent).await?;
-            self.breaker.open(&parked.job.tenant, id, CircuitState::Draining, None).await?;
+            self.breaker.open(&parked.job.tenant, id, None).await?;
             return Ok(parked);
         };
         let parent = trace::incoming(message.headers());
@@ -111,7 +111,7 @@ impl Deliverer {
         let tenant = job.meta.tenant.clone();
         let failures = pass.finish(delivery, attempted.is_success());
         if self.breaker.is_reached(failures) {
-            self.breaker.open(&tenant, id, CircuitState::Open, attempted.answer.retry_after).await?;
+            self.breaker.open(&tenant, id, Some(&attempted.answer)).await?;
             self.endpoints.turn_away(id);
         }
         self.attempter.follow_up(job, attempted, parent).await

@@ -153,7 +153,10 @@ impl<'a> Drain<'a> {
     pub(crate) async fn fail(mut self) -> anyhow::Result<()> {
         self.circuit = match self.circuit.state {
             CircuitState::Open => Circuit { probes: self.circuit.probes + 1, ..self.circuit },
-            CircuitState::Draining => Circuit { probes: 1, ..Circuit::new(CircuitState::Open, shopery_queue::now()) },
+            CircuitState::Draining => {
+                let open = Circuit::new(CircuitState::Open, shopery_queue::now());
+                Circuit { probes: 1, error: self.circuit.error, ..open }
+            }
         };
         self.wait_for_probe().await
     }
@@ -188,6 +191,7 @@ impl<'a> Drain<'a> {
             return Ok(if is_gone { Round::Empty } else { Round::More });
         }
         self.asked = attempted.answer.retry_after;
+        self.circuit.error = attempted.answer.failure_reason();
         if self.is_shown() {
             self.store(&[outcome(job.meta, attempted, DeliveryState::Parked, None)]).await?;
         }
@@ -253,6 +257,7 @@ impl<'a> Drain<'a> {
         let is_broken = self.drainer.breaker.is_reached(self.failed_in_row);
         if failed > 0 && failed == attempted.len() && is_broken && !is_gone {
             self.asked = attempted.iter().filter_map(|attempted| attempted.answer.retry_after).max();
+            self.circuit.error = attempted.iter().find_map(|attempted| attempted.answer.failure_reason());
             let failed = jobs.into_iter().zip(attempted);
             outcomes
                 .extend(failed.map(|((_, job), attempted)| outcome(job.meta, attempted, DeliveryState::Parked, None)));

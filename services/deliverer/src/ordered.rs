@@ -287,6 +287,9 @@ impl Drain<'_> {
         // In a round of a broken endpoint nothing was accepted: its jobs stay, and their attempts are shown.
         let is_broken = is_broken && !failed.is_empty();
         self.asked = attempts.iter().filter_map(|(_, attempted)| attempted.answer.retry_after).max();
+        if let Some(error) = attempts.iter().find_map(|(_, attempted)| attempted.answer.failure_reason()) {
+            self.circuit.error = Some(error);
+        }
         let (mut outcomes, mut done, mut kept, mut untried) = (Vec::new(), Vec::new(), Vec::new(), None);
         for (head, turn) in tried {
             match turn {

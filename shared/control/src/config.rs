@@ -10,12 +10,12 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use async_nats::jetstream::kv::{Operation, Store as Bucket, UpdateErrorKind};
 use shopery_model::{TenantId, WebhookId};
-use shopery_queue::{ConfigSubscribers, Outgoing, Parked, Queue, Revision, subject};
+use shopery_queue::{ConfigSubscribers, Parked, Queue, Revision, subject};
 use shopery_runtime::Runtime;
 use shopery_store::{Store, WebhookRecord, WebhookState};
 use tokio::time::Instant;
 
-use crate::notification::pending_notification;
+use crate::notification::{pending_notification, publish_once};
 
 /// Times that a compare-and-set may lose against others.
 const MAX_WRITE_ATTEMPTS: usize = 10;
@@ -106,13 +106,8 @@ impl ConfigWriter {
     /// Publishes the notification of a webhook, if one is pending, then notes that it was.
     pub async fn notify(&self, record: &WebhookRecord) -> anyhow::Result<()> {
         let Some(event) = pending_notification(record)? else { return Ok(()) };
-        let (tenant, resource) = (&record.tenant, event.resource.to_string());
-        // EVENTS knows a repeat for minutes only.
-        let last = self.queue.latest_state(tenant, &resource).await?;
-        if last.is_none_or(|last| last.event.id != event.id) {
-            let published = self.queue.publish(&Outgoing::event(tenant, &event)).await;
-            published.with_context(|| format!("cannot publish {}", event.event_type))?;
-        }
+        let tenant = &record.tenant;
+        publish_once(&self.queue, tenant, &event).await?;
         let now = shopery_queue::now();
         match record.state {
             WebhookState::Disabled => self.store.told(tenant, record.id, event.time, now).await?,

@@ -1,9 +1,9 @@
-//! What the services of the control plane share: the database, keeping CONFIG true to it, the notification that a webhook was
-//! disabled, and putting a delivery back into the queue.
+//! What the services of the control plane share: the database, keeping CONFIG true to it, what tenants are
+//! notified of, and putting a delivery back into the queue.
 
 mod config;
 pub mod database;
-mod notification;
+pub mod notification;
 pub mod redelivery;
 mod resource;
 #[cfg(test)]

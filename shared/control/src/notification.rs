@@ -1,14 +1,21 @@
-//! The operational events `webhook-failing` and `webhook-disabled`: a tenant's other webhooks are notified that one is about to
-//! be disabled, and that it was.
+//! The operational events: what a tenant's other webhooks are notified of when one of them fails, works again or is disabled, and
+//! when a delivery was given up.
 
+use anyhow::Context;
 use bytes::Bytes;
-use shopery_model::{Event, Extensions, Invalid, Resource};
-use shopery_store::{WebhookRecord, WebhookState};
+use serde::Serialize;
+use shopery_model::{ABOUT_WEBHOOK, Event, Extensions, FailureReason, Invalid, Resource, TenantId};
+use shopery_queue::{Outgoing, Queue};
+use shopery_store::{DeliveryRecord, WebhookRecord, WebhookState};
+use time::OffsetDateTime;
 
 use crate::WebhookResource;
 
+const SOURCE: &str = "shopery-webhooks";
 const DISABLED: &str = "webhook-disabled";
 const FAILING: &str = "webhook-failing";
+const RECOVERED: &str = "webhook-recovered";
+const DELIVERY_FAILED: &str = "delivery-failed";
 
 /// The event that is still to be told of a webhook, if there is one. Its id follows from what has happened, so that
 /// EVENTS keeps it once, whoever tells it and however often.
@@ -20,19 +27,112 @@ pub(crate) fn pending_notification(record: &WebhookRecord) -> Result<Option<Even
         (None, Some(at)) => (FAILING, at),
         (None, None) => return Ok(None),
     };
-    let millis = at.unix_timestamp_nanos() / 1_000_000;
-    // Names, numbers and times always serialise.
-    let data = serde_json::to_vec(&WebhookResource::from(record.clone())).unwrap_or_default();
-    Ok(Some(Event {
+    of_webhook(event_type, record, at, at, None).map(Some)
+}
+
+/// Its circuit is open since then.
+pub fn webhook_failing(
+    record: &WebhookRecord,
+    since: OffsetDateTime,
+    error: Option<FailureReason>,
+) -> Result<Event, Invalid> {
+    of_webhook(FAILING, record, since, since, error)
+}
+
+/// The webhook that was failing since then works again.
+pub fn webhook_recovered(record: &WebhookRecord, since: OffsetDateTime, now: OffsetDateTime) -> Result<Event, Invalid> {
+    of_webhook(RECOVERED, record, since, now, None)
+}
+
+/// `id_at` tells one time that this happened to the webhook from the next.
+fn of_webhook(
+    event_type: &str,
+    record: &WebhookRecord,
+    id_at: OffsetDateTime,
+    time: OffsetDateTime,
+    error: Option<FailureReason>,
+) -> Result<Event, Invalid> {
+    #[derive(Serialize)]
+    struct Data {
+        #[serde(flatten)]
+        webhook: WebhookResource,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        error: Option<FailureReason>,
+    }
+    let millis = id_at.unix_timestamp_nanos() / 1_000_000;
+    Ok(Event {
         id: format!("{event_type}:{}:{millis}", record.id),
-        source: "shopery-webhooks".to_owned(),
+        source: SOURCE.to_owned(),
         event_type: event_type.parse()?,
         resource: Resource { kind: "webhook", id: record.id.to_string() },
-        time: at,
+        time,
         time_is_given: true,
         extensions: Extensions::default(),
-        data: Bytes::from(data),
-    }))
+        data: encode(&Data { webhook: record.clone().into(), error }),
+    })
+}
+
+/// A delivery was given up.
+pub fn delivery_failed(record: &DeliveryRecord) -> Result<Event, Invalid> {
+    /// As the API lists it, without what only matters while it goes on.
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Data<'a> {
+        id: &'a str,
+        webhook_id: &'a str,
+        event_id: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        event_source: Option<&'a str>,
+        event: &'a str,
+        resource: &'a str,
+        state: &'a str,
+        attempt_count: i32,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        response_status: Option<u16>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        error: Option<FailureReason>,
+        #[serde(with = "crate::timestamp")]
+        triggered_at: OffsetDateTime,
+    }
+    let error = record.fault.clone().map(|(reason, detail)| FailureReason { reason, detail });
+    let data = encode(&Data {
+        id: &record.id,
+        webhook_id: &record.webhook_id,
+        event_id: &record.event_id,
+        event_source: record.source.as_deref(),
+        event: &record.event_type,
+        resource: &record.resource,
+        state: &record.state,
+        attempt_count: record.attempt_count,
+        response_status: record.response_status,
+        error,
+        triggered_at: record.triggered_at,
+    });
+    Ok(Event {
+        id: format!("{DELIVERY_FAILED}:{}:{}", record.id, record.round),
+        source: SOURCE.to_owned(),
+        event_type: DELIVERY_FAILED.parse()?,
+        resource: Resource { kind: "delivery", id: record.id.clone() },
+        time: record.updated_at,
+        time_is_given: true,
+        extensions: Extensions::default().with_text(ABOUT_WEBHOOK, record.webhook_id.clone()),
+        data,
+    })
+}
+
+/// Names, numbers, texts and times always serialise.
+fn encode(data: &impl Serialize) -> Bytes {
+    serde_json::to_vec(data).unwrap_or_default().into()
+}
+
+/// Puts an event of ours into EVENTS, unless it was the last one of its resource: EVENTS knows a repeat for minutes only.
+pub async fn publish_once(queue: &Queue, tenant: &TenantId, event: &Event) -> anyhow::Result<()> {
+    let last = queue.latest_state(tenant, &event.resource.to_string()).await?;
+    if last.is_none_or(|last| last.event.id != event.id) {
+        let published = queue.publish(&Outgoing::event(tenant, event)).await;
+        published.with_context(|| format!("cannot publish {}", event.event_type))?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -40,6 +140,45 @@ mod tests {
     use super::*;
     use crate::testing::webhook;
     use time::macros::datetime;
+
+    #[test]
+    fn a_webhook_that_fails_is_told_of_with_the_reason_and_a_delivery_names_its_webhook() {
+        let (since, now) = (datetime!(2026-11-24 10:00 UTC), datetime!(2026-11-24 10:05 UTC));
+        let record = WebhookRecord { state: WebhookState::Active, disabled: None, ..webhook() };
+        let error = FailureReason { reason: "http_status".to_owned(), detail: "it answered 500".to_owned() };
+        let failing = webhook_failing(&record, since, Some(error)).unwrap();
+        let data: serde_json::Value = serde_json::from_slice(&failing.data).unwrap();
+        assert_eq!((&data["state"], &data["error"]["reason"]), (&"active".into(), &"http_status".into()), "{data}");
+        let recovered = webhook_recovered(&record, since, now).unwrap();
+        assert_eq!(recovered.id, format!("webhook-recovered:{}:1795514400000", record.id));
+        assert_eq!(recovered.time, now);
+        let delivery = DeliveryRecord {
+            id: "dlv_01HA4XCG60CT4G3EWF4CKYM1MF".to_owned(),
+            webhook_id: record.id.to_string(),
+            event_id: "evt_1".to_owned(),
+            source: Some("orders".to_owned()),
+            event_type: "order-paid".to_owned(),
+            resource: "order/1".to_owned(),
+            event_sequence: 1,
+            state: "failed".to_owned(),
+            attempt_count: 8,
+            last_attempt: 8,
+            round: 1,
+            fault: Some(("http_status".to_owned(), "it answered 500".to_owned())),
+            response_status: Some(500),
+            triggered_at: since,
+            next_attempt_at: None,
+            carried_by: None,
+            created_at: since,
+            updated_at: now,
+        };
+        let failed = delivery_failed(&delivery).unwrap();
+        assert_eq!(failed.id, "delivery-failed:dlv_01HA4XCG60CT4G3EWF4CKYM1MF:1");
+        for event in [failing, recovered, failed] {
+            assert!(event.is_about(record.id), "{event:?}");
+            assert_eq!(Event::parse_stored(&event.encode(), now).unwrap(), event);
+        }
+    }
 
     #[test]
     fn a_disabled_webhook_is_told_of_once_without_its_secret() {

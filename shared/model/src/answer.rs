@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{DeliveryId, RetrySchedule};
+use crate::{DeliveryId, FailureReason, RetrySchedule};
 
 /// Why an attempt, or a delivery without one, failed. The names are part of the API: `error.reason`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -146,6 +146,14 @@ pub struct Answer {
     /// What was odd, and did not decide: a body that broke off, a request that was sent again.
     pub note: Option<String>,
     pub timing: Timing,
+}
+
+impl Answer {
+    /// Why the endpoint is found to fail; `None` if it accepted.
+    pub fn failure_reason(&self) -> Option<FailureReason> {
+        let (fault, detail) = self.fault.as_ref()?;
+        Some(FailureReason { reason: fault.name().to_owned(), detail: detail.clone() })
+    }
 }
 
 /// How long the parts of an exchange took; `None` where there was no such part, as on a connection that was kept.

@@ -8,8 +8,8 @@ use serde_json::value::RawValue;
 
 use crate::{EventType, Invalid};
 
-/// The resource whose events are our own: what becomes of a webhook.
-pub(crate) const OPERATIONAL: &str = "webhook";
+/// The resources whose events are our own: what becomes of webhooks and of their deliveries.
+pub(crate) const OPERATIONAL: [&str; 2] = ["webhook", "delivery"];
 
 const MAX_ADDED: usize = 200;
 const MAX_NAME: usize = 32;
@@ -17,7 +17,7 @@ const MAX_NAME: usize = 32;
 /// Of each resource: its name, the plural that is accepted for it, what its JSON looks like, and what may happen to it.
 type BuiltIn = (&'static str, &'static str, &'static str, &'static [(&'static str, &'static str)]);
 
-const BUILT_IN: [BuiltIn; 5] = [
+const BUILT_IN: [BuiltIn; 6] = [
     (
         "order",
         "orders",
@@ -63,13 +63,24 @@ const BUILT_IN: [BuiltIn; 5] = [
         ],
     ),
     (
-        OPERATIONAL,
+        "webhook",
         "webhooks",
         include_str!("catalogue/webhook.json"),
         &[
             ("disabled", "A webhook was disabled, by us: its endpoint failed for days, or answered 410"),
-            ("failing", "Every attempt of a webhook has failed for days; if that goes on it is disabled"),
+            (
+                "failing",
+                "The endpoint of a webhook fails, so its deliveries wait (`error` says why); or, without `error`, every attempt has \
+                 failed for days, and if that goes on it is disabled",
+            ),
+            ("recovered", "The endpoint of a webhook that was failing works again, and what had waited was sent"),
         ],
+    ),
+    (
+        "delivery",
+        "deliveries",
+        include_str!("catalogue/delivery.json"),
+        &[("failed", "A delivery was given up: all its attempts have failed")],
     ),
 ];
 
@@ -204,11 +215,8 @@ impl Catalogue {
                 return Err(Invalid::new("event types", rule));
             }
         }
-        if resource == OPERATIONAL {
-            return Err(Invalid::new(
-                "event types",
-                format!("of {OPERATIONAL} are published by Shopery Webhooks alone"),
-            ));
+        if OPERATIONAL.contains(&resource.as_str()) {
+            return Err(Invalid::new("event types", format!("of {resource} are published by Shopery Webhooks alone")));
         }
         let clash = |known: &&ResourceType| known.name != resource && (known.knows(&resource) || known.knows(&plural));
         if let Some(known) = self.resources.iter().find(clash) {

@@ -155,6 +155,17 @@ pub struct Circuit {
     /// When the next probe is due, while it is open and nobody is at it.
     #[serde(with = "time::serde::rfc3339::option", default, skip_serializing_if = "Option::is_none")]
     pub probe_at: Option<OffsetDateTime>,
+    /// What the endpoint did when it was found to fail; `None` if it only does not keep up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<FailureReason>,
+}
+
+/// Why an endpoint's circuit is open. The name is text: a later release may know more of them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailureReason {
+    /// The name of a [`Fault`](crate::Fault).
+    pub reason: String,
+    pub detail: String,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -168,7 +179,7 @@ pub enum CircuitState {
 
 impl Circuit {
     pub fn new(state: CircuitState, now: OffsetDateTime) -> Self {
-        Self { state, since: now, probes: 0, drainer: None, seen_at: now, probe_at: None }
+        Self { state, since: now, probes: 0, drainer: None, seen_at: now, probe_at: None, error: None }
     }
 
     /// Whether it is open until a probe that a timer is set for.

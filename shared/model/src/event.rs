@@ -19,6 +19,9 @@ pub const MAX_EVENT_BYTES: usize = 256 * 1024;
 
 const MAX_ID_CHARS: usize = 128;
 
+/// The extension attribute by which an operational event says whom it tells of, where its resource is not the webhook.
+pub const ABOUT_WEBHOOK: &str = "aboutwebhook";
+
 /// What an event is about: `order/ord_123`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Resource {
@@ -187,7 +190,9 @@ impl Event {
 
     /// Whether it tells of this webhook, which is not told of itself.
     pub fn is_about(&self, webhook: WebhookId) -> bool {
-        self.event_type.is_operational() && self.resource.id == webhook.to_string()
+        let is_it = |text: &str| text == webhook.to_string();
+        self.event_type.is_operational()
+            && (is_it(&self.resource.id) || self.extensions.text(ABOUT_WEBHOOK).is_some_and(is_it))
     }
 
     /// The event as CloudEvents JSON: canonical names, `data` untouched. [`Event::parse_stored`] reads it back.

@@ -72,7 +72,7 @@ impl EventType {
 
     /// Whether Shopery Webhooks alone publishes it.
     pub fn is_operational(self) -> bool {
-        self.resource == OPERATIONAL
+        OPERATIONAL.contains(&self.resource)
     }
 }
 
@@ -233,6 +233,8 @@ mod tests {
             ("*", "inventory-deleted", true),
             ("*", "webhook-disabled", true),
             ("webhook-*", "webhook-disabled", true),
+            ("webhook-*", "delivery-failed", false),
+            ("delivery-failed", "delivery-failed", true),
             ("order-*", "webhook-disabled", false),
         ] {
             let pattern: EventPattern = pattern.parse().unwrap();

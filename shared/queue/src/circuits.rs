@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Context;
 use async_nats::jetstream::kv::{Entry, Operation, Store};
 use futures_util::StreamExt;
-use shopery_model::{Circuit, TenantId, WebhookId};
+use shopery_model::{Circuit, CircuitState, TenantId, WebhookId};
 use shopery_runtime::Runtime;
 
 use crate::{Queue, subject};
@@ -59,6 +59,13 @@ impl Circuits {
     /// Whether the webhook's jobs are parked.
     pub fn is_broken(&self, id: WebhookId) -> bool {
         self.table.read().unwrap_or_else(PoisonError::into_inner).contains_key(&id)
+    }
+
+    /// The circuits of endpoints that fail.
+    pub fn open(&self) -> Vec<(TenantId, WebhookId, Circuit)> {
+        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        let open = table.iter().filter(|(_, known)| known.circuit.state == CircuitState::Open);
+        open.map(|(id, known)| (known.tenant.clone(), *id, known.circuit.clone())).collect()
     }
 
     /// The circuits whose timer a crash has lost.

@@ -26,7 +26,7 @@ use crate::carriers::Carriers;
 use crate::entity::delivery;
 use crate::rollups;
 use crate::sql::{SIZES, in_sizes, numbered};
-use crate::{Cursor, Page, Recorded, Store, StoreError, Times, from_millis, to_millis};
+use crate::{Cursor, Page, Recorded, Store, StoreError, Times, from_millis, notices, to_millis};
 
 /// A delivery that changes later than this after it was made is late: few are.
 const LATE: Duration = Duration::minutes(10);
@@ -344,7 +344,8 @@ pub(crate) async fn write<'a>(
         let sql = upsert(backend, part.len());
         transaction.execute_raw(Statement::from_sql_and_values(backend, sql, values)).await?;
     }
-    carriers.fail_carried(transaction).await
+    carriers.fail_carried(transaction).await?;
+    notices::note(transaction, rows.iter().map(|row| row.latest)).await
 }
 
 /// What the outcomes of one delivery add up to: one INSERT cannot meet a row twice.

@@ -54,6 +54,7 @@ mod looked_into;
 mod many_webhooks;
 mod metrics;
 mod model;
+mod notified;
 mod openapi;
 mod operations;
 mod ordered;

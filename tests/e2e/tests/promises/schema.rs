@@ -27,10 +27,14 @@ async fn start(stack: &mut Stack) {
     }
 }
 
-/// As it was before the last two steps.
+/// The tables of the last step.
+const TABLES: &str = "DROP TABLE failure_outbox; DROP TABLE circuit_notices;";
+
+/// As it was before the last three steps.
 async fn take_back(stack: &Stack) {
     let mut sql: Vec<_> = ADDED.iter().map(|index| format!("DROP INDEX IF EXISTS {index};")).collect();
     sql.extend(COLUMNS.iter().map(|(table, column)| format!("ALTER TABLE {table} DROP COLUMN {column};")));
+    sql.push(TABLES.to_owned());
     sql.push("DELETE FROM seaql_migrations WHERE version >= 'm0015';".to_owned());
     stored::execute(stack, &sql.concat()).await;
 }
@@ -94,6 +98,7 @@ async fn a_step_that_was_cut_short_leaves_nothing_or_is_begun_again(database: Da
     stop(&mut stack).await;
     // The indexes: some are there, and one is not whole.
     let mut sql = format!("DROP INDEX IF EXISTS {}; DROP INDEX IF EXISTS {};", ADDED[1], ADDED[0]);
+    sql += TABLES;
     sql += "DELETE FROM seaql_migrations WHERE version >= 'm0016';";
     if stack.postgres.is_some() {
         sql += &format!("CREATE INDEX {} ON ONLY deliveries (tenant, fault, id) WHERE fault IS NOT NULL;", ADDED[1]);
