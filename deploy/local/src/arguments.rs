@@ -32,6 +32,10 @@ pub struct Arguments {
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8081")]
     pub ingest: SocketAddr,
 
+    /// Address of the backoffice, the pages [default: 127.0.0.1:8082, or another port if that is taken]
+    #[arg(long, value_name = "ADDR")]
+    pub backoffice: Option<SocketAddr>,
+
     /// Use this NATS server rather than start one; SHOPERY_NATS_USER and SHOPERY_NATS_PASSWORD are used if set
     #[arg(long, value_name = "URL")]
     pub nats_url: Option<String>,

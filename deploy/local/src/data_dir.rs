@@ -77,11 +77,20 @@ impl DataDir {
 
     /// The keys that the secrets in the database are sealed with: one of ours at first; its owner may put others there.
     pub fn encryption_keys(&self) -> anyhow::Result<String> {
-        let path = self.path.join("encryption-keys");
+        self.keys("encryption-keys", "without its keys the stored secrets cannot be read")
+    }
+
+    /// The keys that the sessions of the backoffice are sealed with.
+    pub fn session_keys(&self) -> anyhow::Result<String> {
+        self.keys("session-keys", "delete it to get new ones; everybody signs in again then")
+    }
+
+    fn keys(&self, name: &str, what_now: &str) -> anyhow::Result<String> {
+        let path = self.path.join(name);
         if let Some(keys) = private_file::read(&path)? {
             let keys = keys.trim();
             if let Err(error) = keys.parse::<Keyring>() {
-                bail!("{}: {error}; without its keys the stored secrets cannot be read", path.display());
+                bail!("{}: {error}; {what_now}", path.display());
             }
             return Ok(keys.to_owned());
         }
@@ -158,7 +167,7 @@ fn lock(dir: &Path) -> anyhow::Result<File> {
     Ok(file)
 }
 
-fn random_hex() -> anyhow::Result<String> {
+pub fn random_hex() -> anyhow::Result<String> {
     let mut bytes = [0; SECRET_BYTES];
     rand::fill(&mut bytes).map_err(|_| anyhow!("the operating system gave no random bytes"))?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())

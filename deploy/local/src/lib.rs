@@ -21,7 +21,7 @@ pub mod tls;
 mod token;
 
 pub use arguments::Arguments;
-pub use data_dir::DataDir;
+pub use data_dir::{DataDir, random_hex};
 pub use endpoint::{Delivery, Endpoint};
 pub use services::{Listeners, Services};
 pub use settings::Settings;

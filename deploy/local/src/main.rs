@@ -6,10 +6,13 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 use clap::Parser;
+use shopery_backoffice::Link;
 use shopery_local::nats::{self, Nats};
 use shopery_local::screen::say;
 use shopery_local::tls::Authority;
-use shopery_local::{Arguments, DataDir, Endpoint, Listeners, Services, Settings, TENANT, demo, env_file, token};
+use shopery_local::{
+    Arguments, DataDir, Endpoint, Listeners, Services, Settings, TENANT, demo, env_file, random_hex, token,
+};
 use shopery_runtime::service::stop_on_signals;
 use shopery_runtime::{Runtime, make_files_private, telemetry};
 
@@ -127,7 +130,7 @@ async fn run(
     runtime: &Runtime,
     stack: &mut Stack,
 ) -> anyhow::Result<()> {
-    let listeners = Listeners::bind(arguments.api, arguments.ingest).await?;
+    let listeners = Listeners::bind(arguments, data).await?;
     let secret = data.secret("jwt-secret")?;
     let client = demo::Client::new(listeners.api_url()?, listeners.ingest_url()?, token(&secret)?)?;
     let nats = match &arguments.nats_url {
@@ -140,11 +143,19 @@ async fn run(
     let endpoint = stack.endpoint.insert(endpoint);
 
     decide(&mut settings, arguments, data, &secret, endpoint);
+    let pages_url = listeners.backoffice_url()?;
+    settings.set("SHOPERY_API_URL", &client.api_url);
+    settings.set("SHOPERY_BACKOFFICE_URL", &pages_url);
     settings.set_default("SHOPERY_ENCRYPTION_KEYS", &data.encryption_keys()?);
-    let services = stack.services.insert(Services::start(&settings, listeners, runtime)?);
+    settings.set_default("SHOPERY_BACKOFFICE_KEYS", &data.session_keys()?);
+    // Who can read what we print may sign in, for as long as this process runs.
+    let code = random_hex()?;
+    let link = format!("{pages_url}/link/{code}");
+    let signs_in = Link { code: code.into(), tenant: TENANT.to_owned(), token: client.token.clone().into() };
+    let services = stack.services.insert(Services::start(&settings, listeners, signs_in, runtime)?);
     services.ready().await.with_context(|| format!("cannot start on the data in {}", data.path().display()))?;
-    env_file::write(data.path(), &variables(&client, nats, endpoint, data))?;
-    greet(arguments, &client, nats, endpoint, data);
+    env_file::write(data.path(), &variables(&client, pages_url, nats, endpoint, data))?;
+    greet(arguments, &client, &link, nats, endpoint, data);
 
     let shown = async {
         if !arguments.no_demo {
@@ -178,10 +189,17 @@ fn decide(settings: &mut Settings, arguments: &Arguments, data: &DataDir, secret
 }
 
 /// What the env file says.
-fn variables(client: &demo::Client, nats: &Nats, endpoint: &Endpoint, data: &DataDir) -> Vec<(&'static str, String)> {
+fn variables(
+    client: &demo::Client,
+    pages_url: String,
+    nats: &Nats,
+    endpoint: &Endpoint,
+    data: &DataDir,
+) -> Vec<(&'static str, String)> {
     let mut variables = vec![
         ("SHOPERY_API_URL", client.api_url.clone()),
         ("SHOPERY_INGEST_URL", client.ingest_url.clone()),
+        ("SHOPERY_BACKOFFICE_URL", pages_url),
         ("SHOPERY_NATS_URL", nats.url.clone()),
         ("SHOPERY_TENANT", TENANT.to_owned()),
         ("SHOPERY_TOKEN", client.token.clone()),
@@ -198,7 +216,7 @@ fn variables(client: &demo::Client, nats: &Nats, endpoint: &Endpoint, data: &Dat
     variables
 }
 
-fn greet(arguments: &Arguments, client: &demo::Client, nats: &Nats, endpoint: &Endpoint, data: &DataDir) {
+fn greet(arguments: &Arguments, client: &demo::Client, link: &str, nats: &Nats, endpoint: &Endpoint, data: &DataDir) {
     let note = if data.is_ephemeral() { " (removed at the end)" } else { "" };
     let database = arguments.database_url.as_ref().map_or("SQLite, in the data directory", |_| "yours");
     say(format_args!("Shopery Webhooks {}", env!("CARGO_PKG_VERSION")));
@@ -208,6 +226,7 @@ fn greet(arguments: &Arguments, client: &demo::Client, nats: &Nats, endpoint: &E
     say(format_args!("  NATS      {}", nats.url));
     say(format_args!("  database  {database}"));
     say(format_args!("  endpoint  {} (a sample merchant)", endpoint.url()));
+    say(format_args!("  pages     {link} (signs you in)"));
 }
 
 /// Says what arrives at the sample endpoint.

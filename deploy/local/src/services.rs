@@ -3,12 +3,13 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use anyhow::{anyhow, bail};
+use shopery_backoffice::Link;
 use shopery_runtime::Runtime;
 use tokio::net::TcpListener;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep};
 
-use crate::Settings;
+use crate::{Arguments, DataDir, Settings};
 
 /// Recovering much data takes time, but not for ever.
 const READY_DEADLINE: Duration = Duration::from_secs(90);
@@ -18,14 +19,29 @@ const READY_DEADLINE: Duration = Duration::from_secs(90);
 pub struct Listeners {
     pub api: TcpListener,
     pub ingest: TcpListener,
+    pub backoffice: TcpListener,
 }
+
+/// Where the pages are, if nobody says where and nobody else is there.
+const BACKOFFICE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8082);
 
 impl Listeners {
     /// Listens, or says in one line where it cannot.
-    pub async fn bind(api: SocketAddr, ingest: SocketAddr) -> anyhow::Result<Self> {
-        let api = shopery_http::bind(api).await.map_err(|error| anyhow!("{error:#}; --api takes another"))?;
-        let ingest = shopery_http::bind(ingest).await.map_err(|error| anyhow!("{error:#}; --ingest takes another"))?;
-        Ok(Self { api, ingest })
+    pub async fn bind(arguments: &Arguments, data: &DataDir) -> anyhow::Result<Self> {
+        let bind = async |address, option: &str| {
+            shopery_http::bind(address).await.map_err(|error| anyhow!("{error:#}; {option} takes another"))
+        };
+        let api = bind(arguments.api, "--api").await?;
+        let ingest = bind(arguments.ingest, "--ingest").await?;
+        let backoffice = match arguments.backoffice {
+            Some(address) => bind(address, "--backoffice").await?,
+            // A second launcher, with other addresses for the two above, has its pages elsewhere.
+            None => match shopery_http::bind(BACKOFFICE).await {
+                Ok(listener) => listener,
+                Err(_) => data.listen("backoffice.port").await?,
+            },
+        };
+        Ok(Self { api, ingest, backoffice })
     }
 
     pub fn api_url(&self) -> anyhow::Result<String> {
@@ -34,6 +50,10 @@ impl Listeners {
 
     pub fn ingest_url(&self) -> anyhow::Result<String> {
         base_url(&self.ingest)
+    }
+
+    pub fn backoffice_url(&self) -> anyhow::Result<String> {
+        base_url(&self.backoffice)
     }
 }
 
@@ -51,34 +71,40 @@ fn base_url(listener: &TcpListener) -> anyhow::Result<String> {
 type Service = Pin<Box<dyn Future<Output = anyhow::Result<()>> + Send>>;
 type Ended = (&'static str, anyhow::Result<()>);
 
-/// ingest, router, deliverer, recorder, controller and api, each a task of this process.
+/// ingest, router, deliverer, recorder, controller, api and backoffice, each a task of this process.
 #[derive(Debug)]
 pub struct Services {
     running: JoinSet<Ended>,
     runtime: Runtime,
     /// A service that answers `/readyz` with 200 knows that it is ready.
-    faces: [String; 2],
+    faces: [String; 3],
 }
 
 impl Services {
-    pub fn start(settings: &Settings, listeners: Listeners, runtime: &Runtime) -> anyhow::Result<Self> {
-        let (ingest, router, deliverer, recorder, controller, api) = settings.read(|env| {
+    /// `link` signs in at the pages.
+    pub fn start(settings: &Settings, listeners: Listeners, link: Link, runtime: &Runtime) -> anyhow::Result<Self> {
+        let (ingest, router, deliverer, recorder, controller, api, backoffice) = settings.read(|env| {
             let ingest = shopery_ingest::Config::read(env);
             let router = shopery_router::Config::read(env);
             let deliverer = shopery_deliverer::Config::read(env);
             let recorder = shopery_recorder::Config::read(env);
             let controller = shopery_controller::Config::read(env);
             let api = shopery_api::Config::read(env);
-            Some((ingest?, router?, deliverer?, recorder?, controller?, api?))
+            let backoffice = shopery_backoffice::Config::read(env);
+            Some((ingest?, router?, deliverer?, recorder?, controller?, api?, backoffice?))
         })?;
-        let faces = [listeners.api_url()?, listeners.ingest_url()?];
-        let services: [(_, Service); 6] = [
+        let faces = [listeners.api_url()?, listeners.ingest_url()?, listeners.backoffice_url()?];
+        let services: [(_, Service); 7] = [
             ("ingest", Box::pin(shopery_ingest::run(ingest, listeners.ingest, runtime.clone()))),
             ("router", Box::pin(shopery_router::run(router, runtime.clone()))),
             ("deliverer", Box::pin(shopery_deliverer::run(deliverer, runtime.clone()))),
             ("recorder", Box::pin(shopery_recorder::run(recorder, runtime.clone()))),
             ("controller", Box::pin(shopery_controller::run(controller, runtime.clone()))),
             ("api", Box::pin(shopery_api::run(api, listeners.api, runtime.clone()))),
+            (
+                "backoffice",
+                Box::pin(shopery_backoffice::run(backoffice, listeners.backoffice, Some(link), runtime.clone())),
+            ),
         ];
         let mut running = JoinSet::new();
         for (name, service) in services {

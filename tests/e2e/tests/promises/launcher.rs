@@ -7,6 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use reqwest::StatusCode;
 use serde_json::Value;
 use shopery_e2e::publisher::Credentials;
 use shopery_e2e::{Client, Event, Folder, Process, Publisher, Signal, parts, ports, process, wait};
@@ -117,6 +118,20 @@ async fn the_demo_delivers_an_order_with_a_verified_signature_and_ctrl_c_leaves_
     for part in ["webhook-id", "webhook-signature", "order-created"] {
         assert!(output.to_lowercase().contains(part), "{part} is not in\n{output}");
     }
+    let link = output.lines().find_map(|line| line.trim().strip_prefix("pages")).expect("there is no link");
+    let link = link.split_whitespace().next().unwrap();
+    let browser = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().unwrap();
+    let signed_in = browser.get(link).send().await.unwrap();
+    assert_eq!(
+        (signed_in.status(), &signed_in.headers()["location"]),
+        (StatusCode::SEE_OTHER, &"/webhooks".parse().unwrap())
+    );
+    let cookie = signed_in.headers()["set-cookie"].to_str().unwrap().split(';').next().unwrap().to_owned();
+    let pages = link.split("/link/").next().unwrap();
+    let page = browser.get(format!("{pages}/webhooks")).header("cookie", cookie).send().await.unwrap();
+    let page = page.text().await.unwrap();
+    assert!(page.contains(">demo<"), "{page}");
+    assert_eq!(browser.get(format!("{link}x")).send().await.unwrap().status(), StatusCode::NOT_FOUND);
     launcher.interrupt().await;
     for address in [api, ingest] {
         assert!(TcpListener::bind(&address).is_ok(), "{address} is still taken");
@@ -137,6 +152,7 @@ async fn a_second_start_on_the_same_data_resumes() {
     launcher.says("verified").await;
     let env = launcher.env().await;
     let client = client(&env);
+    assert!(launcher.process.output().contains(&format!("{}/link/", env["SHOPERY_BACKOFFICE_URL"])));
     check_private(&path);
     // Others with the same URL, as the README's first webhook is, must not be taken for the demo's.
     for _ in 0..5 {
