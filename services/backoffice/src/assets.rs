@@ -1,4 +1,4 @@
-//! The style of all pages: a file of its own, under a name that changes with it, so that it is kept for ever.
+//! The files that pages need: each under a name that changes with it, so that it is kept for ever.
 
 use std::sync::OnceLock;
 
@@ -8,22 +8,40 @@ use axum::http::header;
 use axum::response::IntoResponse;
 use axum::routing::get;
 
-const STYLE: &str = include_str!("style.css");
+/// A file that is part of the program.
+#[derive(Debug)]
+pub(crate) struct Asset {
+    content: &'static str,
+    content_type: &'static str,
+    extension: &'static str,
+    path: OnceLock<String>,
+}
+
+pub(crate) static STYLE: Asset = Asset::new(include_str!("style.css"), "text/css; charset=utf-8", "css");
+/// Keeps a page up to date while it is looked at. Nothing needs it.
+pub(crate) static SCRIPT: Asset =
+    Asset::new(include_str!("../vendor/htmx-2.0.11.min.js"), "text/javascript; charset=utf-8", "js");
+
+impl Asset {
+    const fn new(content: &'static str, content_type: &'static str, extension: &'static str) -> Self {
+        Self { content, content_type, extension, path: OnceLock::new() }
+    }
+
+    pub(crate) fn path(&self) -> &str {
+        self.path.get_or_init(|| {
+            let hash = digest(&SHA256, self.content.as_bytes());
+            let name: String = hash.as_ref().iter().take(6).map(|byte| format!("{byte:02x}")).collect();
+            format!("/assets/{name}.{}", self.extension)
+        })
+    }
+}
 
 pub(crate) fn routes() -> Router {
-    Router::new().route(style_path(), get(style))
-}
-
-pub(crate) fn style_path() -> &'static str {
-    static PATH: OnceLock<String> = OnceLock::new();
-    PATH.get_or_init(|| {
-        let hash = digest(&SHA256, STYLE.as_bytes());
-        let name: String = hash.as_ref().iter().take(6).map(|byte| format!("{byte:02x}")).collect();
-        format!("/assets/{name}.css")
-    })
-}
-
-async fn style() -> impl IntoResponse {
-    let kept = "public, max-age=31536000, immutable";
-    ([(header::CONTENT_TYPE, "text/css; charset=utf-8"), (header::CACHE_CONTROL, kept)], STYLE)
+    let serve = |asset: &'static Asset| {
+        get(async move || {
+            let kept = "public, max-age=31536000, immutable";
+            ([(header::CONTENT_TYPE, asset.content_type), (header::CACHE_CONTROL, kept)], asset.content).into_response()
+        })
+    };
+    Router::new().route(STYLE.path(), serve(&STYLE)).route(SCRIPT.path(), serve(&SCRIPT))
 }

@@ -12,6 +12,7 @@ use crate::App;
 use crate::api::{Answered, Attempt, Delivery, List, Sent};
 use crate::form::Form;
 use crate::layout::{Room, command, key, page, pretty};
+use crate::live;
 use crate::moment::moment;
 use crate::texts::Texts;
 use crate::visitor::{NoPage, Visitor, html as answer};
@@ -26,6 +27,7 @@ const SHOWN: usize = 10;
 pub(crate) fn routes() -> Router<App> {
     Router::new()
         .route("/deliveries", get(list))
+        .route("/deliveries/news", get(news))
         .route("/deliveries/{id}", get(one))
         .route("/deliveries/{id}/resend", post(resend))
 }
@@ -50,24 +52,60 @@ async fn list(visitor: Visitor, RawQuery(query): RawQuery) -> Result<Response, N
     let asked = asked(query.as_deref());
     let found: List<Delivery> = visitor.get(&["company", "deliveries"], &asked).await?;
     let without_cursor = || asked.iter().filter(|(name, _)| *name != "cursor");
-    let link = |cursor: Option<&str>| {
-        let mut pairs = Serializer::new("/deliveries?".to_owned());
+    let link = |path: &str, more: Option<(&str, &str)>| {
+        let mut pairs = Serializer::new(format!("{path}?"));
         pairs.extend_pairs(without_cursor());
-        pairs.extend_pairs(cursor.map(|cursor| ("cursor", cursor)));
+        pairs.extend_pairs(more);
         pairs.finish()
+    };
+    // The newest deliveries may be looked at as they come; what is older stays as it is.
+    let is_newest = value(&asked, "cursor").is_empty();
+    let is_live = is_newest && parse(query.as_deref().unwrap_or_default().as_bytes()).any(|(name, _)| name == "live");
+    let shown = html! {
+        @if found.data.is_empty() { p { (texts.no_deliveries) } } @else { (table(texts, &found.data)) }
     };
     let options: String =
         without_cursor().map(|(name, value)| format!(" --{} '{value}'", name.replace('_', "-"))).collect();
     let content = html! {
         (filters(texts, &asked))
-        @if found.data.is_empty() { p { (texts.no_deliveries) } } @else { (table(texts, &found.data)) }
+        @if is_newest {
+            p {
+                @if is_live { a href=(link("/deliveries", None)) { (texts.stop_following) } }
+                @else { a href=(link("/deliveries", Some(("live", "1")))) { (texts.follow) } }
+            }
+        }
+        @if is_newest && !is_live {
+            (live::news(&link("/deliveries/news", found.data.first().map(|newest| ("after", newest.id.as_str())))))
+        }
+        (live::part("deliveries", &visitor.here, is_live, &shown))
         div.actions {
-            @if !value(&asked, "cursor").is_empty() { a.button.quiet href=(link(None)) { (texts.newer) } }
-            @if let Some(cursor) = &found.next_cursor { a.button.quiet href=(link(Some(cursor))) { (texts.older) } }
+            @if !is_newest { a.button.quiet href=(link("/deliveries", None)) { (texts.newer) } }
+            @if let Some(cursor) = &found.next_cursor {
+                a.button.quiet href=(link("/deliveries", Some(("cursor", cursor)))) { (texts.older) }
+            }
         }
         (command(texts, &format!("shopery deliveries list{options}; shopery deliveries tail")))
     };
     Ok(answer(page(&visitor, Room::Deliveries, texts.deliveries, &content)))
+}
+
+/// How many deliveries have come since the newest one that is shown, and how those that are shown stand.
+async fn news(visitor: Visitor, RawQuery(query): RawQuery) -> Result<Response, NoPage> {
+    let texts = visitor.texts;
+    let asked = asked(query.as_deref());
+    let found: List<Delivery> = visitor.get(&["company", "deliveries"], &asked).await?;
+    let after = parse(query.as_deref().unwrap_or_default().as_bytes()).find(|(name, _)| name == "after");
+    // Ids are in the order in which deliveries were made.
+    let is_new = |delivery: &&Delivery| after.as_ref().is_none_or(|(_, after)| delivery.id.as_str() > after.as_ref());
+    let new = found.data.iter().filter(is_new).count();
+    let more = if new == found.data.len() && found.next_cursor.is_some() { "+" } else { "" };
+    let news = html! {
+        @if new > 0 { p.notice { (new) (more) " " (texts.new_deliveries) " " a href=(visitor.here) { (texts.show) } } }
+        @for delivery in found.data.iter().skip(new) {
+            span id={ "state-" (delivery.id) } class=(class(&delivery.state)) hx-swap-oob="true" { (delivery.state) }
+        }
+    };
+    Ok(answer(news.into_string()))
 }
 
 fn filters(texts: &Texts, asked: &[(&'static str, String)]) -> Markup {
@@ -116,7 +154,7 @@ fn table(texts: &Texts, deliveries: &[Delivery]) -> Markup {
                         tr {
                             td { a href={ "/deliveries/" (delivery.id) } { (delivery.event) } }
                             td { (delivery.resource) }
-                            td { span class=(class(&delivery.state)) { (delivery.state) } }
+                            td { span id={ "state-" (delivery.id) } class=(class(&delivery.state)) { (delivery.state) } }
                             td.number { (delivery.attempt_count) }
                             td {
                                 @if let Some(status) = delivery.response_status { (status) " " }

@@ -46,7 +46,7 @@ impl FromRequest<App> for Form {
         let (mut parts, body) = request.into_parts();
         let visitor = <Visitor as axum::extract::FromRequestParts<App>>::from_request_parts(&mut parts, app).await;
         // After signing in there is no form any more, but the page that has it.
-        let visitor = visitor.map_err(|_| NoPage::SignIn { back: page_of(&parts.headers) })?;
+        let visitor = visitor.map_err(|_| NoPage::SignIn { back: page_of(&parts.headers), is_part: false })?;
         let texts = visitor.texts;
         if !is_from_here(&parts.headers, &app.url) {
             return Err(NoPage::Forged { texts });

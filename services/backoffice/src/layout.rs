@@ -3,7 +3,7 @@
 use maud::{DOCTYPE, Markup, html};
 use secrecy::ExposeSecret;
 
-use crate::assets;
+use crate::assets::{SCRIPT, STYLE};
 use crate::form::KEY;
 use crate::texts::Texts;
 use crate::visitor::Visitor;
@@ -16,14 +16,15 @@ pub(crate) enum Room {
     Events,
 }
 
-fn head(texts: &Texts, title: &str) -> Markup {
+fn head(texts: &Texts, title: &str, more: &Markup) -> Markup {
     html! {
         head {
             meta charset="utf-8";
             meta name="viewport" content="width=device-width, initial-scale=1";
             meta name="color-scheme" content="light dark";
             title { (title) " · " (texts.product) }
-            link rel="stylesheet" href=(assets::style_path());
+            link rel="stylesheet" href=(STYLE.path());
+            (more)
         }
     }
 }
@@ -39,7 +40,7 @@ pub(crate) fn page(visitor: &Visitor, room: Room, title: &str, content: &Markup)
     let page = html! {
         (DOCTYPE)
         html lang=(texts.code) {
-            (head(texts, title))
+            (head(texts, title, &script()))
             body {
                 a.skip href="#content" { (texts.skip) }
                 header {
@@ -61,6 +62,16 @@ pub(crate) fn page(visitor: &Visitor, room: Room, title: &str, content: &Markup)
         }
     };
     page.into_string()
+}
+
+/// What updates parts of a page. It evaluates nothing, brings no style of its own, asks nobody but us and keeps no page.
+fn script() -> Markup {
+    const CONFIG: &str =
+        r#"{"allowEval":false,"includeIndicatorStyles":false,"selfRequestsOnly":true,"historyCacheSize":0}"#;
+    html! {
+        meta name="htmx-config" content=(CONFIG);
+        script src=(SCRIPT.path()) defer {}
+    }
 }
 
 /// Which tenant, and the others of the token.
@@ -89,7 +100,7 @@ pub(crate) fn bare_with(texts: &Texts, title: &str, content: &Markup) -> String 
     let page = html! {
         (DOCTYPE)
         html lang=(texts.code) {
-            (head(texts, title))
+            (head(texts, title, &html! {}))
             body.bare { main #content { h1 { (title) } (content) } }
         }
     };

@@ -2,7 +2,8 @@
 //! refuses is not shown, and tenants stay apart because their tokens do. It keeps nothing: a session is a sealed cookie.
 //!
 //! An event's way through the code of a page: [`visitor`] says who asks, a file for each group of pages asks the API by
-//! [`api`] and makes HTML, [`layout`] puts it into the frame that all have. Every page is whole without JavaScript.
+//! [`api`] and makes HTML, [`layout`] puts it into the frame that all have. Every page is whole without JavaScript; with it, some
+//! keep themselves up to date ([`live`]).
 
 mod api;
 mod assets;
@@ -10,6 +11,7 @@ mod deliveries;
 mod events;
 mod form;
 mod layout;
+mod live;
 mod moment;
 mod overview;
 mod recovery;
@@ -48,9 +50,9 @@ pub const ABOUT: About = About {
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Of a call of the API; a Test call takes up to five seconds.
 const TIMEOUT: Duration = Duration::from_secs(15);
-/// Nothing but our own style, and forms that lead to ourselves.
-const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; \
-                                       frame-ancestors 'none'; base-uri 'none'";
+/// Nothing but our own style and script, and what leads to ourselves.
+const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; \
+                                       img-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'";
 
 #[derive(Debug, Clone)]
 pub struct Config {

@@ -14,6 +14,7 @@ use crate::App;
 use crate::api::{Plan, Recovery};
 use crate::form::Form;
 use crate::layout::{Room, command, key, page};
+use crate::live;
 use crate::moment::{moment, parameter};
 use crate::visitor::{NoPage, Visitor, html as answer};
 
@@ -82,7 +83,7 @@ async fn show(visitor: Visitor, Path(id): Path<String>) -> Result<Response, NoPa
     let texts = visitor.texts;
     let recovery: Recovery = visitor.get(&["company", "recoveries", &id], &[]).await?;
     let is_running = recovery.state == "running";
-    let content = html! {
+    let progress = html! {
         div.card role="status" {
             dl {
                 dt { (texts.state) } dd { (recovery.state) @if let Some(error) = &recovery.error { ": " (error) } }
@@ -91,6 +92,9 @@ async fn show(visitor: Visitor, Path(id): Path<String>) -> Result<Response, NoPa
                 dt { (texts.unavailable_count) } dd { (recovery.unavailable) }
             }
         }
+    };
+    let content = html! {
+        (live::part("progress", &format!("/recoveries/{id}"), is_running, &progress))
         div.actions {
             @if is_running {
                 a.button.quiet href={ "/recoveries/" (id) } { (texts.refresh) }

@@ -54,6 +54,10 @@ macro_rules! texts {
 texts! {
     product: "Shopery Webhooks", "Webhooks de Shopery";
     skip: "Skip to the content", "Ir al contenido";
+    follow: "Show new ones as they come", "Mostrar las nuevas según llegan";
+    stop_following: "Stop showing new ones as they come", "Dejar de mostrar las nuevas según llegan";
+    new_deliveries: "new.", "nuevas.";
+    show: "Show", "Mostrar";
     webhooks: "Webhooks", "Webhooks";
     deliveries: "Deliveries", "Entregas";
     events: "Events", "Eventos";

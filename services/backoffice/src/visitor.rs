@@ -13,10 +13,9 @@ use shopery_client::{Answer, Caller, Error, Problem, Request};
 use time::OffsetDateTime;
 use url::form_urlencoded::byte_serialize;
 
-use crate::layout;
 use crate::session::Session;
 use crate::texts::{Language, Texts};
-use crate::{App, Origin};
+use crate::{App, Origin, layout, live};
 
 /// A person who has signed in.
 #[derive(Debug, Clone)]
@@ -26,6 +25,8 @@ pub(crate) struct Visitor {
     pub(crate) texts: &'static Texts,
     /// The path and query of the request.
     pub(crate) here: String,
+    /// Whether only a part of that page is asked for.
+    is_part: bool,
     pub(crate) origin: Option<IpAddr>,
 }
 
@@ -35,6 +36,8 @@ pub(crate) enum NoPage {
     /// Whoever asks has to sign in first, and comes back to this path then.
     SignIn {
         back: String,
+        /// A part of a page was asked for: the whole page has to go there.
+        is_part: bool,
     },
     Api {
         error: Error,
@@ -59,8 +62,12 @@ impl FromRequestParts<App> for Visitor {
         let session = session.filter(|session| !is_over(session, OffsetDateTime::now_utc()));
         let texts = Language::of(&parts.headers).texts();
         let origin = parts.extensions.get::<Origin>().map(|origin| origin.0);
-        let visitor = session.map(|session| Self { app: app.clone(), session, texts, here: here.clone(), origin });
-        std::future::ready(visitor.ok_or(NoPage::SignIn { back: here }))
+        let page = live::page_of(&parts.headers);
+        let is_part = page.is_some();
+        let here = page.unwrap_or(here);
+        let visitor =
+            session.map(|session| Self { app: app.clone(), session, texts, here: here.clone(), is_part, origin });
+        std::future::ready(visitor.ok_or(NoPage::SignIn { back: here, is_part }))
     }
 }
 
@@ -97,7 +104,9 @@ impl Visitor {
 
     pub(crate) fn failed(&self, error: Error) -> NoPage {
         match error {
-            Error::Refused(problem) if problem.status == 401 => NoPage::SignIn { back: self.here.clone() },
+            Error::Refused(problem) if problem.status == 401 => {
+                NoPage::SignIn { back: self.here.clone(), is_part: self.is_part }
+            }
             error => NoPage::Api { error, visitor: Box::new(self.clone()) },
         }
     }
@@ -116,7 +125,13 @@ pub(crate) fn escaped(text: &str) -> Cow<'_, str> {
 impl IntoResponse for NoPage {
     fn into_response(self) -> Response {
         match self {
-            Self::SignIn { back } => Redirect::to(&format!("/sign-in?back={}", escaped(&back))).into_response(),
+            Self::SignIn { back, is_part } => {
+                let sign_in = format!("/sign-in?back={}", escaped(&back));
+                if is_part {
+                    return (StatusCode::UNAUTHORIZED, [("hx-redirect", sign_in)]).into_response();
+                }
+                Redirect::to(&sign_in).into_response()
+            }
             Self::Forged { texts } => {
                 let page = layout::bare(texts, texts.refused, texts.forged);
                 (StatusCode::FORBIDDEN, html(page)).into_response()
