@@ -32,7 +32,7 @@ pub struct Arguments {
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8081")]
     pub ingest: SocketAddr,
 
-    /// Address of the backoffice, the pages [default: 127.0.0.1:8082, or another port if that is taken]
+    /// Address of the backoffice, the pages [default: 127.0.0.1:8086, or another port if that is taken]
     #[arg(long, value_name = "ADDR")]
     pub backoffice: Option<SocketAddr>,
 

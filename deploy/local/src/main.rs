@@ -143,12 +143,12 @@ async fn run(
     let endpoint = stack.endpoint.insert(endpoint);
 
     decide(&mut settings, arguments, data, &secret, endpoint);
-    let pages_url = listeners.backoffice_url()?;
     settings.set("SHOPERY_API_URL", &client.api_url);
-    settings.set("SHOPERY_BACKOFFICE_URL", &pages_url);
+    settings.set_default("SHOPERY_BACKOFFICE_URL", &listeners.backoffice_url()?);
+    let pages_url = settings.get("SHOPERY_BACKOFFICE_URL").unwrap_or_default().trim_end_matches('/').to_owned();
     settings.set_default("SHOPERY_ENCRYPTION_KEYS", &data.encryption_keys()?);
     settings.set_default("SHOPERY_BACKOFFICE_KEYS", &data.session_keys()?);
-    // Who can read what we print may sign in, for as long as this process runs.
+    // Who can read what we print may sign in while this process runs, and stays signed in for as long as the token is good.
     let code = random_hex()?;
     let link = format!("{pages_url}/link/{code}");
     let signs_in = Link { code: code.into(), tenant: TENANT.to_owned(), token: client.token.clone().into() };

@@ -23,7 +23,7 @@ pub struct Listeners {
 }
 
 /// Where the pages are, if nobody says where and nobody else is there.
-const BACKOFFICE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8082);
+const BACKOFFICE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8086);
 
 impl Listeners {
     /// Listens, or says in one line where it cannot.

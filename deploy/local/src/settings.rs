@@ -26,6 +26,10 @@ impl Settings {
         self.0.insert(name.to_owned(), value.into());
     }
 
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str)
+    }
+
     pub fn remove(&mut self, name: &str) {
         self.0.remove(name);
         self.0.remove(&file_variant(name));

@@ -81,7 +81,7 @@ impl Config {
     }
 }
 
-/// Signs in whoever knows the code, for as long as the process runs: what the launcher prints.
+/// Signs in whoever knows the code: what the launcher prints.
 #[derive(Debug, Clone)]
 pub struct Link {
     pub code: SecretString,

@@ -149,7 +149,7 @@ impl Leader {
         starting.waits_for("comparing CONFIG with the database");
         let reconciler = Reconciler { queue: queue.clone(), store: store.clone(), writer, published };
         let circuits = Circuits::follow(queue, runtime);
-        let notifier = Notifier { queue: queue.clone(), store: store.clone(), circuits };
+        let notifier = Notifier::new(queue.clone(), store.clone(), circuits);
         let recoverer = Recoverer { queue: queue.clone(), store: store.clone(), resent: self.resent.clone() };
         tokio::try_join!(reconciler.run(starting, shutdown), recoverer.run(shutdown), async {
             tokio::join!(self.retention.run(queue, &store, shutdown), notifier.run(shutdown));

@@ -1,50 +1,64 @@
-//! Notifies tenants of what their webhooks meet: that an endpoint fails, that it works again, and that a delivery was given up.
+//! Notifies a tenant's other webhooks of what one of them meets: that its endpoint fails, that it works again, and that a delivery
+//! was given up. Where nobody subscribes to that, nothing is published.
 //!
-//! - `webhook-failing`: a circuit is open for [`GRACE`]. Who opens and closes it within that is not worth a word.
-//! - `webhook-recovered`: after that, its circuit is closed, and an attempt has succeeded. A circuit that is not there alone says
-//!   nothing: the bucket may be lost.
+//! - `webhook-failing`: a circuit is open for [`NOTIFY_AFTER`]. What opens and closes within that is not worth a word.
+//! - `webhook-recovered`: after that its circuit is closed, and something was delivered. That a circuit is not there says nothing
+//!   alone: the bucket may be lost, or all that waited was discarded.
 //! - `delivery-failed`: the recorder leaves a row of what somebody wants to know.
 //!
-//! That a webhook is disabled, or about to be, [`ConfigWriter`](shopery_control::ConfigWriter) tells.
+//! That a webhook is disabled, or about to be, [`ConfigWriter`](shopery_control::ConfigWriter) publishes.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use anyhow::Context;
 use futures_util::future::join_all;
-use shopery_control::notification::{delivery_failed, publish_once, webhook_failing, webhook_recovered};
-use shopery_model::{Circuit, DeliveryState, TenantId, WebhookId};
+use shopery_control::notification::{
+    self, DELIVERY_FAILED, WEBHOOK_FAILING, WEBHOOK_RECOVERED, delivery_failed, webhook_failing, webhook_recovered,
+};
+use shopery_model::{Circuit, DeliveryState, EventType, TenantId, WebhookId};
 use shopery_queue::{Circuits, Queue};
 use shopery_runtime::Shutdown;
-use shopery_store::{PendingFailure, Store, StoreError, WebhookRecord, WebhookState};
-use time::OffsetDateTime;
+use shopery_store::{
+    CircuitNotice, DeliveryFilter, PendingFailure, Store, StoreError, Times, WebhookRecord, WebhookState,
+};
+use tokio::time::Instant;
 
-/// How often it is looked what there is to tell.
+/// How often it is looked what there is to publish.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// An endpoint that fails for less long is not told of.
-const GRACE: time::Duration = time::Duration::seconds(10);
-/// Events that are published at a time.
-const AT_A_TIME: usize = 32;
-/// Webhooks that are looked at in one go, so that many of them hold up no failures.
-const MANY: usize = 200;
+/// Of an endpoint that fails for less long nobody is notified.
+const NOTIFY_AFTER: time::Duration = time::Duration::seconds(10);
+/// Webhooks that are looked at in one go.
+const MAX_WEBHOOKS: usize = 200;
+/// A webhook of which nothing can be published now is looked at again after this.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
+const MAX_CONCURRENT_PUBLISHES: usize = 32;
 
 #[derive(Debug)]
 pub(crate) struct Notifier {
-    pub(crate) queue: Queue,
-    pub(crate) store: Store,
-    pub(crate) circuits: Circuits,
+    queue: Queue,
+    store: Store,
+    circuits: Circuits,
+    /// Those of which others were notified that they fail; `None`: not read yet.
+    notified: Option<HashSet<WebhookId>>,
+    /// Those that fail, and of which nobody is to be notified now.
+    passed_over: HashMap<WebhookId, Instant>,
+    /// The last notice that was looked at. They take turns.
+    cursor: String,
 }
 
-/// The webhooks of which it was told that they fail, and since when.
-type Told = HashMap<WebhookId, (TenantId, OffsetDateTime)>;
-
 impl Notifier {
+    pub(crate) fn new(queue: Queue, store: Store, circuits: Circuits) -> Self {
+        Self { queue, store, circuits, notified: None, passed_over: HashMap::new(), cursor: String::new() }
+    }
+
     /// Runs until the drain begins.
-    pub(crate) async fn run(&self, shutdown: &Shutdown) {
-        let mut told = None;
+    pub(crate) async fn run(mut self, shutdown: &Shutdown) {
         while !shutdown.is_draining() {
-            if let Err(error) = self.notify(&mut told).await {
-                tracing::warn!("tenants are notified later: {error:#}");
+            // One that cannot be done holds up no other.
+            for done in [self.notify_of_circuits().await, self.notify_of_failures(shutdown).await] {
+                if let Err(error) = done {
+                    tracing::warn!("tenants are notified later: {error:#}");
+                }
             }
             tokio::select! {
                 () = tokio::time::sleep(INTERVAL) => {}
@@ -53,110 +67,123 @@ impl Notifier {
         }
     }
 
-    async fn notify(&self, told: &mut Option<Told>) -> anyhow::Result<()> {
-        let told = match told {
-            Some(told) => told,
-            None => {
-                let rows = self.store.webhooks_told_failing().await?;
-                told.insert(rows.into_iter().map(|(tenant, id, since)| (id, (tenant, since))).collect())
-            }
+    async fn notify_of_circuits(&mut self) -> anyhow::Result<()> {
+        if self.notified.is_none() {
+            self.notified = Some(self.store.webhooks_with_circuit_notice().await?.into_iter().collect());
+        }
+        let (now, long_ago) = (shopery_queue::now(), Instant::now() - LOOK_AGAIN.min(Instant::now().elapsed()));
+        self.passed_over.retain(|_, at| *at > long_ago);
+        let (notified, passed_over) = (&self.notified, &self.passed_over);
+        let is_new = |id: &WebhookId, circuit: &Circuit| {
+            // One without an error was written by a deliverer of before.
+            now - circuit.since >= NOTIFY_AFTER
+                && circuit.error.is_some()
+                && !passed_over.contains_key(id)
+                && !notified.as_ref().is_some_and(|known| known.contains(id))
         };
-        self.tell_of_circuits(told).await?;
-        while self.tell_of_failures().await? {}
-        Ok(())
-    }
-
-    async fn tell_of_circuits(&self, told: &mut Told) -> anyhow::Result<()> {
-        let now = shopery_queue::now();
-        let open = self.circuits.open();
-        let is_new =
-            |(_, id, circuit): &&(TenantId, WebhookId, Circuit)| now - circuit.since >= GRACE && !told.contains_key(id);
-        let new: Vec<_> = open.iter().filter(is_new).take(MANY).collect();
-        for (tenant, id, circuit) in new {
-            if self.tell_failing(tenant, *id, circuit).await? {
-                told.insert(*id, (tenant.clone(), circuit.since));
+        for (tenant, id, circuit) in self.circuits.open(MAX_WEBHOOKS, is_new) {
+            if self.notify_failing(&tenant, id, circuit).await? {
+                self.notified.get_or_insert_default().insert(id);
+            } else {
+                self.passed_over.insert(id, Instant::now());
             }
         }
-        let closed: Vec<_> = told.iter().filter(|(id, _)| !self.circuits.is_broken(**id)).take(MANY).collect();
-        let mut over = Vec::new();
-        for (id, (tenant, since)) in closed {
-            if self.tell_recovered(tenant, *id, *since).await? {
-                over.push(*id);
+        let notices = self.store.circuit_notices(&self.cursor, MAX_WEBHOOKS as u64).await?;
+        self.cursor = notices.last().map(|notice| notice.webhook.to_string()).unwrap_or_default();
+        for notice in notices {
+            if !self.circuits.is_broken(notice.webhook) && self.notify_recovered(&notice).await? {
+                self.notified.get_or_insert_default().remove(&notice.webhook);
             }
-        }
-        for id in over {
-            told.remove(&id);
         }
         Ok(())
     }
 
-    /// False if it cannot be told now.
-    async fn tell_failing(&self, tenant: &TenantId, id: WebhookId, circuit: &Circuit) -> anyhow::Result<bool> {
+    /// False if there is nothing to publish of it now.
+    async fn notify_failing(&self, tenant: &TenantId, id: WebhookId, circuit: Circuit) -> anyhow::Result<bool> {
         let Some(record) = self.active(tenant, id).await? else { return Ok(false) };
-        let event = webhook_failing(&record, circuit.since, circuit.error.clone())?;
-        publish_once(&self.queue, tenant, &event).await?;
-        self.store.told_failing(tenant, id, circuit.since).await?;
+        if self.is_wanted(tenant, WEBHOOK_FAILING, id).await? {
+            let event = webhook_failing(&record, circuit.since, shopery_queue::now(), circuit.error)?;
+            notification::publish_once(&self.queue, tenant, &event).await?;
+        }
+        self.store.note_circuit(tenant, id, circuit.since).await?;
         Ok(true)
     }
 
-    /// False if it cannot be told yet.
-    async fn tell_recovered(&self, tenant: &TenantId, id: WebhookId, since: OffsetDateTime) -> anyhow::Result<bool> {
+    /// False if it is not over yet.
+    async fn notify_recovered(&self, notice: &CircuitNotice) -> anyhow::Result<bool> {
+        let CircuitNotice { tenant, webhook, since } = notice;
         // What the watch says may be incomplete.
-        if self.queue.circuit(tenant, id).await?.is_some() {
+        if self.queue.circuit(tenant, *webhook).await?.is_some() {
             return Ok(false);
         }
-        if let Some(record) = self.active(tenant, id).await? {
-            if record.failing_since.is_some() {
-                return Ok(false);
-            }
-            let event = webhook_recovered(&record, since, shopery_queue::now())?;
-            publish_once(&self.queue, tenant, &event).await?;
+        // Of one that was disabled, paused or deleted there is nothing more to say.
+        if let Some(record) = self.active(tenant, *webhook).await?
+            && self.has_delivered(notice).await?
+            && self.is_wanted(tenant, WEBHOOK_RECOVERED, *webhook).await?
+        {
+            let event = webhook_recovered(&record, *since, shopery_queue::now())?;
+            notification::publish_once(&self.queue, tenant, &event).await?;
         }
-        // Of one that was disabled or deleted there is nothing more to tell.
-        self.store.told_recovered(id).await?;
+        self.store.forget_circuit_notice(notice).await?;
         Ok(true)
+    }
+
+    /// Whether something was delivered since the circuit was opened.
+    async fn has_delivered(&self, CircuitNotice { tenant, webhook, since }: &CircuitNotice) -> anyhow::Result<bool> {
+        let times = Times { updated_at_min: Some(*since), ..Times::default() };
+        let states = vec![DeliveryState::Delivered];
+        let filter = DeliveryFilter { webhook: Some(*webhook), states, times, ..DeliveryFilter::default() };
+        Ok(!self.store.deliveries(tenant, &filter, None, 1).await?.items.is_empty())
     }
 
     async fn active(&self, tenant: &TenantId, id: WebhookId) -> anyhow::Result<Option<WebhookRecord>> {
-        let found = match self.store.webhook(tenant, id).await {
-            Ok(found) => found,
-            // It never will read, and the others are told of all the same.
-            Err(StoreError::Corrupt(why)) => {
-                tracing::error!(webhook = %id, why, "a webhook does not read");
-                None
-            }
-            Err(error) => return Err(error.into()),
-        };
+        let found = read(id, self.store.webhook(tenant, id).await)?;
         Ok(found.filter(|record| record.state == WebhookState::Active))
     }
 
-    /// Whether there may be more.
-    async fn tell_of_failures(&self) -> anyhow::Result<bool> {
-        let pending = self.store.pending_failures().await?;
-        for part in pending.chunks(AT_A_TIME) {
-            let told = join_all(part.iter().map(|failure| self.tell_of_failure(failure))).await;
-            let told = told.into_iter().collect::<anyhow::Result<()>>();
-            // Those that were told are told again with the next try, to no harm: the event is known by its id.
-            told.context("a delivery that was given up")?;
-            self.store.failures_notified(part).await?;
-        }
-        Ok(!pending.is_empty())
+    async fn is_wanted(&self, tenant: &TenantId, event_type: &str, subject: WebhookId) -> anyhow::Result<bool> {
+        Ok(self.store.has_listener(tenant, event_type.parse::<EventType>()?, subject).await?)
     }
 
-    async fn tell_of_failure(&self, PendingFailure { delivery, round, tenant }: &PendingFailure) -> anyhow::Result<()> {
-        let found = match self.store.delivery(tenant, *delivery).await {
-            Ok(found) => found,
-            Err(StoreError::Corrupt(why)) => {
-                tracing::error!(%delivery, why, "a delivery does not read");
-                None
+    async fn notify_of_failures(&self, shutdown: &Shutdown) -> anyhow::Result<()> {
+        let pending = self.store.pending_failures().await?;
+        for part in pending.chunks(MAX_CONCURRENT_PUBLISHES) {
+            if shutdown.is_draining() {
+                return Ok(());
             }
-            Err(error) => return Err(error.into()),
-        };
-        let Some((record, _)) = found else { return Ok(()) };
+            let notified = join_all(part.iter().map(|failure| self.notify_failed(failure))).await;
+            let (mut done, mut failed) = (Vec::new(), None);
+            for (failure, notified) in part.iter().zip(notified) {
+                match notified {
+                    Ok(()) => done.push(failure.clone()),
+                    Err(error) => failed = Some(error.context(format!("{DELIVERY_FAILED} of {}", failure.delivery))),
+                }
+            }
+            self.store.failures_notified(&done).await?;
+            if let Some(error) = failed {
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    async fn notify_failed(&self, PendingFailure { tenant, delivery, round }: &PendingFailure) -> anyhow::Result<()> {
+        let Some((record, _)) = read(delivery, self.store.delivery(tenant, *delivery).await)? else { return Ok(()) };
         // Somebody may have sent it again meanwhile.
         if record.round != *round || record.state != DeliveryState::Failed.name() {
             return Ok(());
         }
-        publish_once(&self.queue, tenant, &delivery_failed(&record)?).await
+        notification::publish_once(&self.queue, tenant, &delivery_failed(&record)?).await
+    }
+}
+
+/// What does not read never will, and others are notified all the same.
+fn read<T>(id: impl std::fmt::Display, found: Result<Option<T>, StoreError>) -> anyhow::Result<Option<T>> {
+    match found {
+        Err(StoreError::Corrupt(why)) => {
+            tracing::error!(%id, why, "what tenants are to be notified of does not read");
+            Ok(None)
+        }
+        found => Ok(found?),
     }
 }

@@ -108,9 +108,10 @@ impl Deliverer {
             Tried::Attempted(attempted) => *attempted,
             Tried::Ended(end) => return Ok(end.outcome(job.meta)),
         };
-        let tenant = job.meta.tenant.clone();
+        let (tenant, event_type) = (job.meta.tenant.clone(), job.meta.event_type);
         let failures = pass.finish(delivery, attempted.is_success());
-        if self.breaker.is_reached(failures) {
+        // Who refuses notifications only would be one more to notify of, and so on in a circle.
+        if self.breaker.is_reached(failures) && !event_type.is_operational() {
             self.breaker.open(&tenant, id, Some(&attempted.answer)).await?;
             self.endpoints.turn_away(id);
         }

@@ -12,36 +12,49 @@ use time::OffsetDateTime;
 use crate::WebhookResource;
 
 const SOURCE: &str = "shopery-webhooks";
-const DISABLED: &str = "webhook-disabled";
-const FAILING: &str = "webhook-failing";
-const RECOVERED: &str = "webhook-recovered";
-const DELIVERY_FAILED: &str = "delivery-failed";
+const WEBHOOK_DISABLED: &str = "webhook-disabled";
+pub const WEBHOOK_FAILING: &str = "webhook-failing";
+pub const WEBHOOK_RECOVERED: &str = "webhook-recovered";
+pub use shopery_model::DELIVERY_FAILED;
+
+/// What a notification says besides the webhook itself.
+#[derive(Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct More {
+    /// What its endpoint did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<FailureReason>,
+    /// If it goes on failing.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    will_be_disabled: bool,
+}
 
 /// The event that is still to be told of a webhook, if there is one. Its id follows from what has happened, so that
 /// EVENTS keeps it once, whoever tells it and however often.
 pub(crate) fn pending_notification(record: &WebhookRecord) -> Result<Option<Event>, Invalid> {
     let disabled = record.disabled.filter(|_| record.state == WebhookState::Disabled && !record.is_told);
     let warned = record.warned_at.filter(|_| record.state == WebhookState::Active && !record.is_warning_notified);
-    let (event_type, at) = match (disabled, warned) {
-        (Some((at, _)), _) => (DISABLED, at),
-        (None, Some(at)) => (FAILING, at),
+    let (event_type, at, will_be_disabled) = match (disabled, warned) {
+        (Some((at, _)), _) => (WEBHOOK_DISABLED, at, false),
+        (None, Some(at)) => (WEBHOOK_FAILING, at, true),
         (None, None) => return Ok(None),
     };
-    of_webhook(event_type, record, at, at, None).map(Some)
+    of_webhook(event_type, record, at, at, More { will_be_disabled, ..More::default() }).map(Some)
 }
 
 /// Its circuit is open since then.
 pub fn webhook_failing(
     record: &WebhookRecord,
     since: OffsetDateTime,
+    now: OffsetDateTime,
     error: Option<FailureReason>,
 ) -> Result<Event, Invalid> {
-    of_webhook(FAILING, record, since, since, error)
+    of_webhook(WEBHOOK_FAILING, record, since, now, More { error, ..More::default() })
 }
 
 /// The webhook that was failing since then works again.
 pub fn webhook_recovered(record: &WebhookRecord, since: OffsetDateTime, now: OffsetDateTime) -> Result<Event, Invalid> {
-    of_webhook(RECOVERED, record, since, now, None)
+    of_webhook(WEBHOOK_RECOVERED, record, since, now, More::default())
 }
 
 /// `id_at` tells one time that this happened to the webhook from the next.
@@ -50,14 +63,14 @@ fn of_webhook(
     record: &WebhookRecord,
     id_at: OffsetDateTime,
     time: OffsetDateTime,
-    error: Option<FailureReason>,
+    more: More,
 ) -> Result<Event, Invalid> {
     #[derive(Serialize)]
     struct Data {
         #[serde(flatten)]
         webhook: WebhookResource,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        error: Option<FailureReason>,
+        #[serde(flatten)]
+        more: More,
     }
     let millis = id_at.unix_timestamp_nanos() / 1_000_000;
     Ok(Event {
@@ -68,7 +81,7 @@ fn of_webhook(
         time,
         time_is_given: true,
         extensions: Extensions::default(),
-        data: encode(&Data { webhook: record.clone().into(), error }),
+        data: encode(&Data { webhook: record.clone().into(), more }),
     })
 }
 
@@ -146,7 +159,7 @@ mod tests {
         let (since, now) = (datetime!(2026-11-24 10:00 UTC), datetime!(2026-11-24 10:05 UTC));
         let record = WebhookRecord { state: WebhookState::Active, disabled: None, ..webhook() };
         let error = FailureReason { reason: "http_status".to_owned(), detail: "it answered 500".to_owned() };
-        let failing = webhook_failing(&record, since, Some(error)).unwrap();
+        let failing = webhook_failing(&record, since, now, Some(error)).unwrap();
         let data: serde_json::Value = serde_json::from_slice(&failing.data).unwrap();
         assert_eq!((&data["state"], &data["error"]["reason"]), (&"active".into(), &"http_status".into()), "{data}");
         let recovered = webhook_recovered(&record, since, now).unwrap();
@@ -196,6 +209,8 @@ mod tests {
         let failing = WebhookRecord { state: WebhookState::Active, disabled: None, warned_at, ..webhook() };
         let event = pending_notification(&failing).unwrap().unwrap();
         assert_eq!(event.id, "webhook-failing:wbh_01HA4XCG60CT4G3EWF4CKYM1MF:1795428000000");
+        let data: serde_json::Value = serde_json::from_slice(&event.data).unwrap();
+        assert_eq!(data["willBeDisabled"], true, "{data}");
 
         for other in [
             WebhookRecord { is_warning_notified: true, ..failing },

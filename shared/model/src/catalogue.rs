@@ -8,8 +8,11 @@ use serde_json::value::RawValue;
 
 use crate::{EventType, Invalid};
 
-/// The resources whose events are our own: what becomes of webhooks and of their deliveries.
-pub(crate) const OPERATIONAL: [&str; 2] = ["webhook", "delivery"];
+/// The resource whose events are our own: what becomes of a webhook. So is `delivery-failed`; the platform may have deliveries,
+/// of goods, with other actions.
+pub(crate) const OPERATIONAL: &str = "webhook";
+/// What others are notified of when a delivery was given up.
+pub const DELIVERY_FAILED: &str = "delivery-failed";
 
 const MAX_ADDED: usize = 200;
 const MAX_NAME: usize = 32;
@@ -63,15 +66,15 @@ const BUILT_IN: [BuiltIn; 6] = [
         ],
     ),
     (
-        "webhook",
+        OPERATIONAL,
         "webhooks",
         include_str!("catalogue/webhook.json"),
         &[
             ("disabled", "A webhook was disabled, by us: its endpoint failed for days, or answered 410"),
             (
                 "failing",
-                "The endpoint of a webhook fails, so its deliveries wait (`error` says why); or, without `error`, every attempt has \
-                 failed for days, and if that goes on it is disabled",
+                "The endpoint of a webhook fails, so its deliveries wait (`error` says why); or every attempt has failed for days, \
+                 and if that goes on it is disabled (`willBeDisabled`)",
             ),
             ("recovered", "The endpoint of a webhook that was failing works again, and what had waited was sent"),
         ],
@@ -80,7 +83,7 @@ const BUILT_IN: [BuiltIn; 6] = [
         "delivery",
         "deliveries",
         include_str!("catalogue/delivery.json"),
-        &[("failed", "A delivery was given up: all its attempts have failed")],
+        &[("failed", "A delivery was given up: it failed, and is not tried again")],
     ),
 ];
 
@@ -215,8 +218,14 @@ impl Catalogue {
                 return Err(Invalid::new("event types", rule));
             }
         }
-        if OPERATIONAL.contains(&resource.as_str()) {
-            return Err(Invalid::new("event types", format!("of {resource} are published by Shopery Webhooks alone")));
+        if resource == OPERATIONAL {
+            let rule = format!("of {OPERATIONAL} are published by Shopery Webhooks alone");
+            return Err(Invalid::new("event types", rule));
+        }
+        if actions.keys().any(|action| format!("{resource}-{action}") == DELIVERY_FAILED) {
+            let rule =
+                format!("have {DELIVERY_FAILED}, which Shopery Webhooks alone publishes; name the action otherwise");
+            return Err(Invalid::new("event types", rule));
         }
         let clash = |known: &&ResourceType| known.name != resource && (known.knows(&resource) || known.knows(&plural));
         if let Some(known) = self.resources.iter().find(clash) {
@@ -468,6 +477,7 @@ mod tests {
             (r#"[{"resource":"a","actions":{"paid":{"schema":{}}}}]"#, "description"),
             (r#"[{"resource":"a","actions":{"paid":{"description":"","shema":{}}}}]"#, "shema"),
             (r#"[{"resource":"webhook","actions":{"paid":""}}]"#, "webhook"),
+            (r#"[{"resource":"delivery","actions":{"shipped":"","failed":""}}]"#, "delivery-failed"),
             (r#"[{"resource":"orders","actions":{"paid":""}}]"#, "order"),
             (r#"[{"resource":"x","plural":"order","actions":{"paid":""}}]"#, "order"),
         ] {

@@ -70,9 +70,13 @@ impl EventType {
         self.action == "deleted"
     }
 
+    fn is_delivery_failed(self) -> bool {
+        self.resource == "delivery" && self.action == "failed"
+    }
+
     /// Whether Shopery Webhooks alone publishes it.
     pub fn is_operational(self) -> bool {
-        OPERATIONAL.contains(&self.resource)
+        self.resource == OPERATIONAL || self.is_delivery_failed()
     }
 }
 
@@ -127,7 +131,8 @@ impl EventPattern {
 
     pub fn matches(self, event_type: EventType) -> bool {
         match self {
-            Self::All => true,
+            // There are as many of these as there are failures. Who wants them says so.
+            Self::All => !event_type.is_delivery_failed(),
             Self::Resource(resource) => resource == event_type.resource,
             Self::One(one) => one == event_type,
         }
@@ -234,6 +239,8 @@ mod tests {
             ("*", "webhook-disabled", true),
             ("webhook-*", "webhook-disabled", true),
             ("webhook-*", "delivery-failed", false),
+            ("delivery-*", "delivery-failed", true),
+            ("*", "delivery-failed", false),
             ("delivery-failed", "delivery-failed", true),
             ("order-*", "webhook-disabled", false),
         ] {

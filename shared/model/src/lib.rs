@@ -49,7 +49,7 @@ mod webhook;
 
 pub use answer::{Answer, Fault, Timing, Verdict};
 pub use attributes::BinaryAttributes;
-pub use catalogue::{Catalogue, ResourceType, catalogue};
+pub use catalogue::{Catalogue, DELIVERY_FAILED, ResourceType, catalogue};
 pub use circuit::{Admission, Circuit, CircuitState, FailureReason, Gate, probe_delay};
 pub use credentials::{Credentials, Former, Overlap};
 pub use digest::Digest;

@@ -61,11 +61,16 @@ impl Circuits {
         self.table.read().unwrap_or_else(PoisonError::into_inner).contains_key(&id)
     }
 
-    /// The circuits of endpoints that fail.
-    pub fn open(&self) -> Vec<(TenantId, WebhookId, Circuit)> {
+    /// Circuits of endpoints that fail, as far as they are wanted; at most `limit`.
+    pub fn open(
+        &self,
+        limit: usize,
+        is_wanted: impl Fn(&WebhookId, &Circuit) -> bool,
+    ) -> Vec<(TenantId, WebhookId, Circuit)> {
         let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
-        let open = table.iter().filter(|(_, known)| known.circuit.state == CircuitState::Open);
-        open.map(|(id, known)| (known.tenant.clone(), *id, known.circuit.clone())).collect()
+        let is_open = |circuit: &Circuit| circuit.state == CircuitState::Open;
+        let open = table.iter().filter(|(id, known)| is_open(&known.circuit) && is_wanted(id, &known.circuit));
+        open.take(limit).map(|(id, known)| (known.tenant.clone(), *id, known.circuit.clone())).collect()
     }
 
     /// The circuits whose timer a crash has lost.

@@ -87,7 +87,7 @@ pub(crate) mod config_outbox {
     impl ActiveModelBehavior for ActiveModel {}
 }
 
-/// A delivery of which it is still to be told that it was given up.
+/// A delivery of which it is still to be published that it was given up.
 pub(crate) mod failure_outbox {
     use sea_orm::entity::prelude::*;
 
@@ -95,10 +95,11 @@ pub(crate) mod failure_outbox {
     #[sea_orm(table_name = "failure_outbox")]
     pub struct Model {
         #[sea_orm(primary_key, auto_increment = false)]
+        pub tenant: String,
+        #[sea_orm(primary_key, auto_increment = false)]
         pub delivery_id: String,
         #[sea_orm(primary_key, auto_increment = false)]
         pub round: i64,
-        pub tenant: String,
     }
 
     #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
@@ -107,7 +108,7 @@ pub(crate) mod failure_outbox {
     impl ActiveModelBehavior for ActiveModel {}
 }
 
-/// A webhook of which it was told that it fails.
+/// A webhook of which others know that it fails.
 pub(crate) mod circuit_notice {
     use sea_orm::entity::prelude::*;
 

@@ -623,8 +623,8 @@ impl MigrationTrait for Notices {
 
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
         let mut failures = Table::create();
-        failures.table("failure_outbox").col(string("delivery_id")).col(big_integer("round")).col(text("tenant"));
-        failures.primary_key(Index::create().col("delivery_id").col("round"));
+        failures.table("failure_outbox").col(string("tenant")).col(string("delivery_id")).col(big_integer("round"));
+        failures.primary_key(Index::create().col("tenant").col("delivery_id").col("round"));
         manager.create_table(failures).await?;
         let mut circuits = Table::create();
         circuits.table("circuit_notices").col(string("webhook_id").primary_key());

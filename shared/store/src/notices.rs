@@ -1,151 +1,226 @@
-//! What tenants are still to be notified of: deliveries that were given up, and webhooks of which it was said that they fail.
+//! What tenants are still to be notified of: deliveries that were given up, and webhooks of which others know that they fail.
 //!
-//! Like the outbox of CONFIG: a row is written in the transaction of what it tells of, and removed when EVENTS has the event. So
+//! Like the outbox of CONFIG: a row is written in the transaction of what it is about, and removed when EVENTS has the event. So
 //! no crash loses a notification, and a full EVENTS holds up no history.
 //!
-//! Invariant: the delivery of a notification causes none. Two broken webhooks would tell each other of their failures for ever.
+//! Invariant: the failed delivery of a notification causes none. Two broken webhooks would notify each other of it for ever.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use sea_orm::ActiveValue::Set;
 use sea_orm::sea_query::OnConflict;
-use sea_orm::{ColumnTrait, Condition, DatabaseTransaction, DbErr, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
-use shopery_model::{DeliveryId, DeliveryState, EventPattern, EventType, Fault, Outcome, TenantId, WebhookId};
+use sea_orm::{
+    ColumnTrait, Condition, ConnectionTrait, DatabaseTransaction, DbErr, EntityTrait, FromQueryResult, QueryFilter,
+    QuerySelect, Statement,
+};
+use shopery_model::{
+    DELIVERY_FAILED, DeliveryId, DeliveryState, EventPattern, EventType, Fault, Outcome, TenantId, WebhookId,
+};
 use time::OffsetDateTime;
 
 use crate::entity::{circuit_notice, failure_outbox, webhook};
+use crate::sql::numbered;
 use crate::{Store, StoreError, WebhookState, from_millis, history, to_millis};
 
-/// What tells that a delivery was given up.
-pub const DELIVERY_FAILED: &str = "delivery-failed";
-/// Failures read at a time.
+/// Failures read at a time: the first one of each tenant, then the second one of each …, so that nobody waits for the many of
+/// another.
 const BATCH: u64 = 500;
 /// Tenants in one query, and rows in one statement.
 const MANY: usize = 500;
 
-/// A delivery of which it is still to be told that it was given up.
+/// A delivery of which it is still to be published that it was given up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PendingFailure {
+    pub tenant: TenantId,
     pub delivery: DeliveryId,
     pub round: u32,
+}
+
+/// Others know that this webhook fails.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CircuitNotice {
     pub tenant: TenantId,
+    pub webhook: WebhookId,
+    /// Since when its circuit was open.
+    pub since: OffsetDateTime,
 }
 
 impl Store {
-    /// The oldest failures that are to be told, at most 500.
+    /// Failures that are to be published, of each tenant the oldest; at most 500.
     pub async fn pending_failures(&self) -> Result<Vec<PendingFailure>, StoreError> {
-        use failure_outbox::{Column, Entity};
-        let rows = Entity::find().order_by_asc(Column::DeliveryId).limit(BATCH).all(&self.db).await?;
-        let read = |row: failure_outbox::Model| {
-            let corrupt = |what: &str| StoreError::Corrupt(format!("failure of {}: {what}", row.delivery_id));
-            Ok(PendingFailure {
-                delivery: row.delivery_id.parse().map_err(|_| corrupt("delivery_id"))?,
-                round: u32::try_from(row.round).map_err(|_| corrupt("round"))?,
-                tenant: row.tenant.parse().map_err(|_| corrupt("tenant"))?,
-            })
-        };
-        rows.into_iter().map(read).collect()
+        let sql = "SELECT tenant, delivery_id, round FROM (SELECT tenant, delivery_id, round, ROW_NUMBER() OVER \
+                   (PARTITION BY tenant ORDER BY delivery_id, round) AS place FROM failure_outbox) AS placed \
+                   ORDER BY place, tenant LIMIT ?";
+        let backend = self.db.get_database_backend();
+        let limit = i64::try_from(BATCH).unwrap_or(i64::MAX);
+        let select = Statement::from_sql_and_values(backend, numbered(backend, sql), [limit.into()]);
+        let mut pending = Vec::new();
+        for row in failure_outbox::Model::find_by_statement(select).all(&self.db).await? {
+            match read_failure(&row) {
+                Some(failure) => pending.push(failure),
+                None => {
+                    // It never will read, and others wait behind it.
+                    tracing::error!(
+                        row.tenant,
+                        row.delivery_id,
+                        row.round,
+                        "a failure that is to be published does not read"
+                    );
+                    let key = (row.tenant, row.delivery_id, row.round);
+                    failure_outbox::Entity::delete_by_id(key).exec(&self.db).await?;
+                }
+            }
+        }
+        Ok(pending)
     }
 
-    /// EVENTS has these, or there is nothing left to tell of them.
+    /// EVENTS has these, or there is nothing to publish of them any more.
     pub async fn failures_notified(&self, failures: &[PendingFailure]) -> Result<(), StoreError> {
         use failure_outbox::Column;
         if failures.is_empty() {
             return Ok(());
         }
-        let is_one = failures.iter().fold(Condition::any(), |any, PendingFailure { delivery, round, .. }| {
-            let same = Condition::all().add(Column::DeliveryId.eq(delivery.to_string()));
-            any.add(same.add(Column::Round.eq(i64::from(*round))))
+        let is_one = failures.iter().fold(Condition::any(), |any, PendingFailure { tenant, delivery, round }| {
+            let same = Condition::all().add(Column::Tenant.eq(tenant.as_str()));
+            any.add(same.add(Column::DeliveryId.eq(delivery.to_string())).add(Column::Round.eq(i64::from(*round))))
         });
         failure_outbox::Entity::delete_many().filter(is_one).exec(&self.db).await?;
         Ok(())
     }
 
-    /// The webhooks of which it was told that they fail, since then, and not yet that they work again.
-    pub async fn webhooks_told_failing(&self) -> Result<Vec<(TenantId, WebhookId, OffsetDateTime)>, StoreError> {
-        let rows = circuit_notice::Entity::find().all(&self.db).await?;
-        // What does not read is of a later release, which tells the rest.
+    /// The webhooks of which others know that they fail.
+    pub async fn webhooks_with_circuit_notice(&self) -> Result<Vec<WebhookId>, StoreError> {
+        let ids: Vec<String> = circuit_notice::Entity::find()
+            .select_only()
+            .column(circuit_notice::Column::WebhookId)
+            .into_tuple()
+            .all(&self.db)
+            .await?;
+        // What does not read is of a later release.
+        Ok(ids.into_iter().filter_map(|id| id.parse().ok()).collect())
+    }
+
+    /// Notices, by the id of the webhook, behind this one, of which the webhooks fail no more, as far as the database can tell.
+    pub async fn circuit_notices(&self, after: &str, limit: u64) -> Result<Vec<CircuitNotice>, StoreError> {
+        let sql = "SELECT n.webhook_id, n.tenant, n.since FROM circuit_notices AS n \
+                   LEFT JOIN webhooks AS w ON w.id = n.webhook_id AND w.tenant = n.tenant \
+                   WHERE n.webhook_id > ? AND (w.id IS NULL OR w.state <> 'active' OR w.failing_since IS NULL) \
+                   ORDER BY n.webhook_id LIMIT ?";
+        let backend = self.db.get_database_backend();
+        let values = [after.into(), i64::try_from(limit).unwrap_or(i64::MAX).into()];
+        let select = Statement::from_sql_and_values(backend, numbered(backend, sql), values);
+        let rows = circuit_notice::Model::find_by_statement(select).all(&self.db).await?;
         let read = |row: circuit_notice::Model| {
-            Some((row.tenant.parse().ok()?, row.webhook_id.parse().ok()?, from_millis(row.since)))
+            let (tenant, webhook) = (row.tenant.parse().ok()?, row.webhook_id.parse().ok()?);
+            Some(CircuitNotice { tenant, webhook, since: from_millis(row.since) })
         };
         Ok(rows.into_iter().filter_map(read).collect())
     }
 
-    /// It was told that this webhook fails.
-    pub async fn told_failing(
+    /// From now on others know that this webhook fails.
+    pub async fn note_circuit(
         &self,
         tenant: &TenantId,
         webhook: WebhookId,
         since: OffsetDateTime,
     ) -> Result<(), StoreError> {
+        use circuit_notice::Column;
         let row = circuit_notice::ActiveModel {
             webhook_id: Set(webhook.to_string()),
             tenant: Set(tenant.to_string()),
             since: Set(to_millis(since)),
         };
-        let known = OnConflict::column(circuit_notice::Column::WebhookId).do_nothing().to_owned();
+        let known = OnConflict::column(Column::WebhookId).update_column(Column::Since).to_owned();
         circuit_notice::Entity::insert(row).on_conflict(known).exec_without_returning(&self.db).await?;
         Ok(())
     }
 
-    /// There is nothing left to tell of a webhook that has failed.
-    pub async fn told_recovered(&self, webhook: WebhookId) -> Result<(), StoreError> {
-        circuit_notice::Entity::delete_by_id(webhook.to_string()).exec(&self.db).await?;
+    /// There is nothing more to publish of that time.
+    pub async fn forget_circuit_notice(&self, notice: &CircuitNotice) -> Result<(), StoreError> {
+        use circuit_notice::Column;
+        let same = Condition::all()
+            .add(Column::WebhookId.eq(notice.webhook.to_string()))
+            .add(Column::Since.eq(to_millis(notice.since)));
+        circuit_notice::Entity::delete_many().filter(same).exec(&self.db).await?;
         Ok(())
+    }
+
+    /// Whether another webhook of the tenant than that subscribes to this.
+    pub async fn has_listener(
+        &self,
+        tenant: &TenantId,
+        event_type: EventType,
+        subject: WebhookId,
+    ) -> Result<bool, StoreError> {
+        let listeners = listeners(&self.db, &[tenant.as_str()], event_type).await?;
+        Ok(listeners.is_another(tenant, subject))
     }
 }
 
+fn read_failure(row: &failure_outbox::Model) -> Option<PendingFailure> {
+    Some(PendingFailure {
+        tenant: row.tenant.parse().ok()?,
+        delivery: row.delivery_id.parse().ok()?,
+        round: u32::try_from(row.round).ok()?,
+    })
+}
+
 /// Whether others may want to know: its owner has not chosen this end, and it is not that of a notification. What waits until it
-/// has expired is not told one by one: it was told that the webhook fails, or its owner has paused it.
+/// has expired is not published one by one: others know that the webhook fails, or its owner has paused it.
 fn is_given_up(outcome: &Outcome) -> bool {
     let is_chosen = matches!(outcome.fault, Some((Fault::WebhookDeleted, _)));
     history::state(outcome) == DeliveryState::Failed && !is_chosen && !outcome.job.event_type.is_operational()
 }
 
-/// Notes, in the transaction that records them, which of the outcomes tell of a delivery that was given up and that another
-/// webhook of its tenant wants to know of.
+/// Notes, in the transaction that records them, which of the outcomes are the end of a delivery that was given up and that
+/// another webhook of its tenant wants to know of.
 pub(crate) async fn note<'a>(
     transaction: &DatabaseTransaction,
     outcomes: impl Iterator<Item = &'a Outcome>,
 ) -> Result<(), DbErr> {
     let given_up: Vec<_> = outcomes.filter(|outcome| is_given_up(outcome)).collect();
-    if given_up.is_empty() {
-        return Ok(());
-    }
-    let tenants: Vec<_> =
-        given_up.iter().map(|outcome| outcome.job.tenant.as_str()).collect::<BTreeSet<_>>().into_iter().collect();
-    let mut listeners = Vec::new();
+    let tenants: BTreeSet<_> = given_up.iter().map(|outcome| outcome.job.tenant.as_str()).collect();
+    let tenants: Vec<_> = tenants.into_iter().collect();
+    let Ok(failed) = EventType::of_stored(DELIVERY_FAILED) else { return Ok(()) };
+    let mut known = Listeners::default();
     for part in tenants.chunks(MANY) {
-        listeners.extend(listeners_of(transaction, part).await?);
+        known.0.extend(listeners(transaction, part, failed).await?.0);
     }
-    let wanted = given_up.into_iter().filter(|outcome| {
-        let job = &outcome.job;
-        let subject = job.webhook.to_string();
-        listeners.iter().any(|(tenant, webhook)| tenant == job.tenant.as_str() && *webhook != subject)
-    });
+    let wanted = given_up.into_iter().filter(|outcome| known.is_another(&outcome.job.tenant, outcome.job.webhook));
     let rows: Vec<_> = wanted
         .map(|outcome| failure_outbox::ActiveModel {
+            tenant: Set(outcome.job.tenant.to_string()),
             delivery_id: Set(outcome.job.delivery.to_string()),
             round: Set(outcome.job.round().into()),
-            tenant: Set(outcome.job.tenant.to_string()),
         })
         .collect();
     for part in rows.chunks(MANY) {
-        let known = OnConflict::columns([failure_outbox::Column::DeliveryId, failure_outbox::Column::Round])
-            .do_nothing()
-            .to_owned();
+        use failure_outbox::Column;
+        let key = [Column::Tenant, Column::DeliveryId, Column::Round];
+        let known = OnConflict::columns(key).do_nothing().to_owned();
         let insert = failure_outbox::Entity::insert_many(part.iter().cloned()).on_conflict(known);
         insert.exec_without_returning(transaction).await?;
     }
     Ok(())
 }
 
-/// The webhooks of these tenants that are told of what was given up.
-async fn listeners_of(transaction: &DatabaseTransaction, tenants: &[&str]) -> Result<Vec<(String, String)>, DbErr> {
+/// The webhooks of each tenant that are notified of something.
+#[derive(Debug, Default)]
+struct Listeners(BTreeMap<String, BTreeSet<String>>);
+
+impl Listeners {
+    /// A webhook is not notified of itself.
+    fn is_another(&self, tenant: &TenantId, subject: WebhookId) -> bool {
+        let subject = subject.to_string();
+        self.0.get(tenant.as_str()).is_some_and(|webhooks| webhooks.iter().any(|webhook| *webhook != subject))
+    }
+}
+
+async fn listeners(db: &impl ConnectionTrait, tenants: &[&str], event_type: EventType) -> Result<Listeners, DbErr> {
     use webhook::Column;
-    let Ok(failed) = EventType::of_stored(DELIVERY_FAILED) else { return Ok(Vec::new()) };
     // Few match this, and of those the patterns are read.
-    let may_match = Condition::any().add(Column::Events.contains("*")).add(Column::Events.contains(DELIVERY_FAILED));
+    let name = event_type.to_string();
+    let may_match = Condition::any().add(Column::Events.contains("*")).add(Column::Events.contains(name));
     let rows: Vec<(String, String, String)> = webhook::Entity::find()
         .select_only()
         .columns([Column::Tenant, Column::Id, Column::Events])
@@ -153,10 +228,16 @@ async fn listeners_of(transaction: &DatabaseTransaction, tenants: &[&str]) -> Re
         .filter(Column::State.eq(WebhookState::Active.name()))
         .filter(may_match)
         .into_tuple()
-        .all(transaction)
+        .all(db)
         .await?;
     let wants = |events: &str| {
-        events.split(',').any(|text| EventPattern::of_stored(text).is_ok_and(|pattern| pattern.matches(failed)))
+        events.split(',').any(|text| EventPattern::of_stored(text).is_ok_and(|pattern| pattern.matches(event_type)))
     };
-    Ok(rows.into_iter().filter(|(_, _, events)| wants(events)).map(|(tenant, id, _)| (tenant, id)).collect())
+    let mut listeners = Listeners::default();
+    for (tenant, id, events) in rows {
+        if wants(&events) {
+            listeners.0.entry(tenant).or_default().insert(id);
+        }
+    }
+    Ok(listeners)
 }

@@ -75,6 +75,14 @@ pub async fn execute(stack: &Stack, sql: &str) {
     }
 }
 
+/// What a query of one value finds.
+pub async fn value(stack: &Stack, sql: &str) -> String {
+    match &stack.postgres {
+        Some(postgres) => postgres.value(sql).await,
+        None => sqlite(stack, &format!("print(db.execute({sql:?}).fetchone()[0])")).await.trim().to_owned(),
+    }
+}
+
 async fn sqlite(stack: &Stack, python: &str) -> String {
     let file = stack.folder().join("shopery.db");
     let script = format!("import sqlite3\ndb = sqlite3.connect({file:?})\n{python}\n");

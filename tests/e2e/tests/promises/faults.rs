@@ -59,11 +59,11 @@ async fn random_faults(database: DatabaseKind) {
     stack.merchant.behave("/down", Behaviour::Answer(500));
     let mut webhooks = Vec::new();
     for path in ["/quick", "/slow", "/shaky", "/down"] {
-        webhooks.push((path, client.create_webhook(&stack.merchant.url(path), &["*"]).await));
+        webhooks.push((path, client.create_webhook(&stack.merchant.url(path), &["order-*"]).await));
     }
     // It lets pass by what comes over NATS.
     let rules = json!({ "filter": { "id": [{ "prefix": "fault0_h" }, { "prefix": "fault1_h" }] } });
-    webhooks.push(("/picky", client.create_webhook_with(&stack.merchant.url("/picky"), &["*"], rules).await));
+    webhooks.push(("/picky", client.create_webhook_with(&stack.merchant.url("/picky"), &["order-*"], rules).await));
     let publisher = stack.publisher("tnt_a").await;
 
     let (mut accepted, mut forgotten) = (HashSet::new(), HashSet::new());

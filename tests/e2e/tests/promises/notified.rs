@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use shopery_e2e::{Behaviour, DatabaseKind, Event, Service, Stack, wait};
+use shopery_e2e::{Behaviour, Client, DatabaseKind, Event, Service, Stack, stored, wait};
 
 const SOON: Duration = Duration::from_secs(40);
 
 on_both_databases!(
     that_an_endpoint_fails_and_works_again_is_told_once_whoever_restarts,
+    what_was_discarded_is_no_recovery,
     what_was_given_up_is_told_and_two_broken_webhooks_do_not_tell_each_other,
 );
 
@@ -20,14 +21,7 @@ async fn that_an_endpoint_fails_and_works_again_is_told_once_whoever_restarts(da
     let bad = client.create_webhook(&stack.merchant.url("/bad"), &["*"]).await;
     client.create_webhook(&stack.merchant.url("/operations"), &["webhook-*"]).await;
     stack.client("tnt_b").create_webhook(&stack.merchant.url("/others"), &["*"]).await;
-    let mut number = 0;
-    wait::until("a delivery to be parked", SOON, async || {
-        number += 1;
-        client.publish(&Event::order(&number.to_string())).await.expect(202);
-        let parked = client.all(&format!("/company/webhooks/{bad}/deliveries?status=parked")).await;
-        if parked.is_empty() { Err(format!("{number} events")) } else { Ok(()) }
-    })
-    .await;
+    park_one(&client, &bad).await;
     let failing = stack.merchant.wait_at("/operations", 1, SOON).await.remove(0);
     assert_eq!(failing.header("x-shopery-event"), "webhook-failing");
     let body: Value = serde_json::from_slice(&failing.body).unwrap();
@@ -49,6 +43,37 @@ async fn that_an_endpoint_fails_and_works_again_is_told_once_whoever_restarts(da
     assert!(told.iter().all(|one| one["event"] == "order-created"), "a webhook was told of itself: {told:?}");
     assert_eq!(stack.merchant.arrivals_at("/others").len(), 0, "another tenant was told");
     assert_eq!(stack.merchant.arrivals_at("/operations").len(), 2);
+}
+
+/// Publishes until something waits for the webhook: its circuit is open then, and stays so.
+async fn park_one(client: &Client, webhook: &str) {
+    let mut number = 0;
+    wait::until("a delivery to be parked", SOON, async || {
+        number += 1;
+        client.publish(&Event::order(&number.to_string())).await.expect(202);
+        let parked = client.all(&format!("/company/webhooks/{webhook}/deliveries?status=parked")).await;
+        if parked.is_empty() { Err(format!("{number} events")) } else { Ok(()) }
+    })
+    .await;
+}
+
+async fn what_was_discarded_is_no_recovery(database: DatabaseKind) {
+    let plan = Stack::plan().database(database).env("SHOPERY_PROBE_FIRST", "2s").env("SHOPERY_PROBE_LONGEST", "2s");
+    let stack = plan.env("SHOPERY_RETRY_SCHEDULE", "1h").start().await;
+    let client = stack.client("tnt_a");
+    stack.merchant.behave("/bad", Behaviour::Answer(500));
+    let bad = client.create_webhook(&stack.merchant.url("/bad"), &["order-*"]).await;
+    client.create_webhook(&stack.merchant.url("/operations"), &["webhook-*"]).await;
+    park_one(&client, &bad).await;
+    stack.merchant.wait_at("/operations", 1, SOON).await;
+    let notices = async || stored::value(&stack, "SELECT count(*) FROM circuit_notices").await;
+    assert_eq!(notices().await, "1");
+    // Its owner enables it anew, and wants nothing of what has waited: nothing fails any more, and nothing was delivered.
+    let enabled = json!({ "isEnabled": true, "waiting": "discard" });
+    client.patch(&format!("/company/webhooks/{bad}"), &enabled).await.expect(200);
+    wait::until_true("the notice to be forgotten", SOON, async || notices().await == "0").await;
+    let told = stack.merchant.arrivals_at("/operations");
+    assert_eq!(told.len(), 1, "{:?}", told.iter().map(|one| one.event_id().to_owned()).collect::<Vec<_>>());
 }
 
 async fn what_was_given_up_is_told_and_two_broken_webhooks_do_not_tell_each_other(database: DatabaseKind) {
