@@ -1,26 +1,48 @@
 //! A form that was sent: of this session, or it is refused.
 
+use std::sync::Arc;
+
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use axum::body::Body;
 use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, header};
 use secrecy::ExposeSecret;
 use shopery_http::read_body;
-use url::Url;
+use time::OffsetDateTime;
 use url::form_urlencoded::parse;
+use url::{Position, Url};
 
-use crate::App;
+use crate::session::Session;
+use crate::texts::Language;
 use crate::visitor::{NoPage, Visitor};
+use crate::{App, Origin};
 
 /// The field that tells a form of ours.
 pub(crate) const KEY: &str = "form_key";
+/// The action that shows a form again as it was sent, and does nothing else.
+pub(crate) const REOPEN: &str = "reopen";
 const MAX_BYTES: usize = 64 * 1024;
 
 /// The fields of a form, and who has sent it.
 #[derive(Debug)]
 pub(crate) struct Form {
     pub(crate) visitor: Visitor,
-    fields: Vec<(String, String)>,
+    fields: Arc<[(String, String)]>,
+}
+
+/// What somebody has typed into a form that knows [`REOPEN`].
+#[derive(Debug)]
+pub(crate) struct Sent {
+    pub(crate) path: String,
+    pub(crate) fields: Arc<[(String, String)]>,
+}
+
+impl Sent {
+    /// The other forms are buttons: after signing in they are found on their page.
+    fn of(path: &str, fields: &Arc<[(String, String)]>) -> Option<Arc<Self>> {
+        let is_typed = path == "/webhooks/new" || path.starts_with("/webhooks/") && path.ends_with("/edit");
+        is_typed.then(|| Arc::new(Self { path: path.to_owned(), fields: fields.clone() }))
+    }
 }
 
 impl Form {
@@ -43,19 +65,31 @@ impl FromRequest<App> for Form {
     type Rejection = NoPage;
 
     async fn from_request(request: Request, app: &App) -> Result<Self, NoPage> {
-        let (mut parts, body) = request.into_parts();
-        let visitor = <Visitor as axum::extract::FromRequestParts<App>>::from_request_parts(&mut parts, app).await;
-        // After signing in there is no form any more, but the page that has it.
-        let visitor = visitor.map_err(|_| NoPage::SignIn { back: page_of(&parts.headers), is_part: false })?;
-        let texts = visitor.texts;
+        let (parts, body) = request.into_parts();
+        let texts = Language::of(&parts.headers).texts();
+        let back = page_of(&parts.headers);
+        let Some(session) = Session::of(&parts.headers, &app.keys, app.is_secure()) else {
+            return Err(NoPage::SignIn { back, is_part: false });
+        };
         if !is_from_here(&parts.headers, &app.url) {
             return Err(NoPage::Forged { texts });
         }
-        let fields = fields(body).await.ok_or(NoPage::Malformed { texts })?;
+        let fields: Arc<[_]> = fields(body).await.ok_or(NoPage::Malformed { texts })?.into();
         let key = fields.iter().find(|(name, _)| name == KEY).map_or("", |(_, value)| value);
-        let own = visitor.session.form_key.expose_secret();
+        let own = session.form_key.expose_secret();
         verify_slices_are_equal(key.as_bytes(), own.as_bytes()).map_err(|_| NoPage::Forged { texts })?;
-        Ok(Self { visitor, fields })
+        let is_over = session.is_over(OffsetDateTime::now_utc());
+        let visitor = Visitor {
+            app: app.clone(),
+            session,
+            texts,
+            here: back,
+            is_part: false,
+            origin: parts.extensions.get::<Origin>().map(|origin| origin.0),
+            sent: Sent::of(parts.uri.path(), &fields),
+        };
+        // Only now: what another site had typed must not be kept for somebody to send.
+        if is_over { Err(visitor.sign_in_again()) } else { Ok(Self { visitor, fields }) }
     }
 }
 
@@ -73,7 +107,8 @@ pub(crate) fn is_from_here(headers: &HeaderMap, own: &Url) -> bool {
 
 fn page_of(headers: &HeaderMap) -> String {
     let referer = headers.get(header::REFERER).and_then(|value| value.to_str().ok());
-    referer.and_then(|url| Url::parse(url).ok()).map_or_else(|| "/".to_owned(), |url| url.path().to_owned())
+    let page = referer.and_then(|url| Url::parse(url).ok());
+    page.map_or_else(|| "/".to_owned(), |url| url[Position::BeforePath..Position::AfterQuery].to_owned())
 }
 
 #[cfg(test)]

@@ -2,9 +2,11 @@
 
 use maud::{DOCTYPE, Markup, html};
 use secrecy::ExposeSecret;
+use time::OffsetDateTime;
 
 use crate::assets::{SCRIPT, STYLE};
 use crate::form::KEY;
+use crate::sign_in::ends_soon;
 use crate::texts::Texts;
 use crate::visitor::Visitor;
 
@@ -54,6 +56,7 @@ pub(crate) fn page(visitor: &Visitor, room: Room, title: &str, content: &Markup)
                     form method="post" action="/sign-out" { (key(visitor)) button.quiet { (texts.sign_out) } }
                 }
                 main #content {
+                    (ends_soon(visitor, OffsetDateTime::now_utc()))
                     @if !visitor.session.may_write() { p.notice { (texts.read_only) } }
                     h1 { (title) }
                     (content)

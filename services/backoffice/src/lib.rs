@@ -7,6 +7,7 @@
 
 mod api;
 mod assets;
+mod cookie;
 mod deliveries;
 mod events;
 mod form;
@@ -14,6 +15,8 @@ mod layout;
 mod live;
 mod moment;
 mod overview;
+mod provider;
+mod provider_sign_in;
 mod recovery;
 mod session;
 mod sign_in;
@@ -23,6 +26,7 @@ mod webhook_form;
 mod webhooks;
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -40,6 +44,8 @@ use shopery_runtime::service::About;
 use shopery_runtime::{Env, Runtime};
 use tokio::net::TcpListener;
 use url::Url;
+
+use crate::provider::Provider;
 
 pub const ABOUT: About = About {
     name: "shopery-backoffice",
@@ -62,6 +68,8 @@ pub struct Config {
     keys: Keyring,
     proxies: Proxies,
     ca_file: Option<String>,
+    provider: Option<provider::Config>,
+    takes_tokens: bool,
 }
 
 impl Config {
@@ -77,7 +85,19 @@ impl Config {
         let proxies = Proxies::read(env);
         let ca_file =
             env.optional("SHOPERY_API_CA_FILE", "PEM file of a CA to trust besides the system's, for the API");
-        Some(Self { listen: listen?, api_url: api_url?, url: url?, keys: keys?, proxies: proxies?, ca_file })
+        let provider = provider::Config::read(env);
+        let takes_tokens = env.optional::<bool>(
+            "SHOPERY_BACKOFFICE_TOKEN_SIGN_IN",
+            "Whether people may sign in with a token that they have, true or false; unset: only where there is no provider",
+        );
+        let provider = provider?;
+        let takes_tokens = takes_tokens.unwrap_or(provider.is_none());
+        if provider.is_none() && !takes_tokens {
+            env.refuse("SHOPERY_BACKOFFICE_TOKEN_SIGN_IN: false needs SHOPERY_OIDC_ISSUER: nobody could sign in");
+            return None;
+        }
+        let (listen, api_url, url, keys, proxies) = (listen?, api_url?, url?, keys?, proxies?);
+        Some(Self { listen, api_url, url, keys, proxies, ca_file, provider, takes_tokens })
     }
 }
 
@@ -98,6 +118,9 @@ struct App {
     url: Url,
     keys: Keyring,
     link: Option<Link>,
+    provider: Option<Arc<Provider>>,
+    /// Whether somebody may sign in with a token that they have.
+    takes_tokens: bool,
 }
 
 /// Runs until the drain is over.
@@ -116,10 +139,12 @@ pub async fn run(config: Config, listener: TcpListener, link: Option<Link>, runt
         tries: 2,
     };
     let client = Client::new(&settings).context("cannot make the client of the API")?;
-    let (api_url, url, keys) = (config.api_url, config.url, config.keys);
-    let app = App { client, api_url, url, keys, link };
+    let provider = config.provider.map(|provider| Provider::new(provider, &config.url)).transpose()?.map(Arc::new);
+    let (api_url, url, keys, takes_tokens) = (config.api_url, config.url, config.keys, config.takes_tokens);
+    let app = App { client, api_url, url, keys, link, provider, takes_tokens };
     let routes = Router::new()
         .merge(sign_in::routes())
+        .merge(provider_sign_in::routes())
         .merge(webhooks::routes())
         .merge(webhook_form::routes())
         .merge(overview::routes())
@@ -162,4 +187,32 @@ async fn guarded(request: Request, next: Next) -> Response {
         headers.insert(name, HeaderValue::from_static(value));
     }
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn somebody_can_always_sign_in() {
+        let read = |more: &[(&str, &str)]| {
+            let key = "k1:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+            let all = [
+                ("SHOPERY_API_URL", "http://api:8080"),
+                ("SHOPERY_BACKOFFICE_URL", "https://shop.example"),
+                ("SHOPERY_BACKOFFICE_KEYS", key),
+            ];
+            let mut env = Env::of(all.into_iter().chain(more.iter().copied()));
+            let config = Config::read(&mut env);
+            env.finish(config).map(|config| config.takes_tokens)
+        };
+        let provider = [("SHOPERY_OIDC_ISSUER", "https://id.example"), ("SHOPERY_OIDC_CLIENT_ID", "us")];
+        let [issuer, id] = provider;
+        assert_eq!(read(&[]), Ok(true));
+        assert_eq!(read(&provider), Ok(false));
+        assert_eq!(read(&[issuer, id, ("SHOPERY_BACKOFFICE_TOKEN_SIGN_IN", "true")]), Ok(true));
+        assert!(read(&[("SHOPERY_BACKOFFICE_TOKEN_SIGN_IN", "false")]).unwrap_err().contains("nobody could sign in"));
+        // With something else wrong, that is said as well.
+        assert!(read(&[issuer, ("SHOPERY_BACKOFFICE_TOKEN_SIGN_IN", "perhaps")]).unwrap_err().lines().count() == 2);
+    }
 }

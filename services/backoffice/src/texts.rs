@@ -192,6 +192,45 @@ texts! {
         "Todavía no hay eventos. La plataforma los publica cuando algo ocurre en tu tienda.";
     command: "The same on the command line", "Lo mismo en la línea de comandos";
     utc: "UTC", "UTC";
+    with_a_token: "With a token", "Con un token";
+    no_token_sign_in: "Signing in with a token is switched off here. Sign in at your provider.",
+        "Aquí no se puede iniciar sesión con un token. Iníciala en tu proveedor.";
+    no_provider: "No provider to sign in at is set up here.", "Aquí no hay configurado ningún proveedor de identidad.";
+    not_signed_in: "You are not signed in", "No has iniciado sesión";
+    sign_in_again: "Sign in again", "Iniciar sesión de nuevo";
+    sign_in_unknown: "This sign-in was not begun in this browser, took longer than 10 minutes, or has been finished before. Sign in again.",
+        "Este inicio de sesión no se empezó en este navegador, duró más de 10 minutos o ya se había terminado. Inicia sesión de nuevo.";
+    sign_in_denied: "The sign-in was cancelled, or your account may not use this. Sign in again, or ask whoever manages your account.",
+        "El inicio de sesión se canceló o tu cuenta no tiene permiso. Inténtalo de nuevo o pregunta a quien administra tu cuenta.";
+    provider_away: "The provider where you sign in does not answer. Try again in a moment.",
+        "El proveedor donde inicias sesión no responde. Inténtalo de nuevo en un momento.";
+    provider_refused: "The provider where you sign in refuses us. Trying again will hardly help: tell whoever runs this site. It says:",
+        "El proveedor donde inicias sesión nos rechaza. Intentarlo de nuevo no servirá: avisa a quien administra este sitio. Dice:";
+    provider_untrusted: "What the provider has answered could not be verified, so nobody was signed in. Try again; if it stays so, tell whoever runs this site.",
+        "No se ha podido verificar la respuesta del proveedor, así que no se ha iniciado la sesión. Inténtalo de nuevo; si sigue igual, avisa a quien administra este sitio.";
+    provider_no_jwt: "The provider has signed you in, but gave us no token for the API. Tell whoever runs this site: SHOPERY_OIDC_AUDIENCE may be missing.",
+        "El proveedor te ha identificado, pero no nos dio un token para la API. Avisa a quien administra este sitio: puede faltar SHOPERY_OIDC_AUDIENCE.";
+    provider_no_tenant: "Your account belongs to no shop. Ask whoever manages your account.",
+        "Tu cuenta no pertenece a ninguna tienda. Pregunta a quien administra tu cuenta.";
+    provider_token_too_long: "The token of your account is too long for a cookie (about 2,900 characters are the limit). Ask whoever manages your account to give it fewer shops or rights.",
+        "El token de tu cuenta es demasiado largo para una cookie (el límite es de unos 2.900 caracteres). Pide a quien administra tu cuenta que le dé menos tiendas o permisos.";
+    provider_token_refused: "The provider has signed you in, but the API refuses your account:",
+        "El proveedor te ha identificado, pero la API rechaza tu cuenta:";
+    session_ended: "Your session has ended", "Tu sesión ha terminado";
+    session_ended_kept: "Nothing was changed, and what you typed is kept in this page. Sign in; that opens another tab. Then come back here and go on.",
+        "No se ha cambiado nada, y lo que escribiste se conserva en esta página. Inicia sesión; se abrirá otra pestaña. Después vuelve aquí y continúa.";
+    go_on: "Go on with what I typed", "Continuar con lo que escribí";
+    signed_in: "You are signed in", "Has iniciado sesión";
+    signed_in_close: "Close this tab, and go on in the one where you were.",
+        "Cierra esta pestaña y continúa en la que estabas.";
+    ends_soon: "Your session ends at {} UTC.", "Tu sesión termina a las {} UTC.";
+    signed_out: "You are signed out", "Has cerrado la sesión";
+    signed_out_here: "Your session here has ended.", "Tu sesión aquí ha terminado.";
+    signed_out_going_on: "Your session here has ended. You are led to the provider, to end your session there too.",
+        "Tu sesión aquí ha terminado. Ahora vas al proveedor para cerrar también la sesión allí.";
+    signed_out_here_alone: "Your session here has ended. The provider does not answer: your session there may go on.",
+        "Tu sesión aquí ha terminado. El proveedor no responde: tu sesión allí puede seguir abierta.";
+    sign_out_there: "Sign out at the provider", "Cerrar sesión en el proveedor";
 }
 
 #[cfg(test)]

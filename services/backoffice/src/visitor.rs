@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::future::Future;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
@@ -13,7 +14,9 @@ use shopery_client::{Answer, Caller, Error, Problem, Request};
 use time::OffsetDateTime;
 use url::form_urlencoded::byte_serialize;
 
+use crate::form::Sent;
 use crate::session::Session;
+use crate::sign_in::ended_page;
 use crate::texts::{Language, Texts};
 use crate::{App, Origin, layout, live};
 
@@ -23,11 +26,13 @@ pub(crate) struct Visitor {
     pub(crate) app: App,
     pub(crate) session: Session,
     pub(crate) texts: &'static Texts,
-    /// The path and query of the request.
+    /// The path and query of the page: of the request, or the one that has the form.
     pub(crate) here: String,
     /// Whether only a part of that page is asked for.
-    is_part: bool,
+    pub(crate) is_part: bool,
     pub(crate) origin: Option<IpAddr>,
+    /// What was typed, if a form was sent.
+    pub(crate) sent: Option<Arc<Sent>>,
 }
 
 /// A page that says why another one is not shown.
@@ -38,6 +43,12 @@ pub(crate) enum NoPage {
         back: String,
         /// A part of a page was asked for: the whole page has to go there.
         is_part: bool,
+    },
+    /// The same, of a form: what was typed is kept.
+    Ended {
+        sent: Arc<Sent>,
+        app: Box<App>,
+        texts: &'static Texts,
     },
     Api {
         error: Error,
@@ -59,21 +70,23 @@ impl FromRequestParts<App> for Visitor {
     fn from_request_parts(parts: &mut Parts, app: &App) -> impl Future<Output = Result<Self, NoPage>> + Send {
         let here = parts.uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
         let session = Session::of(&parts.headers, &app.keys, app.is_secure());
-        let session = session.filter(|session| !is_over(session, OffsetDateTime::now_utc()));
+        let session = session.filter(|session| !session.is_over(OffsetDateTime::now_utc()));
         let texts = Language::of(&parts.headers).texts();
         let origin = parts.extensions.get::<Origin>().map(|origin| origin.0);
         let page = live::page_of(&parts.headers);
         let is_part = page.is_some();
         let here = page.unwrap_or(here);
-        let visitor =
-            session.map(|session| Self { app: app.clone(), session, texts, here: here.clone(), is_part, origin });
+        let visitor = session.map(|session| Self {
+            app: app.clone(),
+            session,
+            texts,
+            here: here.clone(),
+            is_part,
+            origin,
+            sent: None,
+        });
         std::future::ready(visitor.ok_or(NoPage::SignIn { back: here, is_part }))
     }
-}
-
-/// The API would refuse the token.
-pub(crate) fn is_over(session: &Session, now: OffsetDateTime) -> bool {
-    session.claims.exp.is_some_and(|end| end <= now.unix_timestamp())
 }
 
 impl App {
@@ -104,17 +117,24 @@ impl Visitor {
 
     pub(crate) fn failed(&self, error: Error) -> NoPage {
         match error {
-            Error::Refused(problem) if problem.status == 401 => {
-                NoPage::SignIn { back: self.here.clone(), is_part: self.is_part }
-            }
+            Error::Refused(problem) if problem.status == 401 => self.sign_in_again(),
             error => NoPage::Api { error, visitor: Box::new(self.clone()) },
+        }
+    }
+
+    pub(crate) fn sign_in_again(&self) -> NoPage {
+        match &self.sent {
+            Some(sent) => NoPage::Ended { sent: sent.clone(), app: Box::new(self.app.clone()), texts: self.texts },
+            None => NoPage::SignIn { back: self.here.clone(), is_part: self.is_part },
         }
     }
 }
 
 /// Where to go after signing in: a path of ours, never another host.
 pub(crate) fn path_of_ours(path: &str) -> &str {
-    let is_ours = path.starts_with('/') && !path.starts_with("//") && !path.contains(['\\', '\r', '\n']);
+    // Browsers leave tabs and line breaks of a URL away, and take a backslash for a slash.
+    let is_plain = path.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'\\');
+    let is_ours = path.starts_with('/') && !path.starts_with("//") && is_plain;
     if is_ours { path } else { "/" }
 }
 
@@ -131,6 +151,9 @@ impl IntoResponse for NoPage {
                     return (StatusCode::UNAUTHORIZED, [("hx-redirect", sign_in)]).into_response();
                 }
                 Redirect::to(&sign_in).into_response()
+            }
+            Self::Ended { sent, app, texts } => {
+                (StatusCode::FORBIDDEN, html(ended_page(&app, texts, &sent))).into_response()
             }
             Self::Forged { texts } => {
                 let page = layout::bare(texts, texts.refused, texts.forged);
@@ -186,6 +209,8 @@ mod tests {
             ("/\\evil.example", "/"),
             ("", "/"),
             ("/a\r\nb", "/"),
+            ("/\t/evil.example", "/"),
+            ("/ñ", "/"),
         ] {
             assert_eq!(path_of_ours(asked), taken, "{asked}");
         }

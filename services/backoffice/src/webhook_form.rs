@@ -13,7 +13,7 @@ use shopery_client::{Answer, Error, FieldError, JSON, Method, Problem, Request};
 
 use crate::App;
 use crate::api::{List, Made, MatchReport, TestReport, Type, Webhook};
-use crate::form::Form;
+use crate::form::{Form, REOPEN};
 use crate::layout::{Room, key, page, pretty};
 use crate::texts::Texts;
 use crate::visitor::{NoPage, Visitor, html as answer, told};
@@ -173,6 +173,7 @@ async fn change(Path(id): Path<String>, form: Form) -> Result<Response, NoPage> 
 async fn tried(form: &Form, id: Option<&str>, typed: &Typed) -> Result<Option<Response>, NoPage> {
     let visitor = &form.visitor;
     let said = match form.text("action") {
+        REOPEN => Ok(Said::Nothing),
         "test" => {
             let body = json!({ "url": typed.url }).to_string();
             let request = Request::post(&["company", "webhooks", "test"]).body(JSON, body);

@@ -49,6 +49,14 @@ pub fn node_packages() -> PathBuf {
     path
 }
 
+/// The folder from which Node finds the package `oidc-provider`.
+pub fn openid() -> PathBuf {
+    let path = folder().join("openid");
+    let package = path.join("node_modules/oidc-provider");
+    assert!(package.exists(), "npm's oidc-provider IS MISSING at {}: run tests/run", package.display());
+    path
+}
+
 /// The library that sets the clock of one process, with `LD_PRELOAD` and `FAKETIME`.
 pub fn faketime() -> PathBuf {
     let folders = std::fs::read_dir("/usr/lib").into_iter().flatten().flatten();

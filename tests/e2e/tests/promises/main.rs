@@ -67,6 +67,7 @@ mod schema;
 mod secrets_at_rest;
 mod shared_state;
 mod shares;
+mod sign_in;
 mod stop;
 mod stuck;
 mod tenants;
