@@ -40,6 +40,9 @@ pub(crate) struct Webhook {
     pub(crate) debounce: Option<String>,
     #[serde(default)]
     pub(crate) rate_limit: Option<u16>,
+    /// How its deliveries are signed.
+    #[serde(default)]
+    pub(crate) signature: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -56,8 +59,15 @@ pub(crate) struct Metrics {
     #[serde(default)]
     pub(crate) webhook_id: String,
     pub(crate) total: Tally,
-    pub(crate) data: Vec<Tally>,
+    pub(crate) data: Vec<Window>,
     pub(crate) now: Now,
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct Window {
+    pub(crate) from: String,
+    #[serde(flatten)]
+    pub(crate) tally: Tally,
 }
 
 #[derive(Debug, Deserialize)]
@@ -69,6 +79,13 @@ pub(crate) struct Tally {
     pub(crate) deliveries: Ends,
     #[serde(default)]
     pub(crate) latency: Option<Latency>,
+}
+
+impl Tally {
+    /// Deliveries that the endpoint never accepted.
+    pub(crate) fn missed(&self) -> u64 {
+        self.deliveries.failed.saturating_add(self.deliveries.expired)
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -83,7 +100,10 @@ pub(crate) struct Ends {
 
 #[derive(Debug, Deserialize)]
 pub(crate) struct Latency {
+    pub(crate) p50: f64,
     pub(crate) p95: f64,
+    pub(crate) p99: f64,
+    pub(crate) max: f64,
 }
 
 #[derive(Debug, Deserialize)]
@@ -101,6 +121,8 @@ pub(crate) struct Type {
     pub(crate) name: String,
     pub(crate) resource: String,
     pub(crate) description: String,
+    #[serde(default)]
+    pub(crate) example: Option<Box<RawValue>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -207,6 +229,9 @@ pub(crate) struct Made {
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Secret {
     pub(crate) secret: String,
+    /// Of a webhook with asymmetric signatures.
+    #[serde(default)]
+    pub(crate) public_key: Option<String>,
     #[serde(default)]
     pub(crate) previous: Vec<Former>,
 }

@@ -7,6 +7,8 @@
 
 mod api;
 mod assets;
+mod catalogue;
+mod charts;
 mod cookie;
 mod deliveries;
 mod events;
@@ -21,6 +23,8 @@ mod recovery;
 mod session;
 mod sign_in;
 mod texts;
+mod typed;
+mod verification;
 mod visitor;
 mod webhook_form;
 mod webhooks;
@@ -148,6 +152,7 @@ pub async fn run(config: Config, listener: TcpListener, link: Option<Link>, runt
         .merge(webhooks::routes())
         .merge(webhook_form::routes())
         .merge(overview::routes())
+        .merge(verification::routes())
         .merge(deliveries::routes())
         .merge(recovery::routes())
         .merge(events::routes())

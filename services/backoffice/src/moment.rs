@@ -9,6 +9,12 @@ pub(crate) fn moment(text: &str) -> Markup {
     html! { time datetime=(text) title=(text) { (short(text)) } }
 }
 
+/// The same for the axis of a chart: the day, or the time of day.
+pub(crate) fn tick(text: &str, is_day: bool) -> String {
+    let whole = short(text);
+    whole.get(if is_day { 5..10 } else { 11..16 }).unwrap_or(&whole).to_owned()
+}
+
 /// `2026-11-24 10:00:00` of an RFC 3339 time in UTC.
 fn short(text: &str) -> String {
     match OffsetDateTime::parse(text, &Rfc3339) {
@@ -39,5 +45,11 @@ mod tests {
         let shown = moment("2026-11-24T10:00:01.234Z").into_string();
         assert!(shown.contains(">2026-11-24 10:00:01<") && shown.contains("datetime=\"2026-11-24T10:00:01.234Z\""));
         assert!(moment("<b>").into_string().contains(">&lt;b&gt;<"));
+    }
+
+    #[test]
+    fn an_axis_has_the_day_or_the_time_of_day() {
+        let time = "2026-11-24T10:05:01.234Z";
+        assert_eq!((tick(time, true), tick(time, false), tick("soon", true)), ("11-24".into(), "10:05".into(), "soon".into()));
     }
 }

@@ -8,15 +8,17 @@ use axum::routing::{get, post};
 use maud::{Markup, html};
 use serde_json::json;
 use shopery_client::{JSON, Method, Request};
+use time::OffsetDateTime;
 
 use crate::App;
 use crate::api::{Change, List, Metrics, Secret, TestReport, Webhook};
+use crate::charts::{Range, charts, ranges};
 use crate::form::Form;
 use crate::layout::{Room, command, key, page};
 use crate::moment::moment;
 use crate::texts::Texts;
 use crate::visitor::{NoPage, Visitor, html as answer};
-use crate::webhooks::{latency, state, success, trend};
+use crate::webhooks::{latency, state, success};
 
 pub(crate) fn routes() -> Router<App> {
     Router::new()
@@ -32,16 +34,21 @@ async fn show(visitor: Visitor, Path(id): Path<String>) -> Result<Response, NoPa
 async fn page_of(visitor: &Visitor, id: &str, said: Markup) -> Result<String, NoPage> {
     let texts = visitor.texts;
     let webhook: Webhook = visitor.get(&["company", "webhooks", id], &[]).await?;
-    let metrics: Metrics = visitor.get(&["company", "webhooks", id, "metrics"], &[]).await?;
+    let range = Range::read(visitor.here.split_once('?').map(|(_, query)| query));
+    let asked = range.query(OffsetDateTime::now_utc());
+    let metrics: Metrics = visitor.get(&["company", "webhooks", id, "metrics"], &asked).await?;
     let content = html! {
         (said)
         @if visitor.session.may_write() { (actions(visitor, &webhook)) }
         div.card { (facts(texts, &webhook, &metrics)) }
-        h2 { (texts.last_24h) }
-        div.card { (numbers(texts, &metrics)) }
+        p { a href={ "/webhooks/" (webhook.id) "/verify" } { (texts.verify) } }
         p { a href={ "/deliveries?webhook=" (webhook.id) } { (texts.deliveries) } }
         p { a href={ "/webhooks/" (webhook.id) "/changes" } { (texts.changes) } }
-        (command(texts, &format!("shopery webhooks get {id}; shopery metrics {id}")))
+        h2 #metrics { (texts.metrics) }
+        (ranges(texts, &webhook.id, range))
+        div.card { (numbers(texts, &metrics)) }
+        (charts(texts, &webhook.id, range, &metrics))
+        (command(texts, &format!("shopery webhooks get {id}; shopery metrics {id} --since {}", range.name())))
     };
     Ok(page(visitor, Room::Webhooks, &webhook.name, &content))
 }
@@ -53,7 +60,7 @@ fn facts(texts: &Texts, webhook: &Webhook, metrics: &Metrics) -> Markup {
             dt { (texts.url) } dd { (webhook.url) }
             dt { (texts.subscribed) } dd { (webhook.events.join(", ")) }
             @if let Some(description) = &webhook.description { dt { (texts.description) } dd { (description) } }
-            @if let Some(circuit) = &metrics.now.circuit { dt { (texts.circuit) } dd { (circuit) } }
+            @if let Some(name) = &metrics.now.circuit { dt { (texts.circuit) } dd { (circuit(texts, name)) } }
             @if let Some(waiting) = webhook.waiting.as_ref().filter(|waiting| waiting.parked > 0) {
                 dt { (texts.waiting) }
                 dd {
@@ -67,14 +74,24 @@ fn facts(texts: &Texts, webhook: &Webhook, metrics: &Metrics) -> Markup {
     }
 }
 
+/// Whether the endpoint is sent anything, in words.
+fn circuit(texts: &Texts, name: &str) -> Markup {
+    let (class, means) = match name {
+        "closed" => ("good", texts.circuit_closed),
+        "open" => ("bad", texts.circuit_open),
+        "draining" => ("wait", texts.circuit_draining),
+        _ => ("faint", ""),
+    };
+    html! { span class=(class) { (name) } @if !means.is_empty() { ": " (means) } }
+}
+
 fn numbers(texts: &Texts, metrics: &Metrics) -> Markup {
     let total = &metrics.total;
     html! {
         dl {
-            dt { (texts.success_24h) } dd { (success(total)) (trend(texts, &metrics.data)) }
+            dt { (texts.delivered) } dd { (success(total)) }
             dt { (texts.attempts) } dd { (total.attempts) }
             dt { (texts.p95) } dd { (latency(Some(metrics))) }
-            @for (reason, count) in &total.failed_attempts { dt { (texts.failed) ": " code { (reason) } } dd { (count) } }
         }
     }
 }

@@ -116,7 +116,6 @@ texts! {
     all_events: "Everything", "Todo";
     advanced: "Advanced", "Avanzado";
     fields: "Fields", "Campos";
-    fields_hint: "Paths, a line each. Empty: the whole resource.", "Rutas, una por línea. Vacío: el recurso completo.";
     filter_rule: "Filter", "Filtro";
     filter_hint: "A JSON pattern that the resource must match.", "Un patrón JSON con el que debe coincidir el recurso.";
     changed_rule: "Changed", "Cambios";
@@ -152,7 +151,6 @@ texts! {
     by: "By", "Por";
     us: "us", "nosotros";
     at: "When", "Cuándo";
-    last_24h: "Last 24 hours", "Últimas 24 horas";
     attempts: "Attempts", "Intentos";
     delivered: "Delivered", "Entregadas";
     failed: "Failed", "Fallidas";
@@ -231,6 +229,74 @@ texts! {
     signed_out_here_alone: "Your session here has ended. The provider does not answer: your session there may go on.",
         "Tu sesión aquí ha terminado. El proveedor no responde: tu sesión allí puede seguir abierta.";
     sign_out_there: "Sign out at the provider", "Cerrar sesión en el proveedor";
+
+    // charts
+    metrics: "Metrics", "Métricas";
+    range: "Time shown", "Periodo mostrado";
+    range_hour: "1 hour", "1 hora";
+    range_day: "24 hours", "24 horas";
+    range_week: "7 days", "7 días";
+    range_month: "30 days", "30 días";
+    chart_deliveries: "Deliveries", "Entregas";
+    chart_most: "At most in one window", "Máximo en un intervalo";
+    chart_no_deliveries: "No delivery has ended in this time.", "Ninguna entrega ha terminado en este periodo.";
+    chart_latency: "Latency of attempts", "Latencia de los intentos";
+    chart_no_attempts: "Nothing was attempted in this time.", "No se ha intentado nada en este periodo.";
+    max: "Longest", "Máximo";
+    chart_reasons: "Why attempts failed", "Por qué fallaron los intentos";
+    chart_no_failures: "No attempt has failed in this time.", "Ningún intento ha fallado en este periodo.";
+    share: "Of all attempts", "De todos los intentos";
+    as_table: "The numbers as a table", "Los números en una tabla";
+    circuit_closed: "the endpoint works", "el endpoint funciona";
+    circuit_open: "the endpoint fails. Deliveries are parked, and one at a time tries whether it works again.",
+        "el endpoint falla. Las entregas quedan aparcadas, y de una en una se prueba si vuelve a funcionar.";
+    circuit_draining: "the endpoint works again, and what was parked is being sent",
+        "el endpoint vuelve a funcionar, y se está enviando lo aparcado";
+
+    // code that verifies
+    verify: "Verify signatures", "Verificar firmas";
+    verify_intro: "Your endpoint must check that a message comes from Shopery before it acts on it. Paste this, and call it first.",
+        "Tu endpoint debe comprobar que un mensaje viene de Shopery antes de actuar. Pega esto y llámalo primero.";
+    language: "Language", "Lenguaje";
+    verify_variable: "The code reads its key from the environment variable", "El código lee su clave de la variable de entorno";
+    verify_put_secret: "Show it with my secret in it", "Mostrarlo con mi secreto";
+    verify_put_key: "Show it with my public key in it", "Mostrarlo con mi clave pública";
+    verify_has_secret: "This code has your secret in it. Keep it out of repositories and chats.",
+        "Este código contiene tu secreto. No lo guardes en repositorios ni lo pegues en chats.";
+    verify_has_key: "This code has your public key in it, which is no secret.",
+        "Este código contiene tu clave pública, que no es secreta.";
+    verify_asymmetric: "This webhook is signed with Ed25519 alone (v1a): it is verified with a public key.",
+        "Este webhook se firma solo con Ed25519 (v1a): se verifica con una clave pública.";
+    verify_both: "This webhook is signed in both ways. The code checks the HMAC (v1) and passes over Ed25519 (v1a).",
+        "Este webhook se firma de ambas formas. El código comprueba el HMAC (v1) y pasa por alto Ed25519 (v1a).";
+    verify_no_asymmetric: "We have no code of this language for Ed25519. With a library for it, verify id.timestamp.body against each signature that begins with v1a, (the rest is base64); the public key is whpk_ and the base64 of its 32 bytes.",
+        "No tenemos código en este lenguaje para Ed25519. Con una biblioteca, verifica id.timestamp.body con cada firma que empiece por v1a, (el resto es base64); la clave pública es whpk_ y el base64 de sus 32 bytes.";
+    verify_rules: "In any language", "En cualquier lenguaje";
+    verify_body: "Verify the bytes of the body as they came, before a framework parses them.",
+        "Verifica los bytes del cuerpo tal como llegaron, antes de que un framework los interprete.";
+    verify_time: "Refuse a timestamp more than five minutes from now: else an old message could be sent to you again.",
+        "Rechaza una marca de tiempo a más de cinco minutos de ahora: si no, podrían reenviarte un mensaje antiguo.";
+    verify_several: "While a secret is rotated there are several signatures with spaces between: accept any that is yours. Compare them in constant time.",
+        "Mientras se rota un secreto hay varias firmas separadas por espacios: acepta cualquiera que sea tuya. Compáralas en tiempo constante.";
+    verify_id: "the same on every attempt: ignore what you have already processed",
+        "igual en cada intento: ignora lo que ya hayas procesado";
+    verify_sequence: "grows with the states of a resource: drop a state that is older than yours. It is not signed.",
+        "crece con los estados de un recurso: descarta un estado más antiguo que el tuyo. No va firmado.";
+    verify_test: "true in a test: nothing has happened, so do not act on it", "true en una prueba: no ha ocurrido nada, así que no actúes";
+    verify_plain_secret: "the secret itself, for receivers that cannot compute a signature. It does not protect the body: prefer the signature.",
+        "el propio secreto, para receptores que no pueden calcular una firma. No protege el cuerpo: prefiere la firma.";
+
+    // events and fields, chosen from the catalogue
+    example: "Example", "Ejemplo";
+    chosen: "chosen", "elegidos";
+    all_of_resource: "all of them, also those to come", "todos, también los futuros";
+    fields_of: "Fields of", "Campos de";
+    fields_choose: "Choose what is sent. Nothing chosen: the whole resource.", "Elige qué se envía. Sin elegir nada: el recurso completo.";
+    fields_show: "Show its fields", "Mostrar sus campos";
+    fields_other: "Other fields", "Otros campos";
+    fields_other_hint: "Paths, a line each, such as customer.email.", "Rutas, una por línea, como customer.email.";
+    no_example: "There is no example of this type: write the paths below.",
+        "No hay ejemplo de este tipo: escribe las rutas abajo.";
 }
 
 #[cfg(test)]

@@ -7,108 +7,20 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::get;
 use maud::{Markup, html};
-use serde_json::value::RawValue;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, json};
 use shopery_client::{Answer, Error, FieldError, JSON, Method, Problem, Request};
 
 use crate::App;
 use crate::api::{List, Made, MatchReport, TestReport, Type, Webhook};
+use crate::catalogue;
 use crate::form::{Form, REOPEN};
 use crate::layout::{Room, key, page, pretty};
 use crate::texts::Texts;
+use crate::typed::Typed;
 use crate::visitor::{NoPage, Visitor, html as answer, told};
 
 pub(crate) fn routes() -> Router<App> {
     Router::new().route("/webhooks/new", get(new).post(create)).route("/webhooks/{id}/edit", get(edit).post(change))
-}
-
-/// What was typed, or is there.
-#[derive(Debug, Default)]
-struct Typed {
-    name: String,
-    description: String,
-    url: String,
-    events: Vec<String>,
-    fields: String,
-    filter: String,
-    changed: String,
-    debounce: String,
-    rate_limit: String,
-    /// The version that is changed.
-    etag: String,
-}
-
-impl Typed {
-    fn of_form(form: &Form) -> Self {
-        let text = |name: &str| form.text(name).to_owned();
-        Self {
-            name: text("name"),
-            description: text("description"),
-            url: text("url"),
-            events: form.all("events").map(str::to_owned).collect(),
-            fields: text("fields"),
-            filter: text("filter"),
-            changed: text("changed"),
-            debounce: text("debounce"),
-            rate_limit: text("rateLimit"),
-            etag: text("etag"),
-        }
-    }
-
-    fn of_webhook(webhook: Webhook, etag: Option<String>) -> Self {
-        let lines = |list: Option<Vec<String>>| list.unwrap_or_default().join("\n");
-        Self {
-            name: webhook.name,
-            description: webhook.description.unwrap_or_default(),
-            url: webhook.url,
-            events: webhook.events,
-            fields: lines(webhook.fields),
-            filter: webhook.filter.map(|filter| pretty(filter.get())).unwrap_or_default(),
-            changed: lines(webhook.changed),
-            debounce: webhook.debounce.unwrap_or_default(),
-            rate_limit: webhook.rate_limit.map(|limit| limit.to_string()).unwrap_or_default(),
-            etag: etag.unwrap_or_default(),
-        }
-    }
-
-    /// The rules, `null` where there is none. What is no JSON goes as a text, so that the API names the field.
-    fn rules(&self) -> Map<String, Value> {
-        let lines = |text: &str| {
-            let lines: Vec<_> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-            if lines.is_empty() { Value::Null } else { json!(lines) }
-        };
-        let text = |text: &str| if text.is_empty() { Value::Null } else { json!(text) };
-        let rate_limit = self.rate_limit.parse::<u32>().map_or_else(|_| text(&self.rate_limit), |limit| json!(limit));
-        Map::from_iter([
-            ("fields".to_owned(), lines(&self.fields)),
-            ("changed".to_owned(), lines(&self.changed)),
-            ("debounce".to_owned(), text(&self.debounce)),
-            ("rateLimit".to_owned(), rate_limit),
-        ])
-    }
-
-    /// The body of a request. The filter keeps the digits of its numbers, so it is put in as it was typed.
-    fn body(&self, more: Map<String, Value>) -> String {
-        let mut body = self.rules();
-        body.extend(more);
-        let filter = match serde_json::from_str::<&RawValue>(&self.filter) {
-            _ if self.filter.is_empty() => "null".to_owned(),
-            Ok(filter) => filter.get().to_owned(),
-            Err(_) => json!(self.filter).to_string(),
-        };
-        let body = Value::Object(body).to_string();
-        format!("{},\"filter\":{filter}}}", body.strip_suffix('}').unwrap_or(&body))
-    }
-
-    fn whole(&self) -> String {
-        let description = if self.description.is_empty() { Value::Null } else { json!(self.description) };
-        self.body(Map::from_iter([
-            ("name".to_owned(), json!(self.name)),
-            ("description".to_owned(), description),
-            ("url".to_owned(), json!(self.url)),
-            ("events".to_owned(), json!(self.events)),
-        ]))
-    }
 }
 
 /// What is shown above the form.
@@ -188,6 +100,7 @@ async fn tried(form: &Form, id: Option<&str>, typed: &Typed) -> Result<Option<Re
             let request = Request::post(&["company", "webhooks", "match"]).body(JSON, typed.body(more));
             read(visitor.try_send(request).await, |report| Said::Matched { event_type, report })
         }
+        "fields" => Ok(Said::Nothing),
         _ => return Ok(None),
     };
     let said = match said {
@@ -244,7 +157,12 @@ fn shown(visitor: &Visitor, id: Option<&str>, types: &[Type], typed: &Typed, sai
                 input #url type="url" name="url" value=(typed.url) required placeholder="https://" aria-invalid=[invalid(wrong, "url")];
             }))
             p { button.quiet name="action" value="test" formnovalidate { (texts.test_url) } }
-            (events(texts, wrong, types, typed))
+            fieldset {
+                legend { (texts.subscribed) }
+                p.hint { (texts.events_hint) }
+                (catalogue::events(texts, types, &typed.events))
+                @for error in of(wrong, "events") { p.wrong { (error.field) " " (error.detail) } }
+            }
             (field(texts, wrong, "description", texts.description, "", html! {
                 textarea #description name="description" maxlength="1000" { (typed.description) }
             }))
@@ -310,38 +228,44 @@ fn field(texts: &Texts, wrong: &[FieldError], name: &str, label: &str, hint: &st
     }
 }
 
-fn events(texts: &Texts, wrong: &[FieldError], types: &[Type], typed: &Typed) -> Markup {
-    let mut resources: Vec<&str> = types.iter().map(|one| one.resource.as_str()).collect();
-    resources.dedup();
-    let choice = |value: &str, label: Markup| {
-        html! {
-            label.choice {
-                input type="checkbox" name="events" value=(value) checked[typed.events.iter().any(|event| event == value)];
-                " " (label)
-            }
-        }
-    };
+/// The fields of an example, to be checked, and a text for what it does not have.
+fn fields(texts: &Texts, wrong: &[FieldError], types: &[Type], typed: &Typed) -> Markup {
+    let example = typed.example_of(types);
+    let paths = example.and_then(|one| one.example.as_ref()).map(|example| catalogue::paths(example.get()));
+    let (paths, chosen) = (paths.unwrap_or_default(), typed.paths());
+    let others: Vec<_> = chosen.iter().filter(|path| paths.iter().all(|one| one.path != **path)).cloned().collect();
     html! {
         fieldset {
-            legend { (texts.subscribed) }
-            p.hint { (texts.events_hint) }
-            (choice("*", html! { (texts.all_events) " " code { "*" } }))
-            @for resource in resources {
-                @let all = format!("{resource}-*");
-                (choice(&all, html! { code { (all) } }))
-                @for one in types.iter().filter(|one| one.resource == resource) {
-                    (choice(&one.name, html! { code { (one.name) } " " span.faint { (one.description) } }))
+            legend { (texts.fields) span.faint { " (" (texts.optional) ")" } }
+            p.hint { (texts.fields_choose) }
+            div.row {
+                label for="example" { (texts.fields_of) }
+                select #example name="example" {
+                    @for one in types {
+                        option value=(one.name) selected[example.is_some_and(|example| example.name == one.name)] { (one.name) }
+                    }
                 }
+                button.quiet name="action" value="fields" formnovalidate { (texts.fields_show) }
             }
-            @for error in of(wrong, "events") { p.wrong { (error.field) " " (error.detail) } }
+            @for path in &chosen { input type="hidden" name="order" value=(path); }
+            @if paths.is_empty() { p.hint { (texts.no_example) } } @else { (catalogue::fields(&paths, &chosen)) }
+            (field(texts, &[], "fields", texts.fields_other, texts.fields_other_hint, html! {
+                textarea #fields name="fields" spellcheck="false" aria-invalid=[invalid(wrong, "fields")] { (others.join("\n")) }
+            }))
+            @for error in of(wrong, "fields") { p.wrong { (path_of(&error.field, &chosen)) " " (error.detail) } }
         }
     }
 }
 
+/// The path that an error is about: the API counts them, but nobody sees their numbers.
+fn path_of<'a>(field: &'a str, chosen: &'a [String]) -> &'a str {
+    let number = field.strip_prefix("fields[").and_then(|rest| rest.strip_suffix(']'));
+    number.and_then(|number| chosen.get(number.parse::<usize>().ok()?)).map_or(field, String::as_str)
+}
+
 fn advanced(texts: &Texts, wrong: &[FieldError], types: &[Type], typed: &Typed) -> Markup {
-    let is_open = [&typed.fields, &typed.filter, &typed.changed, &typed.debounce, &typed.rate_limit]
-        .iter()
-        .any(|text| !text.is_empty());
+    let rules = [&typed.fields, &typed.filter, &typed.changed, &typed.debounce, &typed.rate_limit];
+    let is_open = !typed.checked.is_empty() || rules.iter().any(|text| !text.is_empty());
     let area = |name: &'static str, text: &str| {
         html! { textarea id=(name) name=(name) spellcheck="false" aria-invalid=[invalid(wrong, name)] { (text) } }
     };
@@ -349,19 +273,14 @@ fn advanced(texts: &Texts, wrong: &[FieldError], types: &[Type], typed: &Typed) 
         html! { input id=(name) type="text" name=(name) value=(text) aria-invalid=[invalid(wrong, name)]; }
     };
     html! {
-        details.card open[is_open || !wrong.is_empty()] {
+        details.card open[is_open || typed.is_advanced || !wrong.is_empty()] {
             summary { (texts.advanced) }
-            (field(texts, wrong, "fields", texts.fields, texts.fields_hint, area("fields", &typed.fields)))
+            (fields(texts, wrong, types, typed))
             (field(texts, wrong, "filter", texts.filter_rule, texts.filter_hint, area("filter", &typed.filter)))
             (field(texts, wrong, "changed", texts.changed_rule, texts.changed_hint, area("changed", &typed.changed)))
             (field(texts, wrong, "debounce", texts.debounce, texts.debounce_hint, line("debounce", &typed.debounce)))
             (field(texts, wrong, "rateLimit", texts.rate_limit, texts.rate_limit_hint, line("rateLimit", &typed.rate_limit)))
-            div.actions {
-                select name="example" aria-label=(texts.preview) {
-                    @for one in types { option value=(one.name) { (one.name) } }
-                }
-                button.quiet name="action" value="preview" formnovalidate { (texts.preview) }
-            }
+            button.quiet name="action" value="preview" formnovalidate { (texts.preview) }
         }
     }
 }
@@ -371,24 +290,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_typed_is_the_body_and_no_number_loses_a_digit() {
-        let typed = Typed {
-            name: "a".to_owned(),
-            url: "https://a.example/".to_owned(),
-            events: vec!["order-*".to_owned()],
-            fields: " id\n\ncustomer.email \n".to_owned(),
-            filter: r#"{ "total_price": [10.10] }"#.to_owned(),
-            rate_limit: "50".to_owned(),
-            ..Typed::default()
-        };
-        let body = typed.whole();
-        let read: Value = serde_json::from_str(&body).unwrap();
-        assert_eq!((&read["fields"], &read["rateLimit"]), (&json!(["id", "customer.email"]), &json!(50)), "{body}");
-        assert_eq!((&read["changed"], &read["description"]), (&Value::Null, &Value::Null));
-        assert!(body.contains(r#""filter":{ "total_price": [10.10] }"#), "{body}");
-        // The API says what is wrong with what is not as it should be.
-        let odd = Typed { filter: "{".to_owned(), rate_limit: "many".to_owned(), ..Typed::default() };
-        let read: Value = serde_json::from_str(&odd.whole()).unwrap();
-        assert_eq!((&read["filter"], &read["rateLimit"]), (&json!("{"), &json!("many")));
+    fn an_error_is_about_a_path_rather_than_its_number() {
+        let chosen = ["id".to_owned(), "a..b".to_owned()];
+        for (field, shown) in [("fields[1]", "a..b"), ("fields[2]", "fields[2]"), ("fields", "fields"), ("fields[x]", "fields[x]")]
+        {
+            assert_eq!(path_of(field, &chosen), shown);
+        }
     }
 }

@@ -10,7 +10,7 @@ use maud::{Markup, html};
 use url::form_urlencoded::parse;
 
 use crate::App;
-use crate::api::{List, Metrics, Tally, Webhook};
+use crate::api::{List, Metrics, Tally, Webhook, Window};
 use crate::layout::{Room, command, page};
 use crate::moment::moment;
 use crate::texts::Texts;
@@ -113,7 +113,13 @@ fn table(texts: &Texts, found: &[&Webhook], metrics: &HashMap<String, Metrics>) 
                         @let of = metrics.get(&webhook.id);
                         tr {
                             td { a href={ "/webhooks/" (webhook.id) } { (webhook.name) } br; span.faint { (webhook.url) } }
-                            td { (state(texts, webhook)) }
+                            td {
+                                (state(texts, webhook))
+                                @if let Some(circuit) = of.and_then(|of| of.now.circuit.as_deref()).filter(|circuit| *circuit != "closed") {
+                                    br;
+                                    span.wait { (texts.circuit) ": " (circuit) }
+                                }
+                            }
                             td { (webhook.events.join(", ")) }
                             td { @if let Some(of) = of { (success(&of.total)) (trend(texts, &of.data)) } }
                             td.number { (latency(of)) }
@@ -165,8 +171,7 @@ pub(crate) fn state(texts: &Texts, webhook: &Webhook) -> Markup {
 
 /// How many of what has ended was delivered.
 pub(crate) fn success(total: &Tally) -> String {
-    let missed = total.deliveries.failed + total.deliveries.expired;
-    let all = total.deliveries.delivered + missed;
+    let all = total.deliveries.delivered.saturating_add(total.missed());
     match all {
         0 => "–".to_owned(),
         all => {
@@ -178,22 +183,23 @@ pub(crate) fn success(total: &Tally) -> String {
 }
 
 /// Bars of what was delivered and what was not, window by window.
-pub(crate) fn trend(texts: &Texts, windows: &[Tally]) -> Markup {
+fn trend(texts: &Texts, windows: &[Window]) -> Markup {
     const HEIGHT: u64 = 20;
-    let missed = |tally: &Tally| tally.deliveries.failed + tally.deliveries.expired;
-    let most = windows.iter().map(|tally| tally.deliveries.delivered + missed(tally)).max().unwrap_or_default().max(1);
+    let delivered = |one: &Window| one.tally.deliveries.delivered;
+    let missed = |one: &Window| one.tally.missed();
+    let most = windows.iter().map(|one| delivered(one) + missed(one)).max().unwrap_or_default().max(1);
     let height = |count: u64| (count * HEIGHT).div_ceil(most);
     let label = format!(
         "{}: {}, {}: {}",
         texts.delivered,
-        windows.iter().map(|tally| tally.deliveries.delivered).sum::<u64>(),
+        windows.iter().map(delivered).sum::<u64>(),
         texts.failed,
         windows.iter().map(missed).sum::<u64>()
     );
     html! {
         svg.trend role="img" aria-label=(label) viewBox={ "0 0 " (windows.len() * 4) " " (HEIGHT) } preserveAspectRatio="none" {
-            @for (place, tally) in windows.iter().enumerate() {
-                @let (good, bad) = (height(tally.deliveries.delivered), height(missed(tally)));
+            @for (place, one) in windows.iter().enumerate() {
+                @let (good, bad) = (height(delivered(one)), height(missed(one)));
                 @if good > 0 { rect.delivered x=(place * 4) y=(HEIGHT.saturating_sub(good)) width="3" height=(good) {} }
                 @if bad > 0 {
                     rect.failed x=(place * 4) y=(HEIGHT.saturating_sub(good + bad)) width="3" height=(bad) {}
@@ -224,7 +230,8 @@ mod tests {
 
     #[test]
     fn a_trend_says_in_words_what_it_shows() {
-        let shown = trend(crate::texts::Language::English.texts(), &[tally(3, 0), tally(0, 0), tally(0, 1)]);
+        let windows = [tally(3, 0), tally(0, 0), tally(0, 1)].map(|tally| Window { from: String::new(), tally });
+        let shown = trend(crate::texts::Language::English.texts(), &windows);
         let shown = shown.into_string();
         assert!(shown.contains("aria-label=\"Delivered: 3, Failed: 1\""), "{shown}");
         assert_eq!((shown.matches("delivered\" x=").count(), shown.matches("failed\" x=").count()), (1, 1), "{shown}");

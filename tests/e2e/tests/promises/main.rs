@@ -74,6 +74,8 @@ mod tenants;
 mod terminals;
 mod traces;
 mod truth;
+mod verification;
 mod versions;
 mod webhook_life;
+mod webhook_page;
 mod well_endpoints;
