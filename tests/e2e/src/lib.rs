@@ -15,6 +15,7 @@
     reason = "a harness that cannot go on fails its test"
 )]
 
+pub mod browser;
 pub mod burst;
 pub mod certificates;
 pub mod client;
@@ -47,6 +48,7 @@ pub mod token;
 pub mod verify;
 pub mod wait;
 
+pub use browser::{Browser, Theme};
 pub use burst::Burst;
 pub use client::{Client, Reply};
 pub use distance::Distance;

@@ -43,18 +43,43 @@ pub fn tool(name: &str) -> PathBuf {
 
 /// The folder from which Node finds the package `standardwebhooks`.
 pub fn node_packages() -> PathBuf {
-    let path = folder().join("receiver");
-    let package = path.join("node_modules/standardwebhooks");
-    assert!(package.exists(), "npm's standardwebhooks IS MISSING at {}: run tests/run", package.display());
-    path
+    node_package("standardwebhooks");
+    folder().join("npm")
+}
+
+fn node_package(name: &str) -> PathBuf {
+    let package = folder().join("npm/node_modules").join(name);
+    assert!(package.exists(), "npm's {name} IS MISSING at {}: run tests/run", package.display());
+    package
+}
+
+/// axe-core, a script that looks for what keeps people from using a page.
+pub fn axe() -> String {
+    std::fs::read_to_string(node_package("axe-core").join("axe.min.js")).unwrap()
+}
+
+/// Chromium; Chrome will do.
+pub fn chromium() -> PathBuf {
+    let found = on_path(&["chromium", "google-chrome"]);
+    found.expect("chromium IS MISSING: run tests/run, which installs it")
+}
+
+/// Of the same version as [`chromium`].
+pub fn chromedriver() -> PathBuf {
+    on_path(&["chromedriver"]).expect("chromedriver IS MISSING: run tests/run, which installs it")
+}
+
+fn on_path(names: &[&str]) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders: Vec<_> = std::env::split_paths(&path).collect();
+    let mut candidates = names.iter().flat_map(|name| folders.iter().map(move |folder| folder.join(name)));
+    candidates.find(|path| path.is_file())
 }
 
 /// The folder from which Node finds the package `oidc-provider`.
 pub fn openid() -> PathBuf {
-    let path = folder().join("openid");
-    let package = path.join("node_modules/oidc-provider");
-    assert!(package.exists(), "npm's oidc-provider IS MISSING at {}: run tests/run", package.display());
-    path
+    node_package("oidc-provider");
+    folder().join("npm")
 }
 
 /// The library that sets the clock of one process, with `LD_PRELOAD` and `FAKETIME`.

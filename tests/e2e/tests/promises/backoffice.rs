@@ -12,13 +12,13 @@ use tokio::process::Command;
 const DEADLINE: Duration = Duration::from_secs(60);
 const KEYS: &str = "k1:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 
-struct Backoffice {
-    url: String,
+pub(crate) struct Backoffice {
+    pub(crate) url: String,
     process: Process,
 }
 
 impl Backoffice {
-    async fn start(stack: &Stack) -> Self {
+    pub(crate) async fn start(stack: &Stack) -> Self {
         let port = ports::free();
         let url = format!("http://127.0.0.1:{port}");
         let mut command = Command::new(parts::binary("shopery-backoffice"));

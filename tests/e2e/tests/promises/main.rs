@@ -58,6 +58,8 @@ mod notified;
 mod openapi;
 mod operations;
 mod ordered;
+mod pages;
+mod pages_look;
 mod partitions;
 mod recovery;
 mod repeats;
