@@ -11,14 +11,14 @@ use axum::http::HeaderMap;
 use futures_util::future::try_join_all;
 use serde::Serialize;
 use shopery_http::{Permission, Problem};
-use shopery_model::{CircuitState, Invalid, TenantId, WebhookId};
+use shopery_model::{Circuit, CircuitState, Invalid, TenantId, WebhookId};
 use shopery_store::{Counts, Times, Windows};
 use time::OffsetDateTime;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::deliveries::{webhook_id, with_history};
+use crate::deliveries::{Reason, reason, webhook_id, with_history};
 use crate::openapi::schemas;
 use crate::query::Query;
 use crate::{App, database_problem, queue_problem};
@@ -81,7 +81,7 @@ struct Latency {
 }
 
 /// How things are at this moment.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Default, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct Now {
     /// When the oldest delivery was made that is pending or parked.
@@ -90,6 +90,27 @@ struct Now {
     /// Of a webhook: `closed` if its endpoint works, `open` if it is left alone, `draining` while what was parked is sent.
     #[serde(skip_serializing_if = "Option::is_none")]
     circuit: Option<&'static str>,
+    /// When an open circuit's endpoint is tried again; absent while it is being tried.
+    #[serde(with = "shopery_control::timestamp::option", skip_serializing_if = "Option::is_none")]
+    next_probe_at: Option<OffsetDateTime>,
+    /// What the endpoint did when it was found to fail, or last tried.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<Reason>,
+}
+
+impl Now {
+    fn of(self, circuit: Option<Circuit>) -> Self {
+        let Some(circuit) = circuit else { return Self { circuit: Some("closed"), ..self } };
+        match circuit.state {
+            CircuitState::Draining => Self { circuit: Some("draining"), ..self },
+            CircuitState::Open => Self {
+                circuit: Some("open"),
+                next_probe_at: circuit.probe_at,
+                error: circuit.error.map(|error| reason((error.reason, error.detail))),
+                ..self
+            },
+        }
+    }
 }
 
 impl From<&Counts> for Tally {
@@ -180,16 +201,12 @@ async fn of_webhook(
     let webhook = with_history(&app, &tenant, &id).await?;
     let windows = read_windows(Query::read(query.as_deref()), shopery_queue::now())?;
     let mut metrics = metrics(&app, &tenant, Some(webhook), windows).await?;
-    metrics.now.circuit = Some(circuit(&app, &tenant, webhook).await?);
+    metrics.now = metrics.now.of(circuit(&app, &tenant, webhook).await?);
     Ok(Json(metrics))
 }
 
-async fn circuit(app: &App, tenant: &TenantId, webhook: WebhookId) -> Result<&'static str, Problem> {
-    let circuit = app.queue.circuit(tenant, webhook).await.map_err(|error| queue_problem(&error))?;
-    Ok(circuit.map_or("closed", |circuit| match circuit.state {
-        CircuitState::Open => "open",
-        CircuitState::Draining => "draining",
-    }))
+async fn circuit(app: &App, tenant: &TenantId, webhook: WebhookId) -> Result<Option<Circuit>, Problem> {
+    app.queue.circuit(tenant, webhook).await.map_err(|error| queue_problem(&error))
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -244,7 +261,7 @@ async fn of_webhooks(
         tokio::try_join!(counts, app.store.oldest_waiting_of(&tenant, &webhooks)).map_err(database_problem)?;
     let circuits = try_join_all(webhooks.iter().map(|webhook| circuit(&app, &tenant, *webhook))).await?;
     let each = webhooks.into_iter().zip(circuits).map(|(webhook, circuit)| {
-        let now = Now { oldest_waiting_at: waiting.get(&webhook).copied(), circuit: Some(circuit) };
+        let now = Now { oldest_waiting_at: waiting.get(&webhook).copied(), ..Now::default() }.of(circuit);
         OfWebhook {
             webhook_id: webhook,
             metrics: Metrics::of(&counts.remove(&webhook).unwrap_or_default(), windows, now),
@@ -262,7 +279,7 @@ async fn metrics(
     let _admitted = app.sums.enter(tenant).await?;
     let asked = tokio::try_join!(app.store.counts(tenant, webhook, windows), app.store.oldest_waiting(tenant, webhook));
     let (counts, oldest_waiting_at) = asked.map_err(database_problem)?;
-    Ok(Metrics::of(&counts, windows, Now { oldest_waiting_at, circuit: None }))
+    Ok(Metrics::of(&counts, windows, Now { oldest_waiting_at, ..Now::default() }))
 }
 
 impl Metrics {

@@ -113,6 +113,10 @@ pub(crate) struct Now {
     pub(crate) oldest_waiting_at: Option<String>,
     #[serde(default)]
     pub(crate) circuit: Option<String>,
+    #[serde(default)]
+    pub(crate) next_probe_at: Option<String>,
+    #[serde(default)]
+    pub(crate) error: Option<Reason>,
 }
 
 #[derive(Debug, Deserialize)]

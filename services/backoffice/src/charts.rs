@@ -131,8 +131,10 @@ fn deliveries(texts: &Texts, range: Range, windows: &[Window]) -> Markup {
     chart.figure(texts, &legend, &bars(&counts, top), &table(texts, texts.chart_deliveries, &heads, windows, row))
 }
 
-/// The percentiles that are shown, with the class of their line.
-const PERCENTILES: [(&str, fn(&Latency) -> f64); 3] =
+/// The class of its line, and where it is read.
+type Percentile = (&'static str, fn(&Latency) -> f64);
+/// Those that are shown.
+const PERCENTILES: [Percentile; 3] =
     [("p50", |latency| latency.p50), ("p95", |latency| latency.p95), ("p99", |latency| latency.p99)];
 
 fn latencies(texts: &Texts, range: Range, metrics: &Metrics) -> Markup {
@@ -145,9 +147,8 @@ fn latencies(texts: &Texts, range: Range, metrics: &Metrics) -> Markup {
     let all = windows.iter().filter_map(|one| one.tally.latency.as_ref());
     let top = top(all.flat_map(|latency| PERCENTILES.map(|(_, of)| of(latency))).fold(0.0, f64::max));
     let chart = Chart { title, label, range, windows, top, unit: millis };
-    let values = |of: fn(&Latency) -> f64| -> Vec<_> {
-        windows.iter().map(|one| one.tally.latency.as_ref().map(of)).collect()
-    };
+    let values =
+        |of: fn(&Latency) -> f64| -> Vec<_> { windows.iter().map(|one| one.tally.latency.as_ref().map(of)).collect() };
     let drawing = html! {
         @for (name, of) in PERCENTILES { path class=(name) vector-effect="non-scaling-stroke" d=(line(&values(of), top)) {} }
     };

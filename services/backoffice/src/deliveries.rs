@@ -137,7 +137,7 @@ fn class(state: &str) -> &'static str {
 
 fn table(texts: &Texts, deliveries: &[Delivery]) -> Markup {
     html! {
-        div.wide {
+        div.wide tabindex="0" role="region" aria-label=(texts.deliveries) {
             table {
                 thead {
                     tr {

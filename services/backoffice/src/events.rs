@@ -33,7 +33,7 @@ async fn list(visitor: Visitor, RawQuery(query): RawQuery) -> Result<Response, N
     let found: List<Event> = visitor.get(&["company", "events"], &[asked]).await?;
     let content = html! {
         @if found.data.is_empty() { p { (texts.no_events) } } @else {
-            div.wide {
+            div.wide tabindex="0" role="region" aria-label=(texts.events) {
                 table {
                     thead {
                         tr {
@@ -75,7 +75,7 @@ async fn one(visitor: Visitor, Path(id): Path<String>, RawQuery(query): RawQuery
     let report: EventReport = visitor.get(&["company", "events", &id], &asked).await?;
     let content = html! {
         h2 { (texts.became) }
-        div.wide {
+        div.wide tabindex="0" role="region" aria-label=(texts.became) {
             table {
                 thead {
                     tr { th scope="col" { (texts.webhooks) } th scope="col" { (texts.outcome) } th scope="col" { (texts.deliveries) } }

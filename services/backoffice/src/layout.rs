@@ -92,7 +92,7 @@ fn tenants(visitor: &Visitor) -> Markup {
                         option value=(tenant) selected[*tenant == session.tenant] { (tenant) }
                     }
                 }
-                button.quiet { "→" span.unseen { (texts.filter) } }
+                button.quiet { (texts.switch_tenant) }
             }
         }
     }

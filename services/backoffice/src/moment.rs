@@ -50,6 +50,9 @@ mod tests {
     #[test]
     fn an_axis_has_the_day_or_the_time_of_day() {
         let time = "2026-11-24T10:05:01.234Z";
-        assert_eq!((tick(time, true), tick(time, false), tick("soon", true)), ("11-24".into(), "10:05".into(), "soon".into()));
+        assert_eq!(
+            (tick(time, true), tick(time, false), tick("soon", true)),
+            ("11-24".into(), "10:05".into(), "soon".into())
+        );
     }
 }

@@ -11,10 +11,11 @@ use shopery_client::{JSON, Method, Request};
 use time::OffsetDateTime;
 
 use crate::App;
-use crate::api::{Change, List, Metrics, Secret, TestReport, Webhook};
+use crate::api::{Change, List, Metrics, Now, Secret, TestReport, Webhook};
 use crate::charts::{Range, charts, ranges};
 use crate::form::Form;
 use crate::layout::{Room, command, key, page};
+use crate::live;
 use crate::moment::moment;
 use crate::texts::Texts;
 use crate::visitor::{NoPage, Visitor, html as answer};
@@ -37,10 +38,12 @@ async fn page_of(visitor: &Visitor, id: &str, said: Markup) -> Result<String, No
     let range = Range::read(visitor.here.split_once('?').map(|(_, query)| query));
     let asked = range.query(OffsetDateTime::now_utc());
     let metrics: Metrics = visitor.get(&["company", "webhooks", id, "metrics"], &asked).await?;
+    // What is asked for by a form is an answer to it, and stays.
+    let is_live = visitor.sent.is_none();
     let content = html! {
         (said)
         @if visitor.session.may_write() { (actions(visitor, &webhook)) }
-        div.card { (facts(texts, &webhook, &metrics)) }
+        (live::part("facts", &visitor.here, is_live, &html! { div.card { (facts(texts, &webhook, &metrics)) } }))
         p { a href={ "/webhooks/" (webhook.id) "/verify" } { (texts.verify) } }
         p { a href={ "/deliveries?webhook=" (webhook.id) } { (texts.deliveries) } }
         p { a href={ "/webhooks/" (webhook.id) "/changes" } { (texts.changes) } }
@@ -60,7 +63,7 @@ fn facts(texts: &Texts, webhook: &Webhook, metrics: &Metrics) -> Markup {
             dt { (texts.url) } dd { (webhook.url) }
             dt { (texts.subscribed) } dd { (webhook.events.join(", ")) }
             @if let Some(description) = &webhook.description { dt { (texts.description) } dd { (description) } }
-            @if let Some(name) = &metrics.now.circuit { dt { (texts.circuit) } dd { (circuit(texts, name)) } }
+            @if let Some(name) = &metrics.now.circuit { dt { (texts.circuit) } dd { (circuit(texts, name, &metrics.now)) } }
             @if let Some(waiting) = webhook.waiting.as_ref().filter(|waiting| waiting.parked > 0) {
                 dt { (texts.waiting) }
                 dd {
@@ -75,14 +78,18 @@ fn facts(texts: &Texts, webhook: &Webhook, metrics: &Metrics) -> Markup {
 }
 
 /// Whether the endpoint is sent anything, in words.
-fn circuit(texts: &Texts, name: &str) -> Markup {
+fn circuit(texts: &Texts, name: &str, now: &Now) -> Markup {
     let (class, means) = match name {
         "closed" => ("good", texts.circuit_closed),
         "open" => ("bad", texts.circuit_open),
         "draining" => ("wait", texts.circuit_draining),
         _ => ("faint", ""),
     };
-    html! { span class=(class) { (name) } @if !means.is_empty() { ": " (means) } }
+    html! {
+        span class=(class) { (name) } @if !means.is_empty() { ": " (means) }
+        @if let Some(error) = &now.error { br; (error.detail) }
+        @if let Some(at) = &now.next_probe_at { br; (texts.next_probe) " " (moment(at)) }
+    }
 }
 
 fn numbers(texts: &Texts, metrics: &Metrics) -> Markup {
@@ -203,7 +210,7 @@ async fn changes(visitor: Visitor, Path(id): Path<String>) -> Result<Response, N
         value.as_ref().map_or_else(|| "–".to_owned(), |value| value.get().to_owned())
     };
     let content = html! {
-        div.wide {
+        div.wide tabindex="0" role="region" aria-label=(texts.changes) {
             table {
                 thead {
                     tr { th scope="col" { (texts.at) } th scope="col" { (texts.by) } th scope="col" { (texts.changes) } }
@@ -224,7 +231,7 @@ async fn changes(visitor: Visitor, Path(id): Path<String>) -> Result<Response, N
                 }
             }
         }
-        p { a href={ "/webhooks/" (id) } { (texts.webhooks) } }
+        p { a href={ "/webhooks/" (id) } { (texts.back_to_webhook) } }
         (command(texts, &format!("shopery webhooks changes {id}")))
     };
     Ok(answer(page(&visitor, Room::Webhooks, texts.changes, &content)))

@@ -1,8 +1,9 @@
-//! The identity provider: OpenID Connect with authorization code and PKCE. It says who somebody is; what we take from it is
-//! the access token, which the API verifies as every other.
+//! The identity provider: OpenID Connect with authorization code and PKCE. It says who somebody is; what we take from it
+//! is the access token, which the API verifies as every other.
 //!
 //! Invariants: nothing is sent to it but over TLS (or on this machine), no redirect is followed, and every request has a
-//! timeout and a bound. What it said of itself is known for [`MAX_AGE`] at most. No error has a token, a code or a secret in it.
+//! timeout and a bound. What it said of itself is known for [`MAX_AGE`] at most. No error has a token, a code or a secret
+//! in it.
 
 use std::pin::Pin;
 use std::str::FromStr;
@@ -219,7 +220,8 @@ impl Provider {
 
     /// A sign-in, up to where the browser leaves us. `language` is that of the page.
     pub(crate) async fn begin(&self, language: &str) -> Result<Begun, NoToken> {
-        let client = self.client(&self.metadata(MAX_AGE).await?);
+        let metadata = self.metadata(MAX_AGE).await?;
+        let client = self.client(&metadata);
         let (challenge, verifier) = PkceCodeChallenge::new_random_sha256();
         let flow = CoreAuthenticationFlow::AuthorizationCode;
         let mut request = client
@@ -240,7 +242,8 @@ impl Provider {
 
     /// The access token that a code stands for, once the ID token beside it has shown that both are of this sign-in.
     pub(crate) async fn exchange(&self, code: &str, nonce: &str, verifier: &str) -> Result<SecretString, NoToken> {
-        let client = self.client(&self.metadata(MAX_AGE).await?);
+        let metadata = self.metadata(MAX_AGE).await?;
+        let client = self.client(&metadata);
         let exchange = client.exchange_code(AuthorizationCode::new(code.to_owned()));
         let mut exchange = exchange
             .map_err(|_| NoToken::Untrusted("it has no token endpoint".to_owned()))?
@@ -252,7 +255,10 @@ impl Provider {
         let nonce = Nonce::new(nonce.to_owned());
         match verify(&client, &tokens, &nonce) {
             // It may have changed its keys since we asked for them.
-            Err(NoMatch::Key) => verify(&self.client(&self.metadata(MIN_AGE).await?), &tokens, &nonce),
+            Err(NoMatch::Key) => {
+                let metadata = self.metadata(MIN_AGE).await?;
+                verify(&self.client(&metadata), &tokens, &nonce)
+            }
             verified => verified,
         }
         .map_err(|no| NoToken::Untrusted(format!("{:#}", anyhow::Error::new(no))))?;
@@ -273,7 +279,7 @@ impl Provider {
         Ok(url.filter(is_safe))
     }
 
-    /// Who else answers in its name (RFC 9207).
+    /// Whether this is what it calls itself (RFC 9207).
     pub(crate) fn is_issuer(&self, named: &str) -> bool {
         self.config.issuer.0.as_str() == named
     }

@@ -1,7 +1,7 @@
 //! Signing in at the identity provider: away to it, and back; and out again, there as well.
 //!
-//! What correctness rests on: a sign-in that was begun is a sealed cookie of the browser that began it, so nobody else can
-//! finish it (state), no other sign-in's tokens are taken (nonce), and a code that was stolen is worth nothing (PKCE).
+//! What correctness rests on: a sign-in that was begun is a sealed cookie of the browser that began it, so nobody else
+//! can finish it (state), no other sign-in's tokens are taken (nonce), and a stolen code is worth nothing (PKCE).
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use axum::Router;
@@ -204,7 +204,7 @@ async fn signed_in(headers: HeaderMap) -> Response {
     page(layout::bare_with(texts, texts.signed_in, &content))
 }
 
-/// Our session has ended; its own is ended at the provider. Not by a redirect from the form, for the same reason as above.
+/// Our session has ended; the provider has its own. The page leads there, not a redirect of the form: see [`leave`].
 async fn signed_out(State(app): State<App>, headers: HeaderMap) -> Response {
     let texts = Language::of(&headers).texts();
     let url = match &app.provider {

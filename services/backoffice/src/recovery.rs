@@ -105,7 +105,7 @@ async fn show(visitor: Visitor, Path(id): Path<String>) -> Result<Response, NoPa
                     }
                 }
             }
-            a.button.quiet href={ "/webhooks/" (recovery.webhook_id) } { (texts.webhooks) }
+            a.button.quiet href={ "/webhooks/" (recovery.webhook_id) } { (texts.back_to_webhook) }
         }
         (command(texts, &format!("shopery recoveries get {id} --follow")))
     };

@@ -54,6 +54,9 @@ macro_rules! texts {
 texts! {
     product: "Shopery Webhooks", "Webhooks de Shopery";
     skip: "Skip to the content", "Ir al contenido";
+    back_to_webhook: "Back to the webhook", "Volver al webhook";
+    switch_tenant: "Switch tenant", "Cambiar de tienda";
+    next_probe: "It is tried again at", "Se probará de nuevo a las";
     follow: "Show new ones as they come", "Mostrar las nuevas según llegan";
     stop_following: "Stop showing new ones as they come", "Dejar de mostrar las nuevas según llegan";
     new_deliveries: "new.", "nuevas.";

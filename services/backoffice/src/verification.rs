@@ -57,11 +57,7 @@ static LANGUAGES: [Language; 8] = [
     Language {
         name: "node",
         title: "Node.js",
-        secret: Snippet::new(
-            include_str!("verification/node.js"),
-            "process.env.SHOPERY_WEBHOOK_SECRET",
-            "\"{}\"",
-        ),
+        secret: Snippet::new(include_str!("verification/node.js"), "process.env.SHOPERY_WEBHOOK_SECRET", "\"{}\""),
         public_key: Some(Snippet::new(
             include_str!("verification/public_key.js"),
             "process.env.SHOPERY_WEBHOOK_PUBLIC_KEY",
@@ -105,21 +101,13 @@ static LANGUAGES: [Language; 8] = [
     Language {
         name: "ruby",
         title: "Ruby",
-        secret: Snippet::new(
-            include_str!("verification/verify.rb"),
-            "ENV.fetch(\"SHOPERY_WEBHOOK_SECRET\")",
-            "\"{}\"",
-        ),
+        secret: Snippet::new(include_str!("verification/verify.rb"), "ENV.fetch(\"SHOPERY_WEBHOOK_SECRET\")", "\"{}\""),
         public_key: None,
     },
     Language {
         name: "go",
         title: "Go",
-        secret: Snippet::new(
-            include_str!("verification/verify.go"),
-            "os.Getenv(\"SHOPERY_WEBHOOK_SECRET\")",
-            "\"{}\"",
-        ),
+        secret: Snippet::new(include_str!("verification/verify.go"), "os.Getenv(\"SHOPERY_WEBHOOK_SECRET\")", "\"{}\""),
         public_key: None,
     },
     Language {
@@ -258,9 +246,10 @@ mod tests {
     const KEY: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLa+/==";
 
     fn snippets() -> impl Iterator<Item = (&'static str, Snippet)> {
-        LANGUAGES.iter().flat_map(|one| [(one.name, Some(one.secret)), (one.name, one.public_key)]).filter_map(
-            |(name, snippet)| Some((name, snippet?)),
-        )
+        LANGUAGES
+            .iter()
+            .flat_map(|one| [(one.name, Some(one.secret)), (one.name, one.public_key)])
+            .filter_map(|(name, snippet)| Some((name, snippet?)))
     }
 
     #[test]
@@ -268,7 +257,10 @@ mod tests {
         for (name, snippet) in snippets() {
             assert_eq!(snippet.code.matches(snippet.reads).count(), 1, "{name}");
             let with = snippet.with(KEY);
-            assert!(with.contains(&snippet.literal.replace("{}", KEY)) && !with.contains(snippet.reads), "{name}: {with}");
+            assert!(
+                with.contains(&snippet.literal.replace("{}", KEY)) && !with.contains(snippet.reads),
+                "{name}: {with}"
+            );
             for odd in ["a\"b", "a'b", "a\\", "#{a}", "$a", "\n"] {
                 assert_eq!(snippet.with(odd), snippet.code, "{name}: {odd:?}");
             }

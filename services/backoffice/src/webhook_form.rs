@@ -149,12 +149,14 @@ fn shown(visitor: &Visitor, id: Option<&str>, types: &[Type], typed: &Typed, sai
         (message(texts, id, said))
         form method="post" {
             (key(visitor))
+            // Enter presses the first button of a form.
+            button.unseen name="action" value="save" tabindex="-1" aria-hidden="true" {}
             input type="hidden" name="etag" value=(typed.etag);
             (field(texts, wrong, "name", texts.name, "", html! {
-                input #name type="text" name="name" value=(typed.name) required maxlength="200" aria-invalid=[invalid(wrong, "name")];
+                input #name type="text" name="name" value=(typed.name) required maxlength="200" aria-invalid=[invalid(wrong, "name")] aria-describedby=[described(wrong, "name", "")];
             }))
             (field(texts, wrong, "url", texts.url, "", html! {
-                input #url type="url" name="url" value=(typed.url) required placeholder="https://" aria-invalid=[invalid(wrong, "url")];
+                input #url type="url" name="url" value=(typed.url) required placeholder="https://" aria-invalid=[invalid(wrong, "url")] aria-describedby=[described(wrong, "url", "")];
             }))
             p { button.quiet name="action" value="test" formnovalidate { (texts.test_url) } }
             fieldset {
@@ -216,14 +218,24 @@ fn of<'a>(wrong: &'a [FieldError], name: &'a str) -> impl Iterator<Item = &'a Fi
     wrong.iter().filter(move |error| error.field.split(['[', '.']).next() == Some(name))
 }
 
+/// What a screen reader says besides the label.
+fn described(wrong: &[FieldError], name: &str, hint: &str) -> Option<String> {
+    let hint = (!hint.is_empty()).then(|| format!("{name}-hint"));
+    let wrong = invalid(wrong, name).map(|_| format!("{name}-wrong"));
+    let ids: Vec<_> = hint.into_iter().chain(wrong).collect();
+    (!ids.is_empty()).then(|| ids.join(" "))
+}
+
 fn field(texts: &Texts, wrong: &[FieldError], name: &str, label: &str, hint: &str, input: Markup) -> Markup {
     let is_needed = matches!(name, "name" | "url");
     html! {
         div.field {
             label for=(name) { (label) @if !is_needed { span.faint { " (" (texts.optional) ")" } } }
             (input)
-            @if !hint.is_empty() { p.hint { (hint) } }
-            @for error in of(wrong, name) { p.wrong { (error.field) " " (error.detail) } }
+            @if !hint.is_empty() { p.hint id={ (name) "-hint" } { (hint) } }
+            @if invalid(wrong, name).is_some() {
+                div id={ (name) "-wrong" } { @for error in of(wrong, name) { p.wrong { (error.field) " " (error.detail) } } }
+            }
         }
     }
 }
@@ -266,20 +278,40 @@ fn path_of<'a>(field: &'a str, chosen: &'a [String]) -> &'a str {
 fn advanced(texts: &Texts, wrong: &[FieldError], types: &[Type], typed: &Typed) -> Markup {
     let rules = [&typed.fields, &typed.filter, &typed.changed, &typed.debounce, &typed.rate_limit];
     let is_open = !typed.checked.is_empty() || rules.iter().any(|text| !text.is_empty());
-    let area = |name: &'static str, text: &str| {
-        html! { textarea id=(name) name=(name) spellcheck="false" aria-invalid=[invalid(wrong, name)] { (text) } }
+    let area = |name: &'static str, label: &str, hint: &str, text: &str| {
+        let described = described(wrong, name, hint);
+        field(
+            texts,
+            wrong,
+            name,
+            label,
+            hint,
+            html! {
+                textarea id=(name) name=(name) spellcheck="false" aria-invalid=[invalid(wrong, name)] aria-describedby=[described] { (text) }
+            },
+        )
     };
-    let line = |name: &'static str, text: &str| {
-        html! { input id=(name) type="text" name=(name) value=(text) aria-invalid=[invalid(wrong, name)]; }
+    let line = |name: &'static str, label: &str, hint: &str, text: &str| {
+        let described = described(wrong, name, hint);
+        field(
+            texts,
+            wrong,
+            name,
+            label,
+            hint,
+            html! {
+                input id=(name) type="text" name=(name) value=(text) aria-invalid=[invalid(wrong, name)] aria-describedby=[described];
+            },
+        )
     };
     html! {
         details.card open[is_open || typed.is_advanced || !wrong.is_empty()] {
             summary { (texts.advanced) }
             (fields(texts, wrong, types, typed))
-            (field(texts, wrong, "filter", texts.filter_rule, texts.filter_hint, area("filter", &typed.filter)))
-            (field(texts, wrong, "changed", texts.changed_rule, texts.changed_hint, area("changed", &typed.changed)))
-            (field(texts, wrong, "debounce", texts.debounce, texts.debounce_hint, line("debounce", &typed.debounce)))
-            (field(texts, wrong, "rateLimit", texts.rate_limit, texts.rate_limit_hint, line("rateLimit", &typed.rate_limit)))
+            (area("filter", texts.filter_rule, texts.filter_hint, &typed.filter))
+            (area("changed", texts.changed_rule, texts.changed_hint, &typed.changed))
+            (line("debounce", texts.debounce, texts.debounce_hint, &typed.debounce))
+            (line("rateLimit", texts.rate_limit, texts.rate_limit_hint, &typed.rate_limit))
             button.quiet name="action" value="preview" formnovalidate { (texts.preview) }
         }
     }
@@ -292,7 +324,8 @@ mod tests {
     #[test]
     fn an_error_is_about_a_path_rather_than_its_number() {
         let chosen = ["id".to_owned(), "a..b".to_owned()];
-        for (field, shown) in [("fields[1]", "a..b"), ("fields[2]", "fields[2]"), ("fields", "fields"), ("fields[x]", "fields[x]")]
+        for (field, shown) in
+            [("fields[1]", "a..b"), ("fields[2]", "fields[2]"), ("fields", "fields"), ("fields[x]", "fields[x]")]
         {
             assert_eq!(path_of(field, &chosen), shown);
         }

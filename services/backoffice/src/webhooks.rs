@@ -96,7 +96,7 @@ fn search(texts: &Texts, asked: &Asked) -> Markup {
 
 fn table(texts: &Texts, found: &[&Webhook], metrics: &HashMap<String, Metrics>) -> Markup {
     html! {
-        div.wide {
+        div.wide tabindex="0" role="region" aria-label=(texts.webhooks) {
             table {
                 thead {
                     tr {

@@ -14,10 +14,11 @@ fn window(delivered: u64, failed: u64, latency: Option<f64>) -> Window {
 }
 
 fn shown(windows: Vec<Window>, failed: &[(&str, u64)]) -> String {
-    let mut total = window(windows.iter().map(|one| one.tally.deliveries.delivered).fold(0, u64::saturating_add), 0, None);
+    let mut total =
+        window(windows.iter().map(|one| one.tally.deliveries.delivered).fold(0, u64::saturating_add), 0, None);
     total.tally.failed_attempts = failed.iter().map(|(reason, count)| ((*reason).to_owned(), *count)).collect();
     total.tally.latency = windows.iter().any(|one| one.tally.latency.is_some()).then(|| latency(9.0));
-    let now = Now { oldest_waiting_at: None, circuit: None };
+    let now = Now { oldest_waiting_at: None, circuit: None, next_probe_at: None, error: None };
     let metrics = Metrics { webhook_id: "wbh_1".to_owned(), total: total.tally, data: windows, now };
     charts(Language::English.texts(), "wbh_1", Range::Day, &metrics).into_string()
 }

@@ -1,5 +1,5 @@
-//! Signing in to the pages at a real OpenID provider, as a browser does that keeps its cookies: there and back, out again, what
-//! must sign nobody in, and a session that ends while somebody types.
+//! Signing in to the pages at a real OpenID provider, as a browser does that keeps its cookies: there and back, out
+//! again, what must sign nobody in, and a session that ends while somebody types.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -404,14 +404,18 @@ async fn of_a_webhook_with_asymmetric_signatures_the_code_verifies_those() {
     let messages = arrived(&delivered);
     let shown = client.get(&format!("/company/webhooks/{webhook}/secret")).await.expect(200).json();
     let (secret, public_key) = (shown["secret"].as_str().unwrap(), shown["publicKey"].as_str().unwrap());
-    let other = client.create_webhook_with(&stack.merchant.url("/b"), &["order-*"], json!({ "signature": "both" })).await;
+    let other =
+        client.create_webhook_with(&stack.merchant.url("/b"), &["order-*"], json!({ "signature": "both" })).await;
     let other = client.get(&format!("/company/webhooks/{other}/secret")).await.expect(200).json();
 
     let (pages, path) = (Pages::of(&stack, &client).await, format!("/webhooks/{webhook}/verify"));
     for language in ["node", "python", "java"] {
         let page = pages.get(&format!("{path}?language={language}")).await;
         let (_, revealed) = pages.post(&path, &[("language", language)]).await;
-        assert!(!page.contains(public_key) && revealed.contains(public_key) && !revealed.contains(secret), "{revealed}");
+        assert!(
+            !page.contains(public_key) && revealed.contains(public_key) && !revealed.contains(secret),
+            "{revealed}"
+        );
         let folder = stack.folder().join(language);
         let Some(receiver) = Receiver::build(&folder, language, &code(&page)).await else { continue };
         receiver.assert_accepts(1, Some(("SHOPERY_WEBHOOK_PUBLIC_KEY", public_key)), &messages).await;

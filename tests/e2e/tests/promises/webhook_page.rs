@@ -46,9 +46,11 @@ async fn events_and_fields_are_chosen_from_the_catalogue() {
     assert!(form.contains("<summary><code>order</code></summary>") && form.contains("zoe@example.com"), "{form}");
 
     // Another type's example has other fields; what was chosen before stays, and what was typed too.
-    let typed = [("name", "n"), ("url", &*url), ("events", "order-*"), ("field", "customer.email"), ("fields", "own\nid")];
-    let (status, shown) =
-        pages.post("/webhooks/new", &[&typed[..], &[("example", "order-deleted"), ("action", "fields")]].concat()).await;
+    let typed =
+        [("name", "n"), ("url", &*url), ("events", "order-*"), ("field", "customer.email"), ("fields", "own\nid")];
+    let (status, shown) = pages
+        .post("/webhooks/new", &[&typed[..], &[("example", "order-deleted"), ("action", "fields")]].concat())
+        .await;
     assert_eq!(status, 200);
     for part in [
         "value=\"order-*\" checked",
