@@ -18,6 +18,7 @@ pub(crate) struct Asset {
 }
 
 pub(crate) static STYLE: Asset = Asset::new(include_str!("style.css"), "text/css; charset=utf-8", "css");
+pub(crate) static ICON: Asset = Asset::new(include_str!("icon.svg"), "image/svg+xml", "svg");
 /// Keeps a page up to date while it is looked at. Nothing needs it.
 pub(crate) static SCRIPT: Asset =
     Asset::new(include_str!("../vendor/htmx-2.0.11.min.js"), "text/javascript; charset=utf-8", "js");
@@ -43,5 +44,5 @@ pub(crate) fn routes() -> Router {
             ([(header::CONTENT_TYPE, asset.content_type), (header::CACHE_CONTROL, kept)], asset.content).into_response()
         })
     };
-    Router::new().route(STYLE.path(), serve(&STYLE)).route(SCRIPT.path(), serve(&SCRIPT))
+    [&STYLE, &ICON, &SCRIPT].into_iter().fold(Router::new(), |routes, asset| routes.route(asset.path(), serve(asset)))
 }

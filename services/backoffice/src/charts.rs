@@ -174,25 +174,27 @@ fn reasons(texts: &Texts, webhook: &str, metrics: &Metrics) -> Markup {
     html! {
         figure.chart {
             figcaption { h3 { (texts.chart_reasons) } }
-            table {
-                thead {
-                    tr {
-                        th scope="col" { (texts.reason) }
-                        th.number scope="col" { (texts.attempts) }
-                        th.number scope="col" { (texts.share) }
-                    }
-                }
-                tbody {
-                    @for (reason, count) in reasons {
+            div.wide role="region" tabindex="0" aria-label=(texts.chart_reasons) {
+                table {
+                    thead {
                         tr {
-                            td {
-                                a href={ "/deliveries?webhook=" (webhook) "&reason=" (escaped(reason)) } { code { (reason) } }
-                                svg.bar aria-hidden="true" viewBox="0 0 100 10" preserveAspectRatio="none" {
-                                    rect.failed width=(point(height(*count as f64, most).max(MIN_BAR))) height="10" {}
+                            th scope="col" { (texts.reason) }
+                            th.number scope="col" { (texts.attempts) }
+                            th.number scope="col" { (texts.share) }
+                        }
+                    }
+                    tbody {
+                        @for (reason, count) in reasons {
+                            tr {
+                                td {
+                                    a href={ "/deliveries?webhook=" (webhook) "&reason=" (escaped(reason)) } { code { (reason) } }
+                                    svg.bar aria-hidden="true" viewBox="0 0 100 10" preserveAspectRatio="none" {
+                                        rect.failed width=(point(height(*count as f64, most).max(MIN_BAR))) height="10" {}
+                                    }
                                 }
+                                td.number { (count) }
+                                td.number { (percent(*count, attempts)) }
                             }
-                            td.number { (count) }
-                            td.number { (percent(*count, attempts)) }
                         }
                     }
                 }

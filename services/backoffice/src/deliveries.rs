@@ -111,17 +111,21 @@ async fn news(visitor: Visitor, RawQuery(query): RawQuery) -> Result<Response, N
 fn filters(texts: &Texts, asked: &[(&'static str, String)]) -> Markup {
     let states: Vec<_> = value(asked, "status").split(',').collect();
     html! {
-        form.row role="search" method="get" action="/deliveries" {
-            @for (name, label) in [("webhook", texts.webhooks), ("event", texts.event), ("resource", texts.resource), ("reason", texts.reason), ("response_status", texts.answer)] {
-                div { label for=(name) { (label) } br; input id=(name) type="text" name=(name) value=(value(asked, name)) size="14"; }
-            }
-            div {
-                label for="status" { (texts.state) } br;
-                select #status name="status" multiple size="3" {
-                    @for state in STATES { option value=(state) selected[states.contains(&state)] { (state) } }
+        // It is long, and mostly not needed.
+        details open[!asked.is_empty()] {
+            summary { (texts.filter) }
+            form.row role="search" method="get" action="/deliveries" {
+                @for (name, label) in [("webhook", texts.webhooks), ("event", texts.event), ("resource", texts.resource), ("reason", texts.reason), ("response_status", texts.answer)] {
+                    div { label for=(name) { (label) } br; input id=(name) type="text" name=(name) value=(value(asked, name)) size="14"; }
                 }
+                div {
+                    label for="status" { (texts.state) } br;
+                    select #status name="status" multiple size="3" {
+                        @for state in STATES { option value=(state) selected[states.contains(&state)] { (state) } }
+                    }
+                }
+                button.quiet { (texts.filter) }
             }
-            button.quiet { (texts.filter) }
         }
     }
 }

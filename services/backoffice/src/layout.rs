@@ -4,7 +4,7 @@ use maud::{DOCTYPE, Markup, html};
 use secrecy::ExposeSecret;
 use time::OffsetDateTime;
 
-use crate::assets::{SCRIPT, STYLE};
+use crate::assets::{ICON, SCRIPT, STYLE};
 use crate::form::KEY;
 use crate::sign_in::ends_soon;
 use crate::texts::Texts;
@@ -26,6 +26,7 @@ fn head(texts: &Texts, title: &str, more: &Markup) -> Markup {
             meta name="color-scheme" content="light dark";
             title { (title) " · " (texts.product) }
             link rel="stylesheet" href=(STYLE.path());
+            link rel="icon" type="image/svg+xml" href=(ICON.path());
             (more)
         }
     }

@@ -44,9 +44,11 @@ async fn page_of(visitor: &Visitor, id: &str, said: Markup) -> Result<String, No
         (said)
         @if visitor.session.may_write() { (actions(visitor, &webhook)) }
         (live::part("facts", &visitor.here, is_live, &html! { div.card { (facts(texts, &webhook, &metrics)) } }))
-        p { a href={ "/webhooks/" (webhook.id) "/verify" } { (texts.verify) } }
-        p { a href={ "/deliveries?webhook=" (webhook.id) } { (texts.deliveries) } }
-        p { a href={ "/webhooks/" (webhook.id) "/changes" } { (texts.changes) } }
+        p.links {
+            a href={ "/deliveries?webhook=" (webhook.id) } { (texts.deliveries) }
+            a href={ "/webhooks/" (webhook.id) "/verify" } { (texts.verify) }
+            a href={ "/webhooks/" (webhook.id) "/changes" } { (texts.changes) }
+        }
         h2 #metrics { (texts.metrics) }
         (ranges(texts, &webhook.id, range))
         div.card { (numbers(texts, &metrics)) }
@@ -72,7 +74,7 @@ fn facts(texts: &Texts, webhook: &Webhook, metrics: &Metrics) -> Markup {
                 }
             }
             dt { "id" } dd { code { (webhook.id) } }
-            dt { (texts.at) } dd { (moment(&webhook.created_at)) }
+            dt { (texts.created) } dd { (moment(&webhook.created_at)) }
         }
     }
 }

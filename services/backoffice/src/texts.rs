@@ -54,6 +54,7 @@ macro_rules! texts {
 texts! {
     product: "Shopery Webhooks", "Webhooks de Shopery";
     skip: "Skip to the content", "Ir al contenido";
+    created: "Created", "Creado";
     back_to_webhook: "Back to the webhook", "Volver al webhook";
     switch_tenant: "Switch tenant", "Cambiar de tienda";
     next_probe: "It is tried again at", "Se probará de nuevo a las";

@@ -165,9 +165,14 @@ impl Browser {
         ok(field.send_keys(text).await);
     }
 
-    /// Ticks what has this code in its label.
+    /// Ticks what has this code in its label, and unfolds what hides it.
     pub async fn tick(&self, code: &str) {
         let label = format!("//label[code = \"{code}\"]");
+        let folded = format!("{label}/ancestor::details[not(@open)]/summary");
+        self.find(&format!("a choice {code:?}"), Locator::XPath(&label)).await;
+        for summary in ok(self.client.find_all(Locator::XPath(&folded)).await) {
+            ok(summary.click().await);
+        }
         ok(self.find(&format!("a choice {code:?}"), Locator::XPath(&label)).await.click().await);
     }
 

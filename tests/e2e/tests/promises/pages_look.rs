@@ -100,7 +100,7 @@ async fn furnish(stack: &Stack, client: &Client) -> [String; 3] {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn pages_are_readable_by_all_on_every_screen() {
-    let plan = Stack::plan().env("SHOPERY_RETRY_SCHEDULE", "300ms").env("SHOPERY_CIRCUIT_FAILURES", "100");
+    let plan = Stack::plan().env("SHOPERY_RETRY_SCHEDULE", "300ms").env("SHOPERY_CIRCUIT_FAILURES", "50");
     let stack = plan.start().await;
     let (backoffice, client) = (Backoffice::start(&stack).await, stack.client("tnt_a"));
     let browser = Browser::start().await;
