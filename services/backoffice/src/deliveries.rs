@@ -249,11 +249,28 @@ fn sent(texts: &Texts, request: &Sent) -> Markup {
             @for (name, value) in &request.headers { (name) ": " (value) "\n" }
         } }
         @match (&request.body, &request.body_unavailable) {
-            (Some(body), _) => { pre { code { (pretty(body)) } } }
+            (Some(body), _) => {
+                pre { code { (pretty(body)) } }
+                details { summary { (texts.as_curl) } pre { code { (curl(request, body)) } } }
+            }
             (None, Some(why)) => { p.hint { (texts.body_missing) " " (why) } }
             (None, None) => {}
         }
     }
+}
+
+/// The same request at a prompt. What is secret is masked in it, as above.
+fn curl(request: &Sent, body: &str) -> String {
+    let mut line = format!("curl -X {} {}", request.method, quoted(&request.url));
+    for (name, value) in &request.headers {
+        line += &format!(" \\\n  -H {}", quoted(&format!("{name}: {value}")));
+    }
+    line + &format!(" \\\n  --data-binary {}", quoted(body))
+}
+
+/// A word of a shell, whatever is in it.
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "'\\''"))
 }
 
 fn answered(texts: &Texts, response: Option<&Answered>) -> Markup {
@@ -289,5 +306,16 @@ mod tests {
             ]
         );
         assert_eq!(escaped("a b/ö?"), "a%20b%2F%C3%B6%3F");
+    }
+
+    #[test]
+    fn a_request_is_one_command_whatever_is_in_it() {
+        let headers = [("x-note".to_owned(), "it's $HOME".to_owned())].into();
+        let (method, url) = ("POST".to_owned(), "https://a.example/?a=1&b=2".to_owned());
+        let request = Sent { method, url, headers, body: None, body_unavailable: None };
+        assert_eq!(
+            curl(&request, "{\"a\":\"'`id`\"}"),
+            "curl -X POST 'https://a.example/?a=1&b=2' \\\n  -H 'x-note: it'\\''s $HOME' \\\n  --data-binary '{\"a\":\"'\\''`id`\"}'"
+        );
     }
 }

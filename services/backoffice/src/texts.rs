@@ -54,6 +54,7 @@ macro_rules! texts {
 texts! {
     product: "Shopery Webhooks", "Webhooks de Shopery";
     skip: "Skip to the content", "Ir al contenido";
+    as_curl: "As curl", "Como curl";
     created: "Created", "Creado";
     back_to_webhook: "Back to the webhook", "Volver al webhook";
     switch_tenant: "Switch tenant", "Cambiar de tienda";

@@ -8,7 +8,7 @@ use regex::Regex;
 use reqwest::header::{ACCEPT_LANGUAGE, CONTENT_TYPE, COOKIE, HeaderMap, LOCATION, ORIGIN, REFERER, SET_COOKIE};
 use reqwest::{Client as Http, Method, Url};
 use serde_json::{Value, json};
-use shopery_e2e::{OpenId, Process, Service, Stack, parts, ports, token, wait};
+use shopery_e2e::{Browser as Chromium, OpenId, Process, Service, Stack, parts, ports, token, wait};
 use tokio::process::Command;
 
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -229,6 +229,32 @@ fn accounts() -> Value {
         "nobody": { "tenants": [] },
         "many": { "tenants": many },
     })
+}
+
+/// What the rules of a page keep a browser from is seen in a browser alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_browser_gets_to_the_provider_and_back_and_out() {
+    let site = Site::start(accounts()).await;
+    let webhook = site.stack.client("tnt_a").create_webhook(&site.stack.merchant.url("/a"), &["order-*"]).await;
+    let chromium = Chromium::start().await;
+    chromium.open(&format!("{}/webhooks/{webhook}", site.url)).await;
+    chromium.follow("Sign in").await;
+    chromium.shows("Sign-in").await;
+    let login = "document.querySelector('[name=login]').value = 'ann';
+        document.querySelector('[name=password]').value = 'any';
+        document.querySelector('form').submit()";
+    chromium.run(login, Vec::new()).await;
+    chromium.shows("Authorize").await;
+    chromium.run("document.querySelector('form').submit()", Vec::new()).await;
+    let shown = chromium.shows("Sign out").await;
+    assert!(shown.contains(&webhook), "{shown}");
+    assert_eq!(chromium.path().await, format!("/webhooks/{webhook}"));
+    assert_eq!(chromium.run("return document.cookie", Vec::new()).await, "", "a script can read the session");
+    chromium.press("Sign out").await;
+    // The provider asks whether that is meant for it too.
+    chromium.shows("Do you want to sign-out").await;
+    chromium.open(&format!("{}/webhooks", site.url)).await;
+    assert_eq!(chromium.path().await, "/sign-in");
 }
 
 #[tokio::test(flavor = "multi_thread")]
