@@ -106,7 +106,7 @@ pub(crate) struct Latency {
     pub(crate) max: f64,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Now {
     #[serde(default)]

@@ -12,7 +12,7 @@ use time::OffsetDateTime;
 use url::form_urlencoded::parse;
 
 use crate::api::{Latency, Metrics, Window};
-use crate::moment::{moment, parameter, tick};
+use crate::moment::{exact, parameter, tick};
 use crate::texts::Texts;
 use crate::visitor::escaped;
 
@@ -269,7 +269,7 @@ fn table(
                 }
                 tbody {
                     @for one in windows {
-                        tr { th scope="row" { (moment(&one.from)) } @for cell in row(one) { td.number { (cell) } } }
+                        tr { th scope="row" { (exact(&one.from)) } @for cell in row(one) { td.number { (cell) } } }
                     }
                 }
             }

@@ -164,7 +164,7 @@ fn table(texts: &Texts, deliveries: &[Delivery]) -> Markup {
                                 @if let Some(status) = delivery.response_status { (status) " " }
                                 @if let Some(error) = &delivery.error { code { (error.reason) } }
                             }
-                            td { (moment(&delivery.updated_at)) }
+                            td { (moment(texts, &delivery.updated_at)) }
                         }
                     }
                 }
@@ -191,8 +191,8 @@ async fn one(visitor: Visitor, Path(id): Path<String>) -> Result<Response, NoPag
                 dt { (texts.event) } dd { a href=(event) { (delivery.event) " " (delivery.event_id) } }
                 dt { (texts.resource) } dd { (delivery.resource) }
                 dt { (texts.webhooks) } dd { a href={ "/webhooks/" (delivery.webhook_id) } { (delivery.webhook_id) } }
-                dt { (texts.at) } dd { (moment(&delivery.created_at)) }
-                @if let Some(next) = &delivery.next_attempt_at { dt { (texts.waiting) } dd { (moment(next)) } }
+                dt { (texts.at) } dd { (moment(texts, &delivery.created_at)) }
+                @if let Some(next) = &delivery.next_attempt_at { dt { (texts.waiting) } dd { (moment(texts, next)) } }
                 @if let Some(carrier) = &delivery.carried_by {
                     dt { (texts.carried_by) } dd { a href={ "/deliveries/" (carrier) } { (carrier) } }
                 }
@@ -230,7 +230,7 @@ fn timeline(texts: &Texts, attempt: &Attempt) -> Markup {
     html! {
         section.card {
             h3 {
-                (attempt.number) " · " (moment(&attempt.started_at)) " · " (attempt.duration_ms) " ms"
+                (attempt.number) " · " (moment(texts, &attempt.started_at)) " · " (attempt.duration_ms) " ms"
                 @if let Some(error) = &attempt.error { " · " span.bad { (error.detail) } }
             }
             @if let Some(note) = &attempt.note { p.hint { (note) } }

@@ -50,7 +50,7 @@ async fn list(visitor: Visitor, RawQuery(query): RawQuery) -> Result<Response, N
                                 td { a href={ "/events/" (escaped(&event.id)) "?resource=" (resource) "&source=" (escaped(&event.source)) } { (event.event_type) } }
                                 td { (event.subject) }
                                 td { (event.id) }
-                                td { (moment(&event.time)) }
+                                td { (moment(texts, &event.time)) }
                             }
                         }
                     }
@@ -95,7 +95,7 @@ async fn one(visitor: Visitor, Path(id): Path<String>, RawQuery(query): RawQuery
             }
         }
         h2 { (texts.event) }
-        p { (moment(&report.stored_at)) }
+        p { (moment(texts, &report.stored_at)) }
         pre { code { (pretty(report.event.get())) } }
         (command(texts, &format!("shopery events get '{id}'")))
     };

@@ -4,9 +4,38 @@ use maud::{Markup, html};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-/// The exact time of the API, shown to the second, with all of it where a machine looks.
-pub(crate) fn moment(text: &str) -> Markup {
+use crate::texts::Texts;
+
+/// The exact time of the API, and how long ago that was, or in how long it will be.
+pub(crate) fn moment(texts: &Texts, text: &str) -> Markup {
+    let since = OffsetDateTime::parse(text, &Rfc3339).ok().map(|time| OffsetDateTime::now_utc() - time);
+    html! {
+        (exact(text))
+        @if let Some(since) = since { " " span.ago { (ago(texts, since.whole_seconds())) } }
+    }
+}
+
+/// To the second, with all of it where a machine looks.
+pub(crate) fn exact(text: &str) -> Markup {
     html! { time datetime=(text) title=(text) { (short(text)) } }
+}
+
+/// In the largest unit of which it has at least one, rounded down.
+fn ago(texts: &Texts, seconds: i64) -> String {
+    let size = seconds.unsigned_abs();
+    let size = match size {
+        0..60 => {
+            return if seconds < -1 {
+                texts.in_time.replace("{}", &format!("{size} s"))
+            } else {
+                texts.just_now.to_owned()
+            };
+        }
+        60..3600 => format!("{} min", size / 60),
+        3600..86_400 => format!("{} h", size / 3600),
+        _ => format!("{} d", size / 86_400),
+    };
+    if seconds < 0 { texts.in_time.replace("{}", &size) } else { texts.ago.replace("{}", &size) }
 }
 
 /// The same for the axis of a chart: the day, or the time of day.
@@ -39,12 +68,32 @@ pub(crate) fn parameter(time: OffsetDateTime) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::texts::Language;
 
     #[test]
     fn a_time_is_shown_to_the_second() {
-        let shown = moment("2026-11-24T10:00:01.234Z").into_string();
+        let shown = exact("2026-11-24T10:00:01.234Z").into_string();
         assert!(shown.contains(">2026-11-24 10:00:01<") && shown.contains("datetime=\"2026-11-24T10:00:01.234Z\""));
-        assert!(moment("<b>").into_string().contains(">&lt;b&gt;<"));
+        assert!(moment(Language::English.texts(), "<b>").into_string().contains(">&lt;b&gt;<"));
+    }
+
+    #[test]
+    fn it_is_said_how_long_ago_that_was() {
+        let texts = Language::English.texts();
+        for (seconds, says) in [
+            (0, "just now"),
+            (59, "just now"),
+            (-30, "in 30 s"),
+            (60, "1 min ago"),
+            (3599, "59 min ago"),
+            (-3600, "in 1 h"),
+            (86_399, "23 h ago"),
+            (40 * 86_400, "40 d ago"),
+            (i64::MIN, "in 106751991167300 d"),
+        ] {
+            assert_eq!(ago(texts, seconds), says);
+        }
+        assert_eq!(ago(Language::Spanish.texts(), 7200), "hace 2 h");
     }
 
     #[test]

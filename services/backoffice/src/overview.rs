@@ -70,11 +70,11 @@ fn facts(texts: &Texts, webhook: &Webhook, metrics: &Metrics) -> Markup {
                 dt { (texts.waiting) }
                 dd {
                     (waiting.parked) " " (texts.parked)
-                    @if let Some(at) = &waiting.oldest_at { ", " (texts.oldest_since) " " (moment(at)) }
+                    @if let Some(at) = &waiting.oldest_at { ", " (texts.oldest_since) " " (moment(texts, at)) }
                 }
             }
             dt { "id" } dd { code { (webhook.id) } }
-            dt { (texts.created) } dd { (moment(&webhook.created_at)) }
+            dt { (texts.created) } dd { (moment(texts, &webhook.created_at)) }
         }
     }
 }
@@ -90,7 +90,7 @@ fn circuit(texts: &Texts, name: &str, now: &Now) -> Markup {
     html! {
         span class=(class) { (name) } @if !means.is_empty() { ": " (means) }
         @if let Some(error) = &now.error { br; (error.detail) }
-        @if let Some(at) = &now.next_probe_at { br; (texts.next_probe) " " (moment(at)) }
+        @if let Some(at) = &now.next_probe_at { br; (texts.next_probe) " " (moment(texts, at)) }
     }
 }
 
@@ -197,7 +197,7 @@ async fn secret(Path(id): Path<String>, form: Form) -> Result<Response, NoPage> 
         div.card {
             dl {
                 dt { (texts.secret) } dd { code { (secret.secret) } }
-                @for former in &secret.previous { dt { (texts.former_until) } dd { (moment(&former.until)) } }
+                @for former in &secret.previous { dt { (texts.former_until) } dd { (moment(texts, &former.until)) } }
             }
         }
     };
@@ -220,7 +220,7 @@ async fn changes(visitor: Visitor, Path(id): Path<String>) -> Result<Response, N
                 tbody {
                     @for change in &list.data {
                         tr {
-                            td { (moment(&change.created_at)) }
+                            td { (moment(texts, &change.created_at)) }
                             td { @match &change.by { Some(by) => (by), None => { (texts.us) } } }
                             td {
                                 b { (change.action) }

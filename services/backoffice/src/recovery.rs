@@ -53,7 +53,7 @@ async fn plan(visitor: Visitor, Path(id): Path<String>, RawQuery(query): RawQuer
             div.card {
                 p { (texts.recover_plan) ": " b { (count) } }
                 @if let (Some(oldest), Some(newest)) = (&plan.oldest_at, &plan.newest_at) {
-                    p { (moment(oldest)) " – " (moment(newest)) }
+                    p { (moment(texts, oldest)) " – " (moment(texts, newest)) }
                 }
                 @if let Some(gone) = plan.not_held.filter(|gone| *gone > 0) { p.wait { (gone) " " (texts.recover_not_held) } }
             }

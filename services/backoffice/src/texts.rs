@@ -55,6 +55,9 @@ texts! {
     product: "Shopery Webhooks", "Webhooks de Shopery";
     skip: "Skip to the content", "Ir al contenido";
     as_curl: "As curl", "Como curl";
+    ago: "{} ago", "hace {}";
+    in_time: "in {}", "en {}";
+    just_now: "just now", "ahora mismo";
     created: "Created", "Creado";
     back_to_webhook: "Back to the webhook", "Volver al webhook";
     switch_tenant: "Switch tenant", "Cambiar de tienda";

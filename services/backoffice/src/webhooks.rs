@@ -7,7 +7,7 @@ use axum::extract::RawQuery;
 use axum::response::Response;
 use axum::routing::get;
 use maud::{Markup, html};
-use url::form_urlencoded::parse;
+use url::form_urlencoded::{Serializer, parse};
 
 use crate::App;
 use crate::api::{List, Metrics, Tally, Webhook, Window};
@@ -27,6 +27,57 @@ pub(crate) fn routes() -> Router<App> {
 struct Asked {
     text: String,
     state: String,
+    sort: Option<Sort>,
+}
+
+/// By what comes first; otherwise the newest do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sort {
+    Name,
+    /// Of which the smallest part was delivered.
+    Delivered,
+    Slowest,
+    LongestWaiting,
+}
+
+impl Sort {
+    const ALL: [Self; 4] = [Self::Name, Self::Delivered, Self::Slowest, Self::LongestWaiting];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Name => "name",
+            Self::Delivered => "delivered",
+            Self::Slowest => "p95",
+            Self::LongestWaiting => "waiting",
+        }
+    }
+
+    /// As a screen reader says it.
+    fn direction(self) -> &'static str {
+        if self == Self::Slowest { "descending" } else { "ascending" }
+    }
+
+    fn sort(self, webhooks: &mut [&Webhook], metrics: &HashMap<String, Metrics>) {
+        let of = |webhook: &Webhook| metrics.get(&webhook.id);
+        match self {
+            Self::Name => webhooks.sort_by_key(|webhook| webhook.name.to_lowercase()),
+            Self::Delivered => {
+                let part = |webhook: &&Webhook| of(webhook).and_then(|of| delivered(&of.total)).unwrap_or(2.0);
+                webhooks.sort_by(|a, b| part(a).total_cmp(&part(b)));
+            }
+            Self::Slowest => {
+                let p95 = |webhook: &&Webhook| {
+                    of(webhook).and_then(|of| of.total.latency.as_ref()).map_or(-1.0, |latency| latency.p95)
+                };
+                webhooks.sort_by(|a, b| p95(b).total_cmp(&p95(a)));
+            }
+            Self::LongestWaiting => {
+                // Nothing waits for those that have no time.
+                let since = |webhook: &Webhook| of(webhook).and_then(|of| of.now.oldest_waiting_at.clone());
+                webhooks.sort_by_key(|webhook| (since(webhook).is_none(), since(webhook)));
+            }
+        }
+    }
 }
 
 impl Asked {
@@ -36,10 +87,17 @@ impl Asked {
             match &*name {
                 "q" => asked.text = value.trim().to_owned(),
                 "state" if STATES.contains(&&*value) => asked.state = value.into_owned(),
+                "sort" => asked.sort = Sort::ALL.into_iter().find(|sort| sort.name() == value),
                 _ => {}
             }
         }
         asked
+    }
+
+    fn sorted_by(&self, sort: Sort) -> String {
+        let mut pairs = Serializer::new("/webhooks?".to_owned());
+        pairs.append_pair("q", &self.text).append_pair("state", &self.state).append_pair("sort", sort.name());
+        pairs.finish()
     }
 
     fn wants(&self, webhook: &Webhook) -> bool {
@@ -56,6 +114,10 @@ async fn list(visitor: Visitor, RawQuery(query): RawQuery) -> Result<Response, N
     let all: List<Webhook> = visitor.get(&["company", "webhooks"], &[("limit", "200".to_owned())]).await?;
     let metrics: List<Metrics> = visitor.get(&["company", "webhooks", "metrics"], &[]).await?;
     let metrics: HashMap<_, _> = metrics.data.into_iter().map(|one| (one.webhook_id.clone(), one)).collect();
+    let mut found: Vec<_> = all.data.iter().filter(|webhook| asked.wants(webhook)).collect();
+    if let Some(sort) = asked.sort {
+        sort.sort(&mut found, &metrics);
+    }
     let content = html! {
         @if all.data.is_empty() {
             div.card {
@@ -68,8 +130,7 @@ async fn list(visitor: Visitor, RawQuery(query): RawQuery) -> Result<Response, N
                 @if visitor.session.may_write() { a.button href="/webhooks/new" { (texts.create_webhook) } }
             }
             (search(texts, &asked))
-            @let found: Vec<_> = all.data.iter().filter(|webhook| asked.wants(webhook)).collect();
-            @if found.is_empty() { p { (texts.no_match) } } @else { (table(texts, &found, &metrics)) }
+            @if found.is_empty() { p { (texts.no_match) } } @else { (table(texts, &asked, &found, &metrics)) }
         }
         (command(texts, "shopery webhooks list; shopery metrics --each"))
     };
@@ -79,6 +140,7 @@ async fn list(visitor: Visitor, RawQuery(query): RawQuery) -> Result<Response, N
 fn search(texts: &Texts, asked: &Asked) -> Markup {
     html! {
         form.row role="search" method="get" action="/webhooks" {
+            @if let Some(sort) = asked.sort { input type="hidden" name="sort" value=(sort.name()); }
             div { label for="q" { (texts.search) } br; input #q type="search" name="q" value=(asked.text); }
             div {
                 label for="state" { (texts.state) } br;
@@ -94,18 +156,26 @@ fn search(texts: &Texts, asked: &Asked) -> Markup {
     }
 }
 
-fn table(texts: &Texts, found: &[&Webhook], metrics: &HashMap<String, Metrics>) -> Markup {
+/// The head of a column by which the list may be sorted.
+fn head(asked: &Asked, sort: Sort, name: &str) -> Markup {
+    let direction = asked.sort.filter(|by| *by == sort).map(Sort::direction);
+    html! {
+        th.number[sort == Sort::Slowest] scope="col" aria-sort=[direction] { a href=(asked.sorted_by(sort)) { (name) } }
+    }
+}
+
+fn table(texts: &Texts, asked: &Asked, found: &[&Webhook], metrics: &HashMap<String, Metrics>) -> Markup {
     html! {
         div.wide tabindex="0" role="region" aria-label=(texts.webhooks) {
             table {
                 thead {
                     tr {
-                        th scope="col" { (texts.name) }
+                        (head(asked, Sort::Name, texts.name))
                         th scope="col" { (texts.state) }
                         th scope="col" { (texts.subscribed) }
-                        th scope="col" { (texts.success_24h) }
-                        th.number scope="col" { (texts.p95) }
-                        th scope="col" { (texts.waiting) }
+                        (head(asked, Sort::Delivered, texts.success_24h))
+                        (head(asked, Sort::Slowest, texts.p95))
+                        (head(asked, Sort::LongestWaiting, texts.waiting))
                     }
                 }
                 tbody {
@@ -125,7 +195,7 @@ fn table(texts: &Texts, found: &[&Webhook], metrics: &HashMap<String, Metrics>) 
                             td.number { (latency(of)) }
                             td {
                                 @if let Some(at) = of.and_then(|of| of.now.oldest_waiting_at.as_deref()) {
-                                    span.wait { (texts.oldest_since) " " (moment(at)) }
+                                    span.wait { (texts.oldest_since) " " (moment(texts, at)) }
                                 }
                             }
                         }
@@ -161,25 +231,26 @@ pub(crate) fn state(texts: &Texts, webhook: &Webhook) -> Markup {
         @if let Some(reason) = &webhook.disabled_reason {
             br;
             span.faint { @if reason == "gone" { (texts.disabled_gone) } @else { (texts.disabled_failing) } }
-            @if let Some(at) = &webhook.disabled_at { " " (moment(at)) }
+            @if let Some(at) = &webhook.disabled_at { " " (moment(texts, at)) }
         } @else if let Some(since) = &webhook.failing_since {
             br;
-            span.bad { (texts.failing_since) " " (moment(since)) }
+            span.bad { (texts.failing_since) " " (moment(texts, since)) }
         }
     }
 }
 
+/// The part of what has ended that was delivered; `None` if nothing has.
+fn delivered(total: &Tally) -> Option<f64> {
+    let all = total.deliveries.delivered.saturating_add(total.missed());
+    (all > 0).then(|| total.deliveries.delivered as f64 / all as f64)
+}
+
 /// How many of what has ended was delivered.
 pub(crate) fn success(total: &Tally) -> String {
-    let all = total.deliveries.delivered.saturating_add(total.missed());
-    match all {
-        0 => "–".to_owned(),
-        all => {
-            // Never rounded up to all of them.
-            let percent = (total.deliveries.delivered as f64 / all as f64 * 1000.0).floor() / 10.0;
-            format!("{percent} % / {all}")
-        }
-    }
+    let Some(part) = delivered(total) else { return "–".to_owned() };
+    // Never rounded up to all of them.
+    let percent = (part * 1000.0).floor() / 10.0;
+    format!("{percent} % / {}", total.deliveries.delivered.saturating_add(total.missed()))
 }
 
 /// Bars of what was delivered and what was not, window by window.
@@ -212,11 +283,43 @@ fn trend(texts: &Texts, windows: &[Window]) -> Markup {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::Ends;
+    use crate::api::{Ends, Latency, Now};
 
     fn tally(delivered: u64, failed: u64) -> Tally {
         let deliveries = Ends { delivered, failed, expired: 0 };
         Tally { attempts: 0, failed_attempts: Default::default(), deliveries, latency: None }
+    }
+
+    fn webhook(id: &str, name: &str) -> Webhook {
+        let json = serde_json::json!({
+            "id": id, "name": name, "url": "https://a.example/", "events": [], "state": "active",
+            "createdAt": "2026-11-24T10:00:00Z", "updatedAt": "2026-11-24T10:00:00Z",
+        });
+        serde_json::from_value(json).unwrap()
+    }
+
+    #[test]
+    fn what_needs_a_look_comes_first() {
+        let webhooks = [webhook("1", "b"), webhook("2", "A"), webhook("3", "c")];
+        let metrics = [
+            ("1", tally(3, 0), Some(5.0), None),
+            ("2", tally(1, 1), Some(9.0), Some("2026-11-24T10:00:01.000Z")),
+            ("3", tally(0, 0), None, Some("2026-11-24T10:00:00.000Z")),
+        ];
+        let metrics: HashMap<_, _> = metrics
+            .into_iter()
+            .map(|(id, mut total, p95, waiting)| {
+                total.latency = p95.map(|p95| Latency { p50: 1.0, p95, p99: 10.0, max: 10.0 });
+                let now = Now { oldest_waiting_at: waiting.map(str::to_owned), ..Now::default() };
+                (id.to_owned(), Metrics { webhook_id: id.to_owned(), total, data: Vec::new(), now })
+            })
+            .collect();
+        for (sort, order) in [("name", "213"), ("delivered", "213"), ("p95", "213"), ("waiting", "321")] {
+            let mut found: Vec<_> = webhooks.iter().collect();
+            Asked::read(Some(&format!("sort={sort}"))).sort.unwrap().sort(&mut found, &metrics);
+            assert_eq!(found.iter().map(|webhook| &*webhook.id).collect::<String>(), order, "{sort}");
+        }
+        assert_eq!(Asked::read(Some("sort=x")).sort, None);
     }
 
     #[test]
