@@ -11,7 +11,7 @@ use url::form_urlencoded::{Serializer, parse};
 use crate::App;
 use crate::api::{Answered, Attempt, Delivery, List, Sent};
 use crate::form::Form;
-use crate::layout::{Room, command, key, page, pretty};
+use crate::layout::{Room, command, key, page, pretty, quoted};
 use crate::live;
 use crate::moment::moment;
 use crate::texts::Texts;
@@ -65,7 +65,7 @@ async fn list(visitor: Visitor, RawQuery(query): RawQuery) -> Result<Response, N
         @if found.data.is_empty() { p { (texts.no_deliveries) } } @else { (table(texts, &found.data)) }
     };
     let options: String =
-        without_cursor().map(|(name, value)| format!(" --{} '{value}'", name.replace('_', "-"))).collect();
+        without_cursor().map(|(name, value)| format!(" --{} {}", name.replace('_', "-"), quoted(value))).collect();
     let content = html! {
         (filters(texts, &asked))
         @if is_newest {
@@ -261,16 +261,11 @@ fn sent(texts: &Texts, request: &Sent) -> Markup {
 
 /// The same request at a prompt. What is secret is masked in it, as above.
 fn curl(request: &Sent, body: &str) -> String {
-    let mut line = format!("curl -X {} {}", request.method, quoted(&request.url));
+    let mut line = format!("curl --globoff -X {} {}", request.method, quoted(&request.url));
     for (name, value) in &request.headers {
         line += &format!(" \\\n  -H {}", quoted(&format!("{name}: {value}")));
     }
-    line + &format!(" \\\n  --data-binary {}", quoted(body))
-}
-
-/// A word of a shell, whatever is in it.
-fn quoted(text: &str) -> String {
-    format!("'{}'", text.replace('\'', "'\\''"))
+    line + &format!(" \\\n  --data-raw {}", quoted(body))
 }
 
 fn answered(texts: &Texts, response: Option<&Answered>) -> Markup {
@@ -315,7 +310,7 @@ mod tests {
         let request = Sent { method, url, headers, body: None, body_unavailable: None };
         assert_eq!(
             curl(&request, "{\"a\":\"'`id`\"}"),
-            "curl -X POST 'https://a.example/?a=1&b=2' \\\n  -H 'x-note: it'\\''s $HOME' \\\n  --data-binary '{\"a\":\"'\\''`id`\"}'"
+            "curl --globoff -X POST 'https://a.example/?a=1&b=2' \\\n  -H 'x-note: it'\\''s $HOME' \\\n  --data-raw '{\"a\":\"'\\''`id`\"}'"
         );
     }
 }

@@ -11,7 +11,7 @@ use url::form_urlencoded::parse;
 use crate::App;
 use crate::api::{Event, EventReport, List};
 use crate::deliveries::escaped;
-use crate::layout::{Room, command, page, pretty};
+use crate::layout::{Room, command, page, pretty, quoted};
 use crate::moment::{moment, parameter};
 use crate::visitor::{NoPage, Visitor, html as answer};
 
@@ -97,7 +97,7 @@ async fn one(visitor: Visitor, Path(id): Path<String>, RawQuery(query): RawQuery
         h2 { (texts.event) }
         p { (moment(texts, &report.stored_at)) }
         pre { code { (pretty(report.event.get())) } }
-        (command(texts, &format!("shopery events get '{id}'")))
+        (command(texts, &format!("shopery events get {}", quoted(&id))))
     };
     Ok(answer(page(&visitor, Room::Events, &id, &content)))
 }

@@ -125,6 +125,11 @@ pub(crate) fn key(visitor: &Visitor) -> Markup {
     html! { input type="hidden" name=(KEY) value=(visitor.session.form_key.expose_secret()); }
 }
 
+/// A word of a shell, whatever is in it.
+pub(crate) fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "'\\''"))
+}
+
 /// The same action at a prompt. What is secret is not in it.
 pub(crate) fn command(texts: &Texts, line: &str) -> Markup {
     html! { details.command { summary { (texts.command) } pre { code { (line) } } } }

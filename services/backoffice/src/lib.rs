@@ -1,7 +1,7 @@
 //! backoffice: the pages of Settings → Webhooks. A client of the REST API with the token of the person who signed in: what the API
 //! refuses is not shown, and tenants stay apart because their tokens do. It keeps nothing: a session is a sealed cookie.
 //!
-//! An event's way through the code of a page: [`visitor`] says who asks, a file for each group of pages asks the API by
+//! A request's way through the code: [`visitor`] says who asks, a file for each group of pages asks the API by
 //! [`api`] and makes HTML, [`layout`] puts it into the frame that all have. Every page is whole without JavaScript; with it, some
 //! keep themselves up to date ([`live`]).
 

@@ -8,14 +8,24 @@ use maud::{Markup, html};
 
 use crate::visitor::path_of_ours;
 
-/// How often, as htmx has it.
+/// How often, as htmx has it: what somebody waits for, and what may change some day.
 const OFTEN: &str = "every 3s";
+const SELDOM: &str = "every 10s";
 
 /// A part that is fetched again from `path`, a page that has a part of this id.
 pub(crate) fn part(id: &str, path: &str, is_live: bool, content: &Markup) -> Markup {
+    part_every(OFTEN, id, path, is_live, content)
+}
+
+/// The same, of what changes seldom.
+pub(crate) fn calm_part(id: &str, path: &str, is_live: bool, content: &Markup) -> Markup {
+    part_every(SELDOM, id, path, is_live, content)
+}
+
+fn part_every(every: &str, id: &str, path: &str, is_live: bool, content: &Markup) -> Markup {
     html! {
         @if is_live {
-            div id=(id) hx-get=(path) hx-select={ "#" (id) } hx-swap="outerHTML" hx-trigger=(OFTEN) { (content) }
+            div id=(id) hx-get=(path) hx-select={ "#" (id) } hx-swap="outerHTML" hx-trigger=(every) { (content) }
         } @else {
             div id=(id) { (content) }
         }

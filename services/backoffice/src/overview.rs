@@ -36,14 +36,16 @@ async fn page_of(visitor: &Visitor, id: &str, said: Markup) -> Result<String, No
     let texts = visitor.texts;
     let webhook: Webhook = visitor.get(&["company", "webhooks", id], &[]).await?;
     let range = Range::read(visitor.here.split_once('?').map(|(_, query)| query));
-    let asked = range.query(OffsetDateTime::now_utc());
+    // Of a part of the page nobody sees the charts.
+    let counted = if visitor.is_part { Range::Hour } else { range };
+    let asked = counted.query(OffsetDateTime::now_utc());
     let metrics: Metrics = visitor.get(&["company", "webhooks", id, "metrics"], &asked).await?;
     // What is asked for by a form is an answer to it, and stays.
     let is_live = visitor.sent.is_none();
     let content = html! {
         (said)
         @if visitor.session.may_write() { (actions(visitor, &webhook)) }
-        (live::part("facts", &visitor.here, is_live, &html! { div.card { (facts(texts, &webhook, &metrics)) } }))
+        (live::calm_part("facts", &visitor.here, is_live, &html! { div.card { (facts(texts, &webhook, &metrics)) } }))
         p.links {
             a href={ "/deliveries?webhook=" (webhook.id) } { (texts.deliveries) }
             a href={ "/webhooks/" (webhook.id) "/verify" } { (texts.verify) }
@@ -52,7 +54,7 @@ async fn page_of(visitor: &Visitor, id: &str, said: Markup) -> Result<String, No
         h2 #metrics { (texts.metrics) }
         (ranges(texts, &webhook.id, range))
         div.card { (numbers(texts, &metrics)) }
-        (charts(texts, &webhook.id, range, &metrics))
+        @if !visitor.is_part { (charts(texts, &webhook.id, range, &metrics)) }
         (command(texts, &format!("shopery webhooks get {id}; shopery metrics {id} --since {}", range.name())))
     };
     Ok(page(visitor, Room::Webhooks, &webhook.name, &content))

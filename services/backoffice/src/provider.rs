@@ -351,7 +351,8 @@ fn refused(
     match error {
         RequestTokenError::ServerResponse(answer) => match answer.error() {
             CoreErrorResponseType::InvalidGrant => NoToken::UsedUp,
-            code => NoToken::Refused(code.to_string()),
+            // It may be anything that the provider makes up.
+            code => NoToken::Refused(code.to_string().chars().filter(|char| !char.is_control()).take(100).collect()),
         },
         RequestTokenError::Request(HttpError::Slow) => NoToken::Slow,
         RequestTokenError::Request(error) => NoToken::Away(error.to_string()),

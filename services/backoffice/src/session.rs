@@ -53,7 +53,8 @@ impl Session {
         let first = claims.tenants.first().map(String::as_str);
         let tenant = asked.or(had).or(first).ok_or(NoSession::NoTenant)?.to_owned();
         // Who signs in again may still send the pages that were open when the session ended; nobody else may.
-        let same = before.filter(|before| before.tenant == tenant && before.claims.sub == claims.sub);
+        let same =
+            before.filter(|before| before.tenant == tenant && claims.sub.is_some() && before.claims.sub == claims.sub);
         let form_key = match same {
             Some(before) => before.form_key.clone(),
             None => {

@@ -56,7 +56,7 @@ texts! {
     skip: "Skip to the content", "Ir al contenido";
     as_curl: "As curl", "Como curl";
     ago: "{} ago", "hace {}";
-    in_time: "in {}", "en {}";
+    in_time: "in {}", "dentro de {}";
     just_now: "just now", "ahora mismo";
     created: "Created", "Creado";
     back_to_webhook: "Back to the webhook", "Volver al webhook";
@@ -121,7 +121,7 @@ texts! {
     description: "Description", "Descripción";
     optional: "optional", "opcional";
     events_hint: "Choose what this URL is to be sent.", "Elige qué se enviará a esta URL.";
-    all_events: "Everything", "Todo";
+    all_events: "Everything but delivery-failed", "Todo menos delivery-failed";
     advanced: "Advanced", "Avanzado";
     fields: "Fields", "Campos";
     filter_rule: "Filter", "Filtro";
@@ -256,10 +256,9 @@ texts! {
     share: "Of all attempts", "De todos los intentos";
     as_table: "The numbers as a table", "Los números en una tabla";
     circuit_closed: "the endpoint works", "el endpoint funciona";
-    circuit_open: "the endpoint fails. Deliveries are parked, and one at a time tries whether it works again.",
-        "el endpoint falla. Las entregas quedan aparcadas, y de una en una se prueba si vuelve a funcionar.";
-    circuit_draining: "the endpoint works again, and what was parked is being sent",
-        "el endpoint vuelve a funcionar, y se está enviando lo aparcado";
+    circuit_open: "the endpoint fails. Deliveries are parked, and from time to time one of them is sent, to see whether it works again.",
+        "el endpoint falla. Las entregas quedan aparcadas, y de vez en cuando se envía una para ver si vuelve a funcionar.";
+    circuit_draining: "what was parked is being sent", "se está enviando lo aparcado";
 
     // code that verifies
     verify: "Verify signatures", "Verificar firmas";

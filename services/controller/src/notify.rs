@@ -31,6 +31,8 @@ const NOTIFY_AFTER: time::Duration = time::Duration::seconds(10);
 const MAX_WEBHOOKS: usize = 200;
 /// A webhook of which nothing can be published now is looked at again after this.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
+/// Where nothing was delivered for so long after the circuit was closed, nobody is notified that the webhook works again.
+const FORGET_AFTER: Duration = Duration::from_secs(30);
 const MAX_CONCURRENT_PUBLISHES: usize = 32;
 
 #[derive(Debug)]
@@ -38,17 +40,20 @@ pub(crate) struct Notifier {
     queue: Queue,
     store: Store,
     circuits: Circuits,
-    /// Those of which others were notified that they fail; `None`: not read yet.
-    notified: Option<HashSet<WebhookId>>,
+    /// Those that fail, and of which this leader has seen to it that others are notified.
+    notified: HashSet<WebhookId>,
     /// Those that fail, and of which nobody is to be notified now.
     passed_over: HashMap<WebhookId, Instant>,
+    /// Since when the circuits are closed of those of which others know that they have failed.
+    closed: HashMap<WebhookId, Instant>,
     /// The last notice that was looked at. They take turns.
     cursor: String,
 }
 
 impl Notifier {
     pub(crate) fn new(queue: Queue, store: Store, circuits: Circuits) -> Self {
-        Self { queue, store, circuits, notified: None, passed_over: HashMap::new(), cursor: String::new() }
+        let (notified, passed_over, closed) = (HashSet::new(), HashMap::new(), HashMap::new());
+        Self { queue, store, circuits, notified, passed_over, closed, cursor: String::new() }
     }
 
     /// Runs until the drain begins.
@@ -68,61 +73,71 @@ impl Notifier {
     }
 
     async fn notify_of_circuits(&mut self) -> anyhow::Result<()> {
-        if self.notified.is_none() {
-            self.notified = Some(self.store.webhooks_with_circuit_notice().await?.into_iter().collect());
-        }
-        let (now, long_ago) = (shopery_queue::now(), Instant::now() - LOOK_AGAIN.min(Instant::now().elapsed()));
-        self.passed_over.retain(|_, at| *at > long_ago);
+        let (now, mut failed) = (shopery_queue::now(), None);
+        self.passed_over.retain(|_, at| at.elapsed() < LOOK_AGAIN);
+        self.closed.retain(|_, at| at.elapsed() < 2 * FORGET_AFTER);
+        self.notified.retain(|id| self.circuits.is_broken(*id));
         let (notified, passed_over) = (&self.notified, &self.passed_over);
         let is_new = |id: &WebhookId, circuit: &Circuit| {
             // One without an error was written by a deliverer of before.
-            now - circuit.since >= NOTIFY_AFTER
-                && circuit.error.is_some()
-                && !passed_over.contains_key(id)
-                && !notified.as_ref().is_some_and(|known| known.contains(id))
+            let is_due = now - circuit.since >= NOTIFY_AFTER && circuit.error.is_some();
+            is_due && !passed_over.contains_key(id) && !notified.contains(id)
         };
         for (tenant, id, circuit) in self.circuits.open(MAX_WEBHOOKS, is_new) {
-            if self.notify_failing(&tenant, id, circuit).await? {
-                self.notified.get_or_insert_default().insert(id);
-            } else {
-                self.passed_over.insert(id, Instant::now());
+            match self.notify_failing(&tenant, id, circuit).await {
+                Ok(true) => drop(self.notified.insert(id)),
+                Ok(false) => drop(self.passed_over.insert(id, Instant::now())),
+                // Others have their turn first.
+                Err(error) => {
+                    self.passed_over.insert(id, Instant::now());
+                    failed = Some(error);
+                }
             }
         }
         let notices = self.store.circuit_notices(&self.cursor, MAX_WEBHOOKS as u64).await?;
         self.cursor = notices.last().map(|notice| notice.webhook.to_string()).unwrap_or_default();
-        for notice in notices {
-            if !self.circuits.is_broken(notice.webhook) && self.notify_recovered(&notice).await? {
-                self.notified.get_or_insert_default().remove(&notice.webhook);
+        for notice in notices.iter().filter(|notice| !self.circuits.is_broken(notice.webhook)) {
+            let closed_at = *self.closed.entry(notice.webhook).or_insert_with(Instant::now);
+            match self.notify_recovered(notice, closed_at).await {
+                Ok(true) => drop(self.closed.remove(&notice.webhook)),
+                Ok(false) => {}
+                Err(error) => failed = Some(error),
             }
         }
-        Ok(())
+        failed.map_or(Ok(()), Err)
     }
 
-    /// False if there is nothing to publish of it now.
+    /// False if there is nothing to publish of it now. A leader that takes over does this again for every circuit that is open:
+    /// the one before may have died between the row and the event.
     async fn notify_failing(&self, tenant: &TenantId, id: WebhookId, circuit: Circuit) -> anyhow::Result<bool> {
         let Some(record) = self.active(tenant, id).await? else { return Ok(false) };
+        // The row first: whoever is notified that it fails will be notified that it works again.
+        let since = self.store.note_circuit(tenant, id, circuit.since).await?;
         if self.is_wanted(tenant, WEBHOOK_FAILING, id).await? {
-            let event = webhook_failing(&record, circuit.since, shopery_queue::now(), circuit.error)?;
+            let event = webhook_failing(&record, since, shopery_queue::now(), circuit.error)?;
             notification::publish_once(&self.queue, tenant, &event).await?;
         }
-        self.store.note_circuit(tenant, id, circuit.since).await?;
         Ok(true)
     }
 
-    /// False if it is not over yet.
-    async fn notify_recovered(&self, notice: &CircuitNotice) -> anyhow::Result<bool> {
+    /// False if it is not over yet. `closed_at`: since when its circuit is known to be closed.
+    async fn notify_recovered(&self, notice: &CircuitNotice, closed_at: Instant) -> anyhow::Result<bool> {
         let CircuitNotice { tenant, webhook, since } = notice;
         // What the watch says may be incomplete.
         if self.queue.circuit(tenant, *webhook).await?.is_some() {
             return Ok(false);
         }
         // Of one that was disabled, paused or deleted there is nothing more to say.
-        if let Some(record) = self.active(tenant, *webhook).await?
-            && self.has_delivered(notice).await?
-            && self.is_wanted(tenant, WEBHOOK_RECOVERED, *webhook).await?
-        {
-            let event = webhook_recovered(&record, *since, shopery_queue::now())?;
-            notification::publish_once(&self.queue, tenant, &event).await?;
+        if let Some(record) = self.active(tenant, *webhook).await? {
+            if !self.has_delivered(notice).await? {
+                // The history comes later than the circuit's end. If it stays so, what had waited was discarded.
+                if closed_at.elapsed() < FORGET_AFTER {
+                    return Ok(false);
+                }
+            } else if self.is_wanted(tenant, WEBHOOK_RECOVERED, *webhook).await? {
+                let event = webhook_recovered(&record, *since, shopery_queue::now())?;
+                notification::publish_once(&self.queue, tenant, &event).await?;
+            }
         }
         self.store.forget_circuit_notice(notice).await?;
         Ok(true)

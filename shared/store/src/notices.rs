@@ -88,18 +88,6 @@ impl Store {
         Ok(())
     }
 
-    /// The webhooks of which others know that they fail.
-    pub async fn webhooks_with_circuit_notice(&self) -> Result<Vec<WebhookId>, StoreError> {
-        let ids: Vec<String> = circuit_notice::Entity::find()
-            .select_only()
-            .column(circuit_notice::Column::WebhookId)
-            .into_tuple()
-            .all(&self.db)
-            .await?;
-        // What does not read is of a later release.
-        Ok(ids.into_iter().filter_map(|id| id.parse().ok()).collect())
-    }
-
     /// Notices, by the id of the webhook, behind this one, of which the webhooks fail no more, as far as the database can tell.
     pub async fn circuit_notices(&self, after: &str, limit: u64) -> Result<Vec<CircuitNotice>, StoreError> {
         let sql = "SELECT n.webhook_id, n.tenant, n.since FROM circuit_notices AS n \
@@ -117,22 +105,23 @@ impl Store {
         Ok(rows.into_iter().filter_map(read).collect())
     }
 
-    /// From now on others know that this webhook fails.
+    /// From now on others know that this webhook fails; returns since when, by the row that was there before if there was one.
     pub async fn note_circuit(
         &self,
         tenant: &TenantId,
         webhook: WebhookId,
         since: OffsetDateTime,
-    ) -> Result<(), StoreError> {
+    ) -> Result<OffsetDateTime, StoreError> {
         use circuit_notice::Column;
         let row = circuit_notice::ActiveModel {
             webhook_id: Set(webhook.to_string()),
             tenant: Set(tenant.to_string()),
             since: Set(to_millis(since)),
         };
-        let known = OnConflict::column(Column::WebhookId).update_column(Column::Since).to_owned();
+        let known = OnConflict::column(Column::WebhookId).do_nothing().to_owned();
         circuit_notice::Entity::insert(row).on_conflict(known).exec_without_returning(&self.db).await?;
-        Ok(())
+        let kept = circuit_notice::Entity::find_by_id(webhook.to_string()).one(&self.db).await?;
+        Ok(kept.map_or(since, |row| from_millis(row.since)))
     }
 
     /// There is nothing more to publish of that time.

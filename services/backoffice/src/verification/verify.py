@@ -19,7 +19,7 @@ def verify(headers, body):
     signatures = headers.get("webhook-signature")
     if not id or not timestamp or not signatures:
         raise ValueError("a header is missing")
-    if abs(time.time() - int(timestamp)) > TOLERANCE:
+    if abs(int(time.time()) - int(timestamp)) > TOLERANCE:
         raise ValueError("the timestamp is too far from now")
 
     key = base64.b64decode(SECRET.removeprefix("whsec_"))

@@ -188,7 +188,11 @@ impl Case {
         let mut webhooks = Vec::new();
         for (place, (rules, behaviour)) in scenario.webhooks.iter().enumerate() {
             // `*` would also have what is said of the webhooks themselves, which nobody here has planned.
-            let events = if rules.events.is_empty() { vec!["order-*"] } else { rules.events.clone() };
+            let events = if rules.events.is_empty() {
+                vec!["order-*", "product-*", "customer-*", "inventory-*"]
+            } else {
+                rules.events.clone()
+            };
             let path = |url| path(&scenario.tenant, place, url);
             (0..2).for_each(|url| merchant.behave(&path(url), behaviour.clone()));
             let id = client.create_webhook_with(&merchant.url(&path(0)), &events, rules.json()).await;
