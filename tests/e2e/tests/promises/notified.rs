@@ -71,7 +71,8 @@ async fn what_was_discarded_is_no_recovery(database: DatabaseKind) {
     // Its owner enables it anew, and wants nothing of what has waited: nothing fails any more, and nothing was delivered.
     let enabled = json!({ "isEnabled": true, "waiting": "discard" });
     client.patch(&format!("/company/webhooks/{bad}"), &enabled).await.expect(200);
-    wait::until_true("the notice to be forgotten", SOON, async || notices().await == "0").await;
+    // That takes half a minute by itself.
+    wait::until_true("the notice to be forgotten", 3 * SOON, async || notices().await == "0").await;
     let told = stack.merchant.arrivals_at("/operations");
     assert_eq!(told.len(), 1, "{:?}", told.iter().map(|one| one.event_id().to_owned()).collect::<Vec<_>>());
 }
