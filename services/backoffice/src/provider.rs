@@ -314,7 +314,7 @@ impl Provider {
         {
             return Ok(metadata.clone());
         }
-        // Whoever has waited while another asked in vain does not ask as well: the waits would add up.
+        // A caller that waited while another asked in vain does not ask as well: the waits would add up.
         if let Some((at, why)) = &known.failed
             && *at > asked_at
         {

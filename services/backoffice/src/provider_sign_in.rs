@@ -49,7 +49,7 @@ struct Pending {
     nonce: String,
     verifier: String,
     back: String,
-    /// In seconds since 1970. The browser forgets it by itself; whoever has copied it does not.
+    /// In seconds since 1970. The browser forgets it by itself; a copy of it is not forgotten.
     until: i64,
 }
 

@@ -152,11 +152,11 @@ fn shown(visitor: &Visitor, id: Option<&str>, types: &[Type], typed: &Typed, sai
             // Enter presses the first button of a form.
             button.unseen name="action" value="save" tabindex="-1" aria-hidden="true" {}
             input type="hidden" name="etag" value=(typed.etag);
-            (field(texts, wrong, "name", texts.name, "", html! {
-                input #name type="text" name="name" value=(typed.name) required maxlength="200" aria-invalid=[invalid(wrong, "name")] aria-describedby=[described(wrong, "name", "")];
+            (field(texts, wrong, "name", texts.name, "", |described| html! {
+                input #name type="text" name="name" value=(typed.name) required maxlength="200" aria-invalid=[invalid(wrong, "name")] aria-describedby=[described];
             }))
-            (field(texts, wrong, "url", texts.url, "", html! {
-                input #url type="url" name="url" value=(typed.url) required placeholder="https://" aria-invalid=[invalid(wrong, "url")] aria-describedby=[described(wrong, "url", "")];
+            (field(texts, wrong, "url", texts.url, "", |described| html! {
+                input #url type="url" name="url" value=(typed.url) required placeholder="https://" aria-invalid=[invalid(wrong, "url")] aria-describedby=[described];
             }))
             p { button.quiet name="action" value="test" formnovalidate { (texts.test_url) } }
             fieldset {
@@ -165,8 +165,8 @@ fn shown(visitor: &Visitor, id: Option<&str>, types: &[Type], typed: &Typed, sai
                 (catalogue::events(texts, types, &typed.events))
                 @for error in of(wrong, "events") { p.wrong { (error.field) " " (error.detail) } }
             }
-            (field(texts, wrong, "description", texts.description, "", html! {
-                textarea #description name="description" maxlength="1000" { (typed.description) }
+            (field(texts, wrong, "description", texts.description, "", |described| html! {
+                textarea #description name="description" maxlength="1000" aria-describedby=[described] { (typed.description) }
             }))
             (advanced(texts, wrong, types, typed))
             div.actions {
@@ -226,12 +226,20 @@ fn described(wrong: &[FieldError], name: &str, hint: &str) -> Option<String> {
     (!ids.is_empty()).then(|| ids.join(" "))
 }
 
-fn field(texts: &Texts, wrong: &[FieldError], name: &str, label: &str, hint: &str, input: Markup) -> Markup {
+/// `input` is given the ids of its hint and of what is wrong with it.
+fn field(
+    texts: &Texts,
+    wrong: &[FieldError],
+    name: &str,
+    label: &str,
+    hint: &str,
+    input: impl FnOnce(Option<String>) -> Markup,
+) -> Markup {
     let is_needed = matches!(name, "name" | "url");
     html! {
         div.field {
             label for=(name) { (label) @if !is_needed { span.faint { " (" (texts.optional) ")" } } }
-            (input)
+            (input(described(wrong, name, hint)))
             @if !hint.is_empty() { p.hint id={ (name) "-hint" } { (hint) } }
             @if invalid(wrong, name).is_some() {
                 div id={ (name) "-wrong" } { @for error in of(wrong, name) { p.wrong { (error.field) " " (error.detail) } } }
@@ -261,8 +269,8 @@ fn fields(texts: &Texts, wrong: &[FieldError], types: &[Type], typed: &Typed) ->
             }
             @for path in &chosen { input type="hidden" name="order" value=(path); }
             @if paths.is_empty() { p.hint { (texts.no_example) } } @else { (catalogue::fields(&paths, &chosen)) }
-            (field(texts, &[], "fields", texts.fields_other, texts.fields_other_hint, html! {
-                textarea #fields name="fields" spellcheck="false" aria-invalid=[invalid(wrong, "fields")] { (others.join("\n")) }
+            (field(texts, &[], "fields", texts.fields_other, texts.fields_other_hint, |described| html! {
+                textarea #fields name="fields" spellcheck="false" aria-invalid=[invalid(wrong, "fields")] aria-describedby=[described] { (others.join("\n")) }
             }))
             @for error in of(wrong, "fields") { p.wrong { (path_of(&error.field, &chosen)) " " (error.detail) } }
         }
@@ -279,30 +287,18 @@ fn advanced(texts: &Texts, wrong: &[FieldError], types: &[Type], typed: &Typed) 
     let rules = [&typed.fields, &typed.filter, &typed.changed, &typed.debounce, &typed.rate_limit];
     let is_open = !typed.checked.is_empty() || rules.iter().any(|text| !text.is_empty());
     let area = |name: &'static str, label: &str, hint: &str, text: &str| {
-        let described = described(wrong, name, hint);
-        field(
-            texts,
-            wrong,
-            name,
-            label,
-            hint,
+        field(texts, wrong, name, label, hint, |described| {
             html! {
                 textarea id=(name) name=(name) spellcheck="false" aria-invalid=[invalid(wrong, name)] aria-describedby=[described] { (text) }
-            },
-        )
+            }
+        })
     };
     let line = |name: &'static str, label: &str, hint: &str, text: &str| {
-        let described = described(wrong, name, hint);
-        field(
-            texts,
-            wrong,
-            name,
-            label,
-            hint,
+        field(texts, wrong, name, label, hint, |described| {
             html! {
                 input id=(name) type="text" name=(name) value=(text) aria-invalid=[invalid(wrong, name)] aria-describedby=[described];
-            },
-        )
+            }
+        })
     };
     html! {
         details.card open[is_open || typed.is_advanced || !wrong.is_empty()] {

@@ -1,5 +1,5 @@
 //! Notifies a tenant's other webhooks of what one of them meets: that its endpoint fails, that it works again, and that a delivery
-//! was given up. Where nobody subscribes to that, nothing is published.
+//! has failed. Where nobody subscribes to that, nothing is published.
 //!
 //! - `webhook-failing`: a circuit is open for [`NOTIFY_AFTER`]. What opens and closes within that is not worth a word.
 //! - `webhook-recovered`: after that its circuit is closed, and something was delivered. That a circuit is not there says nothing
@@ -31,7 +31,7 @@ const NOTIFY_AFTER: time::Duration = time::Duration::seconds(10);
 const MAX_WEBHOOKS: usize = 200;
 /// A webhook of which nothing can be published now is looked at again after this.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
-/// Where nothing was delivered for so long after the circuit was closed, nobody is notified that the webhook works again.
+/// Time after the end of a circuit by which something must have been delivered for others to be notified of a recovery.
 const FORGET_AFTER: Duration = Duration::from_secs(30);
 const MAX_CONCURRENT_PUBLISHES: usize = 32;
 

@@ -1,5 +1,5 @@
 //! The operational events: what a tenant's other webhooks are notified of when one of them fails, works again or is disabled, and
-//! when a delivery was given up.
+//! when a delivery has failed.
 
 use anyhow::Context;
 use bytes::Bytes;
@@ -85,7 +85,7 @@ fn of_webhook(
     })
 }
 
-/// A delivery was given up.
+/// A delivery has failed.
 pub fn delivery_failed(record: &DeliveryRecord) -> Result<Event, Invalid> {
     /// As the API lists it, without what only matters while it goes on.
     #[derive(Serialize)]

@@ -11,7 +11,7 @@ use crate::{EventType, Invalid};
 /// The resource whose events are our own: what becomes of a webhook. So is `delivery-failed`; the platform may have deliveries,
 /// of goods, with other actions.
 pub(crate) const OPERATIONAL: &str = "webhook";
-/// What others are notified of when a delivery was given up.
+/// What others are notified of when a delivery has failed.
 pub const DELIVERY_FAILED: &str = "delivery-failed";
 
 const MAX_ADDED: usize = 200;
@@ -76,14 +76,14 @@ const BUILT_IN: [BuiltIn; 6] = [
                 "The endpoint of a webhook fails, so its deliveries wait (`error` says why); or every attempt has failed for days, \
                  and if that goes on it is disabled (`willBeDisabled`)",
             ),
-            ("recovered", "The endpoint of a webhook that was failing works again, and what had waited was sent"),
+            ("recovered", "The endpoint of a webhook that was failing works again: something was delivered"),
         ],
     ),
     (
         "delivery",
         "deliveries",
         include_str!("catalogue/delivery.json"),
-        &[("failed", "A delivery was given up: it failed, and is not tried again")],
+        &[("failed", "A delivery has failed, and is not tried again")],
     ),
 ];
 

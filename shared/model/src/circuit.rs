@@ -155,7 +155,7 @@ pub struct Circuit {
     /// When the next probe is due, while it is open and nobody is at it.
     #[serde(with = "time::serde::rfc3339::option", default, skip_serializing_if = "Option::is_none")]
     pub probe_at: Option<OffsetDateTime>,
-    /// What the endpoint did when it was found to fail; `None` if it only does not keep up.
+    /// What the endpoint did when it was found to fail; `None` if it only does not keep up, or an older deliverer wrote this.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<FailureReason>,
 }

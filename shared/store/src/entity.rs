@@ -87,7 +87,7 @@ pub(crate) mod config_outbox {
     impl ActiveModelBehavior for ActiveModel {}
 }
 
-/// A delivery of which it is still to be published that it was given up.
+/// A delivery of which it is still to be published that it has failed.
 pub(crate) mod failure_outbox {
     use sea_orm::entity::prelude::*;
 

@@ -1,4 +1,4 @@
-//! What tenants are still to be notified of: deliveries that were given up, and webhooks of which others know that they fail.
+//! What tenants are still to be notified of: deliveries that have failed, and webhooks of which others know that they fail.
 //!
 //! Like the outbox of CONFIG: a row is written in the transaction of what it is about, and removed when EVENTS has the event. So
 //! no crash loses a notification, and a full EVENTS holds up no history.
@@ -28,7 +28,7 @@ const BATCH: u64 = 500;
 /// Tenants in one query, and rows in one statement.
 const MANY: usize = 500;
 
-/// A delivery of which it is still to be published that it was given up.
+/// A delivery of which it is still to be published that it has failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PendingFailure {
     pub tenant: TenantId,
@@ -156,26 +156,27 @@ fn read_failure(row: &failure_outbox::Model) -> Option<PendingFailure> {
 
 /// Whether others may want to know: its owner has not chosen this end, and it is not that of a notification. What waits until it
 /// has expired is not published one by one: others know that the webhook fails, or its owner has paused it.
-fn is_given_up(outcome: &Outcome) -> bool {
+fn is_to_be_published(outcome: &Outcome) -> bool {
     let is_chosen = matches!(outcome.fault, Some((Fault::WebhookDeleted, _)));
     history::state(outcome) == DeliveryState::Failed && !is_chosen && !outcome.job.event_type.is_operational()
 }
 
-/// Notes, in the transaction that records them, which of the outcomes are the end of a delivery that was given up and that
+/// Notes, in the transaction that records them, which of the outcomes are the end of a delivery that has failed and that
 /// another webhook of its tenant wants to know of.
 pub(crate) async fn note<'a>(
     transaction: &DatabaseTransaction,
     outcomes: impl Iterator<Item = &'a Outcome>,
 ) -> Result<(), DbErr> {
-    let given_up: Vec<_> = outcomes.filter(|outcome| is_given_up(outcome)).collect();
-    let tenants: BTreeSet<_> = given_up.iter().map(|outcome| outcome.job.tenant.as_str()).collect();
+    let failed_outcomes: Vec<_> = outcomes.filter(|outcome| is_to_be_published(outcome)).collect();
+    let tenants: BTreeSet<_> = failed_outcomes.iter().map(|outcome| outcome.job.tenant.as_str()).collect();
     let tenants: Vec<_> = tenants.into_iter().collect();
     let Ok(failed) = EventType::of_stored(DELIVERY_FAILED) else { return Ok(()) };
     let mut known = Listeners::default();
     for part in tenants.chunks(MANY) {
         known.0.extend(listeners(transaction, part, failed).await?.0);
     }
-    let wanted = given_up.into_iter().filter(|outcome| known.is_another(&outcome.job.tenant, outcome.job.webhook));
+    let wanted =
+        failed_outcomes.into_iter().filter(|outcome| known.is_another(&outcome.job.tenant, outcome.job.webhook));
     let rows: Vec<_> = wanted
         .map(|outcome| failure_outbox::ActiveModel {
             tenant: Set(outcome.job.tenant.to_string()),

@@ -12,7 +12,7 @@ const key = (type, options, alg) => {
   return { ...privateKey.export({ format: "jwk" }), kid: `${alg}-${Date.now()}`, alg, use: "sig" };
 };
 
-// The next access token of an account lives so long; the last of the list goes for all that follow.
+// The lifetimes of an account's next access tokens, in seconds; the last one goes for all that follow.
 const lifetime = ({ accountId }) => {
   const { seconds = [3600] } = accounts[accountId] ?? {};
   return seconds.length > 1 ? seconds.shift() : seconds[0];

@@ -14,12 +14,16 @@ const KEYS: &str = "k1:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 
 pub(crate) struct Backoffice {
     pub(crate) url: String,
-    process: Process,
+    pub(crate) process: Process,
 }
 
 impl Backoffice {
     pub(crate) async fn start(stack: &Stack) -> Self {
-        let port = ports::free();
+        Self::at(stack, ports::free(), &[]).await
+    }
+
+    /// With more variables.
+    pub(crate) async fn at(stack: &Stack, port: u16, more: &[(&str, String)]) -> Self {
         let url = format!("http://127.0.0.1:{port}");
         let mut command = Command::new(parts::binary("shopery-backoffice"));
         command
@@ -27,7 +31,8 @@ impl Backoffice {
             .env("SHOPERY_LISTEN", format!("127.0.0.1:{port}"))
             .env("SHOPERY_API_URL", stack.url(Service::Api))
             .env("SHOPERY_BACKOFFICE_URL", &url)
-            .env("SHOPERY_BACKOFFICE_KEYS", KEYS);
+            .env("SHOPERY_BACKOFFICE_KEYS", KEYS)
+            .envs(more.iter().cloned());
         let log = stack.folder().join("shopery-backoffice.log");
         let backoffice = Self { process: Process::start("shopery-backoffice", command, &log), url };
         wait::until("the pages", DEADLINE, async || {
@@ -117,7 +122,7 @@ impl Browser {
     }
 }
 
-fn url_encoded(form: &[(&str, &str)]) -> String {
+pub(crate) fn url_encoded(form: &[(&str, &str)]) -> String {
     let encoded =
         |text: &str| percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string();
     form.iter().map(|(name, value)| format!("{}={}", encoded(name), encoded(value))).collect::<Vec<_>>().join("&")

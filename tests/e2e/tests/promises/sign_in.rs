@@ -8,11 +8,11 @@ use regex::Regex;
 use reqwest::header::{ACCEPT_LANGUAGE, CONTENT_TYPE, COOKIE, HeaderMap, LOCATION, ORIGIN, REFERER, SET_COOKIE};
 use reqwest::{Client as Http, Method, Url};
 use serde_json::{Value, json};
-use shopery_e2e::{Browser as Chromium, OpenId, Process, Service, Stack, parts, ports, token, wait};
-use tokio::process::Command;
+use shopery_e2e::{Browser as Chromium, OpenId, Process, Stack, ports, token, wait};
+
+use crate::backoffice::{Backoffice, url_encoded};
 
 const DEADLINE: Duration = Duration::from_secs(60);
-const KEYS: &str = "k1:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 
 /// The pages with an API and a provider.
 struct Site {
@@ -35,22 +35,8 @@ impl Site {
         let url = format!("http://127.0.0.1:{port}");
         let openid = OpenId::new(&url, accounts);
         let stack = Stack::plan().env("SHOPERY_JWKS_URL", openid.jwks_url()).start().await;
-        let mut command = Command::new(parts::binary("shopery-backoffice"));
-        command
-            .env_clear()
-            .env("SHOPERY_LISTEN", format!("127.0.0.1:{port}"))
-            .env("SHOPERY_API_URL", stack.url(Service::Api))
-            .env("SHOPERY_BACKOFFICE_URL", &url)
-            .env("SHOPERY_BACKOFFICE_KEYS", KEYS)
-            .envs(openid.variables());
-        let process = Process::start("shopery-backoffice", command, &stack.folder().join("shopery-backoffice.log"));
-        let site = Self { url, process, openid, stack };
-        wait::until("the pages", DEADLINE, async || {
-            let ready = reqwest::get(format!("{}/readyz", site.url)).await;
-            ready.map(drop).map_err(|error| format!("{error}: {}", site.process.output()))
-        })
-        .await;
-        site
+        let backoffice = Backoffice::at(&stack, port, &openid.variables()).await;
+        Self { url: backoffice.url, process: backoffice.process, openid, stack }
     }
 
     fn browser(&self) -> Browser {
@@ -127,14 +113,9 @@ impl Browser {
             request = request.header(REFERER, shown.as_str());
         }
         if let Some(form) = form {
-            let encoded = |text: &str| {
-                percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
-            };
-            let body: Vec<_> =
-                form.iter().map(|(name, value)| format!("{}={}", encoded(name), encoded(value))).collect();
             let origin = url.origin().ascii_serialization();
             request = request.header(ORIGIN, origin).header(CONTENT_TYPE, "application/x-www-form-urlencoded");
-            request = request.body(body.join("&"));
+            request = request.body(url_encoded(form));
         }
         let answer = request.send().await.unwrap();
         let (status, headers) = (answer.status().as_u16(), answer.headers().clone());

@@ -11,43 +11,29 @@ use regex::Regex;
 use reqwest::header::{CONTENT_TYPE, COOKIE, ORIGIN, SET_COOKIE};
 use reqwest::{Client as Http, Method};
 use serde_json::json;
-use shopery_e2e::{Arrival, Client, Event, Process, Service, Stack, parts, ports, token, wait};
+use shopery_e2e::{Arrival, Client, Event, Stack, parts, token};
 use shopery_model::EndpointSecret;
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
+use crate::backoffice::{Backoffice, url_encoded};
+
 const SOON: Duration = Duration::from_secs(60);
-const KEYS: &str = "k1:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 const WRONG_SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 const LANGUAGES: [&str; 8] = ["node", "python", "rust", "php", "ruby", "go", "csharp", "java"];
 
 /// The pages, and somebody who has signed in.
 pub(crate) struct Pages {
-    url: String,
+    backoffice: Backoffice,
     http: Http,
     cookie: String,
-    _process: Process,
 }
 
 impl Pages {
     pub(crate) async fn of(stack: &Stack, client: &Client) -> Self {
-        let port = ports::free();
-        let url = format!("http://127.0.0.1:{port}");
-        let mut command = Command::new(parts::binary("shopery-backoffice"));
-        command
-            .env_clear()
-            .env("SHOPERY_LISTEN", format!("127.0.0.1:{port}"))
-            .env("SHOPERY_API_URL", stack.url(Service::Api))
-            .env("SHOPERY_BACKOFFICE_URL", &url)
-            .env("SHOPERY_BACKOFFICE_KEYS", KEYS);
-        let process = Process::start("shopery-backoffice", command, &stack.folder().join("shopery-backoffice.log"));
-        wait::until("the pages", SOON, async || {
-            let ready = reqwest::get(format!("{url}/readyz")).await;
-            ready.map(drop).map_err(|error| format!("{error}: {}", process.output()))
-        })
-        .await;
+        let backoffice = Backoffice::start(stack).await;
         let http = Http::builder().redirect(reqwest::redirect::Policy::none()).build().unwrap();
-        let mut pages = Self { url, http, cookie: String::new(), _process: process };
+        let mut pages = Self { backoffice, http, cookie: String::new() };
         let form = [("token", &*client.token), ("tenant", ""), ("back", "/webhooks")];
         let answer = pages.request(Method::POST, "/sign-in", &form).await;
         assert_eq!(answer.status(), 303);
@@ -57,12 +43,10 @@ impl Pages {
     }
 
     async fn request(&self, method: Method, path: &str, form: &[(&str, &str)]) -> reqwest::Response {
-        let encoded =
-            |text: &str| percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string();
-        let body: Vec<_> = form.iter().map(|(name, value)| format!("{}={}", encoded(name), encoded(value))).collect();
-        let request = self.http.request(method, format!("{}{path}", self.url)).header(COOKIE, &self.cookie);
-        let request = request.header(ORIGIN, &self.url).header(CONTENT_TYPE, "application/x-www-form-urlencoded");
-        request.body(body.join("&")).send().await.unwrap()
+        let url = &self.backoffice.url;
+        let request = self.http.request(method, format!("{url}{path}")).header(COOKIE, &self.cookie);
+        let request = request.header(ORIGIN, url).header(CONTENT_TYPE, "application/x-www-form-urlencoded");
+        request.body(url_encoded(form)).send().await.unwrap()
     }
 
     pub(crate) async fn get(&self, path: &str) -> String {
