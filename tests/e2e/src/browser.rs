@@ -36,7 +36,7 @@ pub struct Browser {
     client: Client,
     driver: Process,
     // Last, so that Chromium has ended when its files go.
-    _folder: Folder,
+    folder: Folder,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,7 +99,7 @@ impl Browser {
         builder.capabilities(capabilities(&folder.join("profile"), preferences));
         let client = wait::within("chromium to start", SOON, builder.connect(&url)).await;
         let client = client.unwrap_or_else(|error| panic!("chromium: {error}\n{}", driver.output()));
-        Self { client, driver, _folder: folder }
+        Self { client, driver, folder }
     }
 
     pub async fn open(&self, url: &str) {
@@ -239,6 +239,13 @@ impl Browser {
         self.devtools("Network.enable", json!({})).await;
         let headers = json!({ "headers": { "Accept-Language": language } });
         self.devtools("Network.setExtraHTTPHeaders", headers).await;
+    }
+
+    /// Where Chromium takes commands of DevTools, on this machine: for a program that looks at pages with the cookies of this browser.
+    pub fn devtools_port(&self) -> u16 {
+        // Its second line is the path of the browser itself.
+        let file = std::fs::read_to_string(self.folder.join("profile/DevToolsActivePort")).unwrap();
+        file.lines().next().and_then(|port| port.parse().ok()).unwrap_or_else(|| panic!("no port in {file:?}"))
     }
 
     async fn devtools(&self, command: &str, parameters: Value) -> Value {

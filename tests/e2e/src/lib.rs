@@ -26,6 +26,7 @@ pub mod documents;
 pub mod event;
 mod folder;
 pub mod leaks;
+pub mod lighthouse;
 pub mod merchant;
 pub mod metrics;
 pub mod nats_cluster;

@@ -82,6 +82,12 @@ pub fn openid() -> PathBuf {
     folder().join("npm")
 }
 
+/// The folder from which Node finds the package `lighthouse`.
+pub fn lighthouse() -> PathBuf {
+    node_package("lighthouse");
+    folder().join("npm")
+}
+
 /// The library that sets the clock of one process, with `LD_PRELOAD` and `FAKETIME`.
 pub fn faketime() -> PathBuf {
     let folders = std::fs::read_dir("/usr/lib").into_iter().flatten().flatten();

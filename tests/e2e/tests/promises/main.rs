@@ -49,6 +49,7 @@ mod input;
 mod isolation;
 mod large_history;
 mod launcher;
+mod lighthouse;
 mod limits;
 mod looked_into;
 mod many_webhooks;

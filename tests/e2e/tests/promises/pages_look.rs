@@ -74,7 +74,7 @@ impl Look<'_> {
 }
 
 /// Three webhooks, of which one works, one fails and one is paused, with long names and long URLs.
-async fn furnish(stack: &Stack, client: &Client) -> [String; 3] {
+pub(crate) async fn furnish(stack: &Stack, client: &Client) -> [String; 3] {
     let long = format!("/fails/{}", "a-long-path-without-end/".repeat(12));
     stack.merchant.behave(&long, Behaviour::Answer(500));
     let (works, fails) = (stack.merchant.url("/works"), stack.merchant.url(&long));
