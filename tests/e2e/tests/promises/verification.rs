@@ -50,9 +50,15 @@ impl Pages {
     }
 
     pub(crate) async fn get(&self, path: &str) -> String {
+        let (status, page) = self.look(path).await;
+        assert_eq!(status, 200, "{path}");
+        page
+    }
+
+    /// A page, whatever status it has.
+    pub(crate) async fn look(&self, path: &str) -> (u16, String) {
         let answer = self.request(Method::GET, path, &[]).await;
-        assert_eq!(answer.status(), 200, "{path}");
-        answer.text().await.unwrap()
+        (answer.status().as_u16(), answer.text().await.unwrap())
     }
 
     /// Sends a form of that page to the same path.
