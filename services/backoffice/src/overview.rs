@@ -34,12 +34,13 @@ async fn show(visitor: Visitor, Path(id): Path<String>) -> Result<Response, NoPa
 
 async fn page_of(visitor: &Visitor, id: &str, said: Markup) -> Result<String, NoPage> {
     let texts = visitor.texts;
-    let webhook: Webhook = visitor.get(&["company", "webhooks", id], &[]).await?;
     let range = Range::read(visitor.here.split_once('?').map(|(_, query)| query));
     // Of a part of the page nobody sees the charts.
     let counted = if visitor.is_part { Range::Hour } else { range };
     let asked = counted.query(OffsetDateTime::now_utc());
-    let metrics: Metrics = visitor.get(&["company", "webhooks", id, "metrics"], &asked).await?;
+    let (itself, counts) = (["company", "webhooks", id], ["company", "webhooks", id, "metrics"]);
+    let (webhook, metrics) =
+        tokio::try_join!(visitor.get::<Webhook>(&itself, &[]), visitor.get::<Metrics>(&counts, &asked))?;
     // What is asked for by a form is an answer to it, and stays.
     let is_live = visitor.sent.is_none();
     let content = html! {

@@ -46,8 +46,8 @@ async fn types(visitor: &Visitor) -> Result<Vec<Type>, NoPage> {
 }
 
 async fn edit(visitor: Visitor, Path(id): Path<String>) -> Result<Response, NoPage> {
-    let types = types(&visitor).await?;
-    let found = visitor.send(Request::get(&["company", "webhooks", &id])).await?;
+    let found = visitor.send(Request::get(&["company", "webhooks", &id]));
+    let (types, found) = tokio::try_join!(types(&visitor), found)?;
     let webhook: Webhook = found.read().map_err(|error| visitor.failed(error))?;
     let typed = Typed::of_webhook(webhook, found.etag);
     Ok(answer(shown(&visitor, Some(&id), &types, &typed, &Said::Nothing)))

@@ -111,8 +111,10 @@ impl Asked {
 async fn list(visitor: Visitor, RawQuery(query): RawQuery) -> Result<Response, NoPage> {
     let texts = visitor.texts;
     let asked = Asked::read(query.as_deref());
-    let all: List<Webhook> = visitor.get(&["company", "webhooks"], &[("limit", "200".to_owned())]).await?;
-    let metrics: List<Metrics> = visitor.get(&["company", "webhooks", "metrics"], &[]).await?;
+    let limit = [("limit", "200".to_owned())];
+    let all = visitor.get::<List<Webhook>>(&["company", "webhooks"], &limit);
+    let metrics = visitor.get::<List<Metrics>>(&["company", "webhooks", "metrics"], &[]);
+    let (all, metrics) = tokio::try_join!(all, metrics)?;
     let metrics: HashMap<_, _> = metrics.data.into_iter().map(|one| (one.webhook_id.clone(), one)).collect();
     let mut found: Vec<_> = all.data.iter().filter(|webhook| asked.wants(webhook)).collect();
     if let Some(sort) = asked.sort {
