@@ -19,7 +19,8 @@ use shopery_model::{Circuit, DeliveryState, EventType, TenantId, WebhookId};
 use shopery_queue::{Circuits, Queue};
 use shopery_runtime::Shutdown;
 use shopery_store::{
-    CircuitNotice, DeliveryFilter, PendingFailure, Store, StoreError, Times, WebhookRecord, WebhookState,
+    CircuitNotice, DeliveryFilter, PendingFailure, PendingFailures, Store, StoreError, Times, WebhookRecord,
+    WebhookState,
 };
 use tokio::time::Instant;
 
@@ -46,24 +47,43 @@ pub(crate) struct Notifier {
     passed_over: HashMap<WebhookId, Instant>,
     /// Since when the circuits are closed of those of which others know that they have failed.
     closed: HashMap<WebhookId, Instant>,
-    /// The last notice that was looked at. They take turns.
+    /// The last notice that was looked at, and the last tenant whose failures were. They take turns.
     cursor: String,
+    failures_cursor: String,
 }
 
 impl Notifier {
     pub(crate) fn new(queue: Queue, store: Store, circuits: Circuits) -> Self {
         let (notified, passed_over, closed) = (HashSet::new(), HashMap::new(), HashMap::new());
-        Self { queue, store, circuits, notified, passed_over, closed, cursor: String::new() }
+        Self {
+            queue,
+            store,
+            circuits,
+            notified,
+            passed_over,
+            closed,
+            cursor: String::new(),
+            failures_cursor: String::new(),
+        }
     }
 
     /// Runs until the drain begins.
     pub(crate) async fn run(mut self, shutdown: &Shutdown) {
         while !shutdown.is_draining() {
             // One that cannot be done holds up no other.
-            for done in [self.notify_of_circuits().await, self.notify_of_failures(shutdown).await] {
-                if let Err(error) = done {
-                    tracing::warn!("tenants are notified later: {error:#}");
+            let circuits = self.notify_of_circuits().await.map(|()| false);
+            let (mut is_more, mut is_delayed) = (false, false);
+            for done in [circuits, self.notify_of_failures(shutdown).await] {
+                match done {
+                    Ok(more) => is_more |= more,
+                    Err(error) => {
+                        tracing::warn!("tenants are notified later: {error:#}");
+                        is_delayed = true;
+                    }
                 }
+            }
+            if is_more && !is_delayed {
+                continue;
             }
             tokio::select! {
                 () = tokio::time::sleep(INTERVAL) => {}
@@ -160,26 +180,27 @@ impl Notifier {
         Ok(self.store.has_listener(tenant, event_type.parse::<EventType>()?, subject).await?)
     }
 
-    async fn notify_of_failures(&self, shutdown: &Shutdown) -> anyhow::Result<()> {
-        let pending = self.store.pending_failures().await?;
-        for part in pending.chunks(MAX_CONCURRENT_PUBLISHES) {
+    /// Whether there may be more to publish at once.
+    async fn notify_of_failures(&mut self, shutdown: &Shutdown) -> anyhow::Result<bool> {
+        let PendingFailures { failures, cursor, is_more } = self.store.pending_failures(&self.failures_cursor).await?;
+        self.failures_cursor = cursor;
+        let mut failed = None;
+        for part in failures.chunks(MAX_CONCURRENT_PUBLISHES) {
             if shutdown.is_draining() {
-                return Ok(());
+                break;
             }
             let notified = join_all(part.iter().map(|failure| self.notify_failed(failure))).await;
-            let (mut done, mut failed) = (Vec::new(), None);
+            let mut done = Vec::new();
             for (failure, notified) in part.iter().zip(notified) {
                 match notified {
                     Ok(()) => done.push(failure.clone()),
+                    // Those of other tenants may be published all the same.
                     Err(error) => failed = Some(error.context(format!("{DELIVERY_FAILED} of {}", failure.delivery))),
                 }
             }
             self.store.failures_notified(&done).await?;
-            if let Some(error) = failed {
-                return Err(error);
-            }
         }
-        Ok(())
+        failed.map_or(Ok(is_more), Err)
     }
 
     async fn notify_failed(&self, PendingFailure { tenant, delivery, round }: &PendingFailure) -> anyhow::Result<()> {

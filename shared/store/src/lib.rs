@@ -27,7 +27,7 @@ pub use connect::{Store, StoreError};
 pub use health::Noted;
 pub use history::{AttemptRecord, DeliveryFilter, DeliveryRecord, SortOrder};
 pub use idempotency::{Answered, Claim, Keyed};
-pub use notices::{CircuitNotice, PendingFailure};
+pub use notices::{CircuitNotice, PendingFailure, PendingFailures};
 pub use outbox::PendingChange;
 pub use page::{Cursor, Page, Times};
 pub use recoveries::{RecoveryRecord, RecoveryState};

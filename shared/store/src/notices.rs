@@ -11,7 +11,7 @@ use sea_orm::ActiveValue::Set;
 use sea_orm::sea_query::OnConflict;
 use sea_orm::{
     ColumnTrait, Condition, ConnectionTrait, DatabaseTransaction, DbErr, EntityTrait, FromQueryResult, QueryFilter,
-    QuerySelect, Statement,
+    QueryOrder, QuerySelect, Statement,
 };
 use shopery_model::{
     DELIVERY_FAILED, DeliveryId, DeliveryState, EventPattern, EventType, Fault, Outcome, TenantId, WebhookId,
@@ -22,9 +22,10 @@ use crate::entity::{circuit_notice, failure_outbox, webhook};
 use crate::sql::numbered;
 use crate::{Store, StoreError, WebhookState, from_millis, history, to_millis};
 
-/// Failures read at a time: the first one of each tenant, then the second one of each …, so that nobody waits for the many of
-/// another.
-const BATCH: u64 = 500;
+/// Tenants whose failures are read at a time, and failures of each: nobody waits for the many of another, and what is read does
+/// not grow with what waits.
+const TENANTS: u64 = 32;
+const OF_A_TENANT: u64 = 32;
 /// Tenants in one query, and rows in one statement.
 const MANY: usize = 500;
 
@@ -34,6 +35,16 @@ pub struct PendingFailure {
     pub tenant: TenantId,
     pub delivery: DeliveryId,
     pub round: u32,
+}
+
+/// Some of what is to be published, by tenants.
+#[derive(Debug)]
+pub struct PendingFailures {
+    pub failures: Vec<PendingFailure>,
+    /// The tenant after which the next ones come; empty if these were the last.
+    pub cursor: String,
+    /// Whether there may be more at once.
+    pub is_more: bool,
 }
 
 /// Others know that this webhook fails.
@@ -46,32 +57,46 @@ pub struct CircuitNotice {
 }
 
 impl Store {
-    /// Failures that are to be published, of each tenant the oldest; at most 500.
-    pub async fn pending_failures(&self) -> Result<Vec<PendingFailure>, StoreError> {
-        let sql = "SELECT tenant, delivery_id, round FROM (SELECT tenant, delivery_id, round, ROW_NUMBER() OVER \
-                   (PARTITION BY tenant ORDER BY delivery_id, round) AS place FROM failure_outbox) AS placed \
-                   ORDER BY place, tenant LIMIT ?";
+    /// Failures that are to be published: the oldest of each of the next tenants after this one.
+    pub async fn pending_failures(&self, after: &str) -> Result<PendingFailures, StoreError> {
+        use failure_outbox::Column;
+        // From tenant to tenant by the primary key, however many rows each of them has. Rejected: DISTINCT and window functions,
+        // which read all that waits.
+        let sql = "WITH RECURSIVE tenants (tenant) AS (\
+                   SELECT MIN(tenant) FROM failure_outbox WHERE tenant > ? \
+                   UNION ALL SELECT (SELECT MIN(f.tenant) FROM failure_outbox AS f WHERE f.tenant > t.tenant) \
+                   FROM tenants AS t WHERE t.tenant IS NOT NULL) \
+                   SELECT tenant FROM tenants WHERE tenant IS NOT NULL LIMIT ?";
         let backend = self.db.get_database_backend();
-        let limit = i64::try_from(BATCH).unwrap_or(i64::MAX);
-        let select = Statement::from_sql_and_values(backend, numbered(backend, sql), [limit.into()]);
-        let mut pending = Vec::new();
-        for row in failure_outbox::Model::find_by_statement(select).all(&self.db).await? {
-            match read_failure(&row) {
-                Some(failure) => pending.push(failure),
-                None => {
-                    // It never will read, and others wait behind it.
-                    tracing::error!(
-                        row.tenant,
-                        row.delivery_id,
-                        row.round,
-                        "a failure that is to be published does not read"
-                    );
-                    let key = (row.tenant, row.delivery_id, row.round);
-                    failure_outbox::Entity::delete_by_id(key).exec(&self.db).await?;
+        let values = [after.into(), i64::try_from(TENANTS).unwrap_or(i64::MAX).into()];
+        let select = Statement::from_sql_and_values(backend, numbered(backend, sql), values);
+        let mut tenants = Vec::new();
+        for row in self.db.query_all_raw(select).await? {
+            tenants.push(row.try_get_by_index::<String>(0)?);
+        }
+        let is_last = (tenants.len() as u64) < TENANTS;
+        let cursor = tenants.last().filter(|_| !is_last).cloned().unwrap_or_default();
+        let (mut failures, mut is_more) = (Vec::new(), !is_last);
+        for tenant in tenants {
+            let of_tenant = failure_outbox::Entity::find().filter(Column::Tenant.eq(tenant));
+            let oldest = of_tenant.order_by_asc(Column::DeliveryId).order_by_asc(Column::Round).limit(OF_A_TENANT);
+            let rows = oldest.all(&self.db).await?;
+            is_more |= rows.len() as u64 == OF_A_TENANT;
+            for row in rows {
+                match read_failure(&row) {
+                    Some(failure) => failures.push(failure),
+                    None => self.drop_unreadable(row).await?,
                 }
             }
         }
-        Ok(pending)
+        Ok(PendingFailures { failures, cursor, is_more })
+    }
+
+    /// It never will read, and others wait behind it.
+    async fn drop_unreadable(&self, row: failure_outbox::Model) -> Result<(), StoreError> {
+        tracing::error!(row.tenant, row.delivery_id, row.round, "a failure that is to be published does not read");
+        failure_outbox::Entity::delete_by_id((row.tenant, row.delivery_id, row.round)).exec(&self.db).await?;
+        Ok(())
     }
 
     /// EVENTS has these, or there is nothing to publish of them any more.

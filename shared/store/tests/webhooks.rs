@@ -1,9 +1,14 @@
-//! Webhooks on a real SQLite file: since when an endpoint is the one that it is.
+//! Webhooks on a real SQLite file: since when an endpoint is the one that it is, and whom others are to be notified of.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-use shopery_model::{AttemptId, Rules, Sealed, WebhookId};
-use shopery_store::{Author, Resealed, Store, WebhookChange, WebhookRecord, WebhookState};
+use std::collections::BTreeMap;
+
+use shopery_model::{
+    AttemptId, DELIVERY_FAILED, DeliveryId, DeliveryState, Extensions, Fault, JobMeta, Outcome, Rules, Sealed,
+    TenantId, WebhookId,
+};
+use shopery_store::{Author, PendingFailures, Recorded, Resealed, Store, WebhookChange, WebhookRecord, WebhookState};
 use time::OffsetDateTime;
 use time::macros::datetime;
 
@@ -83,5 +88,79 @@ async fn another_url_or_secret_or_enabling_it_makes_another_endpoint_and_nothing
     // Another key has sealed the same.
     assert!(store.reseal(tenant, id, &resealed(&before, 3, false)).await.unwrap());
     assert_eq!(store.webhook(tenant, id).await.unwrap().unwrap().endpoint_since, since);
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
+fn failed(tenant: &TenantId, event: String) -> Outcome {
+    let webhook = WebhookId::generate();
+    Outcome {
+        job: JobMeta {
+            delivery: DeliveryId::of(tenant, "orders", &event, CREATED, webhook),
+            tenant: tenant.clone(),
+            webhook,
+            source: "orders".to_owned(),
+            event,
+            event_type: "order-created".parse().unwrap(),
+            resource: "order/1".to_owned(),
+            triggered_at: CREATED,
+            event_sequence: 1,
+            changed: Vec::new(),
+            stored_ns: None,
+            payload_of: None,
+            fields: None,
+            extensions: Extensions::default(),
+            may_be_stale: false,
+            attempt: 3,
+            failed_at: None,
+            resend: None,
+        },
+        state: DeliveryState::Failed,
+        next_attempt_at: None,
+        attempt: None,
+        fault: Some((Fault::HttpStatus, "it answered 500".to_owned())),
+        carried_by: None,
+        at: CREATED,
+    }
+}
+
+#[tokio::test]
+async fn the_many_failures_of_one_tenant_keep_no_other_waiting_and_all_are_read() {
+    let folder = std::env::temp_dir().join(format!("shopery-failures-{}", AttemptId::generate()));
+    std::fs::create_dir(&folder).unwrap();
+    let store = Store::connect(&format!("sqlite://{}/a.db?mode=rwc", folder.display())).await.unwrap();
+    let mut pending = BTreeMap::new();
+    for number in 0..40 {
+        let tenant: TenantId = format!("tnt_{number:02}").parse().unwrap();
+        let listener =
+            WebhookRecord { tenant: tenant.clone(), events: vec![DELIVERY_FAILED.parse().unwrap()], ..record() };
+        store.create_webhook(&listener, &[], &Author::default()).await.unwrap();
+        let count = if number == 3 { 100 } else { 1 };
+        let outcomes: Vec<_> = (0..count).map(|event| failed(&tenant, format!("e{event}"))).collect();
+        store.record_messages(&[Recorded { sequence: number + 1, at: CREATED, outcomes: &outcomes }]).await.unwrap();
+        pending.insert(tenant, count);
+    }
+    let (mut cursor, mut passes) = (String::new(), 0);
+    while !pending.is_empty() {
+        passes += 1;
+        let PendingFailures { failures, cursor: next, is_more } = store.pending_failures(&cursor).await.unwrap();
+        let mut read = BTreeMap::new();
+        for failure in &failures {
+            *read.entry(failure.tenant.clone()).or_insert(0) += 1;
+        }
+        assert!(read.values().all(|count| *count <= 32) && read.len() <= 32, "{read:?}");
+        for (tenant, count) in read {
+            let left = pending.remove(&tenant).unwrap() - count;
+            if left > 0 {
+                pending.insert(tenant, left);
+            }
+        }
+        store.failures_notified(&failures).await.unwrap();
+        assert!(is_more || pending.is_empty(), "{pending:?}");
+        // All others have had their turn.
+        assert!(passes != 2 || pending.len() == 1, "{pending:?}");
+        cursor = next;
+    }
+    assert!(passes <= 8, "{passes}");
+    assert!(store.pending_failures("").await.unwrap().failures.is_empty());
     std::fs::remove_dir_all(&folder).unwrap();
 }
