@@ -347,12 +347,26 @@ impl Store {
         tenant: &TenantId,
         webhooks: &[WebhookId],
     ) -> Result<BTreeMap<WebhookId, OffsetDateTime>, StoreError> {
-        let mut oldest = BTreeMap::new();
+        if webhooks.is_empty() {
+            return Ok(BTreeMap::new());
+        }
         // An index has the first of each at once; all of those that wait may be millions.
-        for webhook in webhooks {
-            if let Some(at) = self.oldest_waiting(tenant, Some(*webhook)).await? {
-                oldest.insert(*webhook, at);
-            }
+        let open = DeliveryState::ALL.into_iter().filter(|state| state.is_open());
+        let open = open.map(|state| format!("'{}'", state.name())).collect::<Vec<_>>().join(", ");
+        let of_one = format!(
+            "SELECT webhook_id, id FROM (SELECT webhook_id, id FROM deliveries WHERE tenant = ? AND webhook_id = ? \
+             AND state IN ({open}) ORDER BY id LIMIT 1) AS oldest"
+        );
+        let sql = vec![of_one; webhooks.len()].join(" UNION ALL ");
+        let values = webhooks.iter().flat_map(|webhook| [tenant.as_str().into(), webhook.to_string().into()]);
+        let backend = self.db.get_database_backend();
+        let select = Statement::from_sql_and_values(backend, numbered(backend, &sql), values);
+        let mut oldest = BTreeMap::new();
+        for row in self.db.query_all_raw(select).await? {
+            let (webhook, id): (String, String) = (row.try_get_by_index(0)?, row.try_get_by_index(1)?);
+            let read = webhook.parse::<WebhookId>().ok().zip(id.parse::<DeliveryId>().ok());
+            let (webhook, delivery) = read.ok_or_else(|| StoreError::Corrupt(format!("delivery {id}")))?;
+            oldest.insert(webhook, delivery.created_at());
         }
         Ok(oldest)
     }
