@@ -174,8 +174,9 @@ async fn of_tenant(
     RawQuery(query): RawQuery,
 ) -> Result<Json<Metrics>, Problem> {
     let tenant = app.access.tenant(&headers, Permission::WebhooksRead)?;
-    let windows = read_windows(Query::read(query.as_deref()), shopery_queue::now())?;
-    metrics(&app, &tenant, None, windows).await.map(Json)
+    let now = shopery_queue::now();
+    let windows = read_windows(Query::read(query.as_deref()), now)?;
+    metrics(&app, &tenant, None, windows, now).await.map(Json)
 }
 
 /// Tells what was attempted for a webhook, what came of it, and how its endpoint is.
@@ -199,8 +200,9 @@ async fn of_webhook(
 ) -> Result<Json<Metrics>, Problem> {
     let tenant = app.access.tenant(&headers, Permission::WebhooksRead)?;
     let webhook = with_history(&app, &tenant, &id).await?;
-    let windows = read_windows(Query::read(query.as_deref()), shopery_queue::now())?;
-    let mut metrics = metrics(&app, &tenant, Some(webhook), windows).await?;
+    let now = shopery_queue::now();
+    let windows = read_windows(Query::read(query.as_deref()), now)?;
+    let mut metrics = metrics(&app, &tenant, Some(webhook), windows, now).await?;
     metrics.now = metrics.now.of(circuit(&app, &tenant, webhook).await?);
     Ok(Json(metrics))
 }
@@ -246,7 +248,8 @@ async fn of_webhooks(
     let mut query = Query::read(query.as_deref());
     let mut webhooks = query.all("webhook", webhook_id);
     query.at_most("webhook", webhooks.len(), MAX_AT_ONCE);
-    let windows = read_windows(query, shopery_queue::now())?;
+    let now = shopery_queue::now();
+    let windows = read_windows(query, now)?;
     if windows.count > MAX_WINDOWS_OF_EACH {
         let detail = format!("makes {} windows of each webhook, and the limit is {MAX_WINDOWS_OF_EACH}", windows.count);
         return Err(Problem::invalid(vec![Invalid::new("step", detail)]));
@@ -256,7 +259,7 @@ async fn of_webhooks(
         webhooks = all.map_err(database_problem)?.items.into_iter().map(|webhook| webhook.id).collect();
     }
     let _admitted = app.sums.enter(&tenant).await?;
-    let counts = app.store.counts_of(&tenant, &webhooks, windows);
+    let counts = app.store.counts_of(&tenant, &webhooks, windows, now);
     let (mut counts, waiting) =
         tokio::try_join!(counts, app.store.oldest_waiting_of(&tenant, &webhooks)).map_err(database_problem)?;
     let circuits = try_join_all(webhooks.iter().map(|webhook| circuit(&app, &tenant, *webhook))).await?;
@@ -275,9 +278,11 @@ async fn metrics(
     tenant: &TenantId,
     webhook: Option<WebhookId>,
     windows: Windows,
+    now: OffsetDateTime,
 ) -> Result<Metrics, Problem> {
     let _admitted = app.sums.enter(tenant).await?;
-    let asked = tokio::try_join!(app.store.counts(tenant, webhook, windows), app.store.oldest_waiting(tenant, webhook));
+    let counts = app.store.counts(tenant, webhook, windows, now);
+    let asked = tokio::try_join!(counts, app.store.oldest_waiting(tenant, webhook));
     let (counts, oldest_waiting_at) = asked.map_err(database_problem)?;
     Ok(Metrics::of(&counts, windows, Now { oldest_waiting_at, ..Now::default() }))
 }

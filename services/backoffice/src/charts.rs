@@ -60,20 +60,28 @@ impl Range {
         }
     }
 
-    /// What to ask the API for. Windows begin with whole steps, because of older times the API has whole hours alone.
-    /// The last one is not over yet.
+    /// What to ask the API for.
     pub(crate) fn query(self, now: OffsetDateTime) -> [(&'static str, String); 2] {
-        let (minutes, count) = self.windows();
-        let (step, now) = (minutes * 60, now.unix_timestamp());
-        let from = now - now.rem_euclid(step) - step * (count - 1);
-        let from = OffsetDateTime::from_unix_timestamp(from).unwrap_or(OffsetDateTime::UNIX_EPOCH);
-        [("created_at_min", parameter(from)), ("step", format!("{minutes}m"))]
+        query(self.windows(), now)
     }
 
     /// Whether its axis shows days rather than times of day.
     fn has_days(self) -> bool {
         matches!(self, Self::Week | Self::Month)
     }
+}
+
+/// The last day by the hour, for a list: of hours the API has far fewer counts to sum than of minutes.
+pub(crate) fn day_by_hours(now: OffsetDateTime) -> [(&'static str, String); 2] {
+    query((60, 24), now)
+}
+
+/// Windows begin with whole steps, because of older times the API has whole hours alone. The last one is not over yet.
+fn query((minutes, count): (i64, i64), now: OffsetDateTime) -> [(&'static str, String); 2] {
+    let (step, now) = (minutes * 60, now.unix_timestamp());
+    let from = now - now.rem_euclid(step) - step * (count - 1);
+    let from = OffsetDateTime::from_unix_timestamp(from).unwrap_or(OffsetDateTime::UNIX_EPOCH);
+    [("created_at_min", parameter(from)), ("step", format!("{minutes}m"))]
 }
 
 /// The links to the other times.

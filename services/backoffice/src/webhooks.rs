@@ -7,10 +7,12 @@ use axum::extract::RawQuery;
 use axum::response::Response;
 use axum::routing::get;
 use maud::{Markup, html};
+use time::OffsetDateTime;
 use url::form_urlencoded::{Serializer, parse};
 
 use crate::App;
 use crate::api::{List, Metrics, Tally, Webhook, Window};
+use crate::charts::day_by_hours;
 use crate::layout::{Room, command, page};
 use crate::moment::moment;
 use crate::texts::Texts;
@@ -113,7 +115,8 @@ async fn list(visitor: Visitor, RawQuery(query): RawQuery) -> Result<Response, N
     let asked = Asked::read(query.as_deref());
     let limit = [("limit", "200".to_owned())];
     let all = visitor.get::<List<Webhook>>(&["company", "webhooks"], &limit);
-    let metrics = visitor.get::<List<Metrics>>(&["company", "webhooks", "metrics"], &[]);
+    let day = day_by_hours(OffsetDateTime::now_utc());
+    let metrics = visitor.get::<List<Metrics>>(&["company", "webhooks", "metrics"], &day);
     let (all, metrics) = tokio::try_join!(all, metrics)?;
     let metrics: HashMap<_, _> = metrics.data.into_iter().map(|one| (one.webhook_id.clone(), one)).collect();
     let mut found: Vec<_> = all.data.iter().filter(|webhook| asked.wants(webhook)).collect();

@@ -11,8 +11,6 @@ use time::OffsetDateTime;
 const SWEEP: Duration = Duration::from_secs(600);
 /// Between two bites, so that whoever writes comes in between.
 const PAUSE: Duration = Duration::from_millis(20);
-/// Counts are kept by the minute for so long, then by the hour.
-const MINUTES_KEPT: time::Duration = time::Duration::days(2);
 const COUNTS_KEPT: time::Duration = time::Duration::days(400);
 /// Within this time a POST with an `Idempotency-Key` is done once.
 const IDEMPOTENCY_KEYS_KEPT: time::Duration = time::Duration::days(1);
@@ -56,7 +54,8 @@ impl Retention {
         while store.forget_deliveries(history).await? && go_on(shutdown).await {}
         while store.forget_recoveries(history).await? && go_on(shutdown).await {}
         while store.forget_changes(changes).await? && go_on(shutdown).await {}
-        while store.fold_minutes(before(MINUTES_KEPT)).await? && go_on(shutdown).await {}
+        while store.fold_minutes(now).await? && go_on(shutdown).await {}
+        while store.forget_minutes(now).await? && go_on(shutdown).await {}
         while store.forget_counts(before(COUNTS_KEPT)).await? && go_on(shutdown).await {}
         while store.forget_keys(now - IDEMPOTENCY_KEYS_KEPT).await? && go_on(shutdown).await {}
         let (done, long_ago) = (queue.acknowledged(topology::RECORDER).await?, before(RECORDED_KEPT));

@@ -61,10 +61,19 @@ impl Store {
         Ok(self.db.execute_raw(statement).await?.rows_affected() == BATCH)
     }
 
-    /// Forgets counts of before, some at a time; false when there are no more.
+    /// Forgets counts by the hour of before, some at a time; false when there are no more.
     pub async fn forget_counts(&self, before: OffsetDateTime) -> Result<bool, StoreError> {
-        // By the minute there are none that are so old.
-        let old = format!("size = {} AND bucket < ?", rollups::HOUR);
+        self.forget_buckets(rollups::HOUR, before).await
+    }
+
+    /// Forgets counts by the minute that are told by the hour by now, some at a time; false when there are no more.
+    pub async fn forget_minutes(&self, now: OffsetDateTime) -> Result<bool, StoreError> {
+        let before = now.checked_sub(rollups::MINUTES_KEPT).unwrap_or(OffsetDateTime::UNIX_EPOCH);
+        self.forget_buckets(rollups::MINUTE, before).await
+    }
+
+    async fn forget_buckets(&self, size: i64, before: OffsetDateTime) -> Result<bool, StoreError> {
+        let old = format!("size = {size} AND bucket < ?");
         let sql = format!(
             "DELETE FROM counts WHERE (subject, size, bucket) IN \
              (SELECT subject, size, bucket FROM counts WHERE {old} ORDER BY bucket LIMIT {BATCH})"

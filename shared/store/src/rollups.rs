@@ -1,5 +1,8 @@
-//! Counts of what happened to the deliveries of a webhook, minute by minute, so that they can be told without reading the
-//! history. After two days the minutes of an hour become one.
+//! Counts of what happened to the deliveries of a webhook, minute by minute and hour by hour, so that they can be told without
+//! reading the history. After two days the hours alone are left.
+//!
+//! Both are written at once. Rejected: hours that are made of minutes when these are two days old, since then whoever asks for
+//! the last day of many webhooks in hours has all the minutes of it read and summed.
 //!
 //! What is counted: an attempt, when it ends; an end, when it is reached, once for every round. A delivery that fails with its
 //! carrier has been counted at the end that it had before, and is not counted again. Percentiles of an
@@ -26,8 +29,16 @@ use crate::history;
 use crate::sql::{in_sizes, numbered};
 use crate::{Store, StoreError, to_millis};
 
-const MINUTE: i64 = 60_000;
-pub(crate) const HOUR: i64 = 60 * MINUTE;
+/// How long a bucket is, in milliseconds, tells the sizes apart. A minute beside which its hour is counted has another number than
+/// one that is to become a part of its hour, as earlier versions have counted it.
+const LONE_MINUTE: i64 = 60_000;
+pub(crate) const MINUTE: i64 = 60_001;
+pub(crate) const HOUR: i64 = 3_600_000;
+const MINUTE_MILLIS: i64 = 60_000;
+/// Counts are told by the minute for this time, then by the hour.
+const MINUTES_TOLD: time::Duration = time::Duration::days(2);
+/// Whoever has begun to read by the minute finds all of them.
+pub(crate) const MINUTES_KEPT: time::Duration = time::Duration::hours(49);
 /// Webhooks and tenants whose minutes are folded at a time.
 const FOLDED: usize = 100;
 
@@ -163,15 +174,15 @@ fn subject(tenant: &TenantId, webhook: Option<WebhookId>) -> String {
     webhook.map_or_else(|| format!("tenant:{tenant}"), |id| id.to_string())
 }
 
-/// The tenant, whose counts they are, and the minute.
-type Key<'a> = (&'a TenantId, Option<WebhookId>, i64);
+/// The tenant, whose counts they are, the size of the bucket and its beginning.
+type Key<'a> = (&'a TenantId, Option<WebhookId>, i64, i64);
 
 fn count<'a>(outcomes: impl Iterator<Item = &'a Outcome>) -> BTreeMap<Key<'a>, Counts> {
     let mut counts = BTreeMap::<Key<'a>, Counts>::new();
     for outcome in outcomes {
-        let minute = to_millis(outcome.at).div_euclid(MINUTE) * MINUTE;
+        let minute = to_millis(outcome.at).div_euclid(MINUTE_MILLIS) * MINUTE_MILLIS;
         for webhook in [Some(outcome.job.webhook), None] {
-            let counts = counts.entry((&outcome.job.tenant, webhook, minute)).or_default();
+            let counts = counts.entry((&outcome.job.tenant, webhook, MINUTE, minute)).or_default();
             if let Some(attempt) = &outcome.attempt {
                 counts.add(Kind::Attempts);
                 counts.add(Kind::Latency(bucket(attempt.duration_ms)));
@@ -185,6 +196,12 @@ fn count<'a>(outcomes: impl Iterator<Item = &'a Outcome>) -> BTreeMap<Key<'a>, C
             }
         }
     }
+    let mut hours = BTreeMap::<Key<'a>, Counts>::new();
+    for ((tenant, webhook, _, minute), counts) in &counts {
+        let hour = minute.div_euclid(HOUR) * HOUR;
+        hours.entry((tenant, *webhook, HOUR, hour)).or_default().merge(counts);
+    }
+    counts.append(&mut hours);
     counts
 }
 
@@ -234,13 +251,14 @@ pub(crate) async fn write(transaction: &DatabaseTransaction, messages: &[Recorde
     let fresh = messages.iter().filter(|message| fresh.remove(&message.place()));
     let counts: Vec<_> = count(fresh.flat_map(|message| message.outcomes)).into_iter().collect();
     for part in in_sizes(&counts) {
-        let row = format!("(?, ?, {MINUTE}, ?{})", ", ?".repeat(COLUMNS));
+        let row = format!("(?, ?, ?, ?{})", ", ?".repeat(COLUMNS));
         let places = vec![row.as_str(); part.len()].join(", ");
         let (columns, or_add) = (columns(), or_add());
         let sql =
             format!("INSERT INTO counts AS r (tenant, subject, size, bucket, {columns}) VALUES {places} {or_add}");
-        let values = part.iter().flat_map(|((tenant, webhook, minute), Counts(counts))| {
-            let whose: [Value; 3] = [tenant.as_str().into(), subject(tenant, *webhook).into(), (*minute).into()];
+        let values = part.iter().flat_map(|((tenant, webhook, size, bucket), Counts(counts))| {
+            let whose: [Value; 4] =
+                [tenant.as_str().into(), subject(tenant, *webhook).into(), (*size).into(), (*bucket).into()];
             whose.into_iter().chain(counts.iter().map(|count| i64::try_from(*count).unwrap_or(i64::MAX).into()))
         });
         transaction.execute_raw(statement(&sql, values.collect())).await?;
@@ -250,15 +268,20 @@ pub(crate) async fn write(transaction: &DatabaseTransaction, messages: &[Recorde
 
 impl Store {
     /// What was counted in windows side by side, by their number, but for those in which nothing was. A bucket belongs to the
-    /// window in which it begins.
+    /// window in which it begins. `now` decides what is still known by the minute.
     pub async fn counts(
         &self,
         tenant: &TenantId,
         webhook: Option<WebhookId>,
         windows: Windows,
+        now: OffsetDateTime,
     ) -> Result<BTreeMap<u64, Counts>, StoreError> {
         let subject = subject(tenant, webhook);
-        Ok(self.counts_by_subject(tenant, vec![subject.clone()], windows).await?.remove(&subject).unwrap_or_default())
+        Ok(self
+            .counts_by_subject(tenant, vec![subject.clone()], windows, now)
+            .await?
+            .remove(&subject)
+            .unwrap_or_default())
     }
 
     /// The same of several webhooks, but for those of which nothing was counted.
@@ -267,9 +290,10 @@ impl Store {
         tenant: &TenantId,
         webhooks: &[WebhookId],
         windows: Windows,
+        now: OffsetDateTime,
     ) -> Result<BTreeMap<WebhookId, BTreeMap<u64, Counts>>, StoreError> {
         let subjects = webhooks.iter().map(|webhook| subject(tenant, Some(*webhook))).collect();
-        let mut counts = self.counts_by_subject(tenant, subjects, windows).await?;
+        let mut counts = self.counts_by_subject(tenant, subjects, windows, now).await?;
         let of = |webhook: &WebhookId| Some((*webhook, counts.remove(&subject(tenant, Some(*webhook)))?));
         Ok(webhooks.iter().filter_map(of).collect())
     }
@@ -279,6 +303,7 @@ impl Store {
         tenant: &TenantId,
         subjects: Vec<String>,
         windows: Windows,
+        now: OffsetDateTime,
     ) -> Result<BTreeMap<String, BTreeMap<u64, Counts>>, StoreError> {
         if subjects.is_empty() {
             return Ok(BTreeMap::new());
@@ -289,7 +314,7 @@ impl Store {
         let places = vec!["?"; subjects.len()].join(", ");
         // Sums of hundreds of windows would cost more than all else. A window no longer than the buckets of a size has one of
         // them at most, which is read as it is.
-        let of_size = |size: i64| {
+        let of_size = |(size, _)| {
             let (counts, group) = match step <= size {
                 true => (columns(), ""),
                 false => (sums(), "GROUP BY 1, 2"),
@@ -299,13 +324,26 @@ impl Store {
                  WHERE tenant = ? AND subject IN ({places}) AND size = {size} AND bucket >= ? AND bucket < ? {group}"
             )
         };
+        let are_hours = from % HOUR == 0 && step % HOUR == 0;
+        let by_minute = to_millis(now.checked_sub(MINUTES_TOLD).unwrap_or(now)).div_euclid(HOUR) * HOUR;
+        let sizes = match are_hours {
+            true => vec![(HOUR, (from, until)), (LONE_MINUTE, (from, until))],
+            false => vec![
+                (HOUR, (from, until.min(by_minute))),
+                (MINUTE, (from.max(by_minute), until)),
+                (LONE_MINUTE, (from, until)),
+            ],
+        };
         // One statement, so that what is folded meanwhile is seen once.
-        let sql = [MINUTE, HOUR].map(of_size).join(" UNION ALL ");
-        let mut values: Vec<Value> = vec![from.into(), step.into(), tenant.as_str().into()];
-        values.extend(subjects.into_iter().map(Value::from));
-        values.extend([Value::from(from), until.into()]);
+        let sql = sizes.iter().copied().map(of_size).collect::<Vec<_>>().join(" UNION ALL ");
+        let mut values = Vec::<Value>::new();
+        for (_, (since, before)) in sizes {
+            values.extend([Value::from(from), step.into(), tenant.as_str().into()]);
+            values.extend(subjects.iter().cloned().map(Value::from));
+            values.extend([Value::from(since), before.into()]);
+        }
         let backend = self.db.get_database_backend();
-        let rows = Statement::from_sql_and_values(backend, numbered(backend, &sql), [values.clone(), values].concat());
+        let rows = Statement::from_sql_and_values(backend, numbered(backend, &sql), values);
         let mut found = BTreeMap::<String, BTreeMap<u64, Counts>>::new();
         for row in self.db.query_all_raw(rows).await? {
             let number = u64::try_from(row.try_get_by_index::<i64>(1)?).unwrap_or_default();
@@ -371,22 +409,24 @@ impl Store {
         Ok(oldest)
     }
 
-    /// Makes one hour of the minutes of the oldest one that lies before, for some of those who have them; false when there
-    /// are no more.
-    pub async fn fold_minutes(&self, before: OffsetDateTime) -> Result<bool, StoreError> {
+    /// Makes one hour of what an earlier version has counted by the minute alone, the oldest that is told by the hour by now, for
+    /// some of those who have such minutes; false when there are no more.
+    pub async fn fold_minutes(&self, now: OffsetDateTime) -> Result<bool, StoreError> {
+        let before = now.checked_sub(MINUTES_TOLD).unwrap_or(now);
         let backend = self.db.get_database_backend();
         let statement =
             |sql: &str, values: Vec<Value>| Statement::from_sql_and_values(backend, numbered(backend, sql), values);
         let full = to_millis(before).div_euclid(HOUR) * HOUR;
-        let oldest = format!("SELECT bucket FROM counts WHERE size = {MINUTE} AND bucket < ? ORDER BY bucket LIMIT 1");
+        let oldest =
+            format!("SELECT bucket FROM counts WHERE size = {LONE_MINUTE} AND bucket < ? ORDER BY bucket LIMIT 1");
         let oldest = self.db.query_one_raw(statement(&oldest, vec![full.into()])).await?;
         let Some(minute) = oldest.map(|row| row.try_get_by_index::<i64>(0)).transpose()? else { return Ok(false) };
-        let of_minute = format!("SELECT subject FROM counts WHERE size = {MINUTE} AND bucket = ? LIMIT {FOLDED}");
+        let of_minute = format!("SELECT subject FROM counts WHERE size = {LONE_MINUTE} AND bucket = ? LIMIT {FOLDED}");
         let subjects = self.db.query_all_raw(statement(&of_minute, vec![minute.into()])).await?;
         let subjects: Vec<String> = subjects.iter().map(|row| row.try_get_by_index(0)).collect::<Result<_, _>>()?;
         let hour = minute.div_euclid(HOUR) * HOUR;
         let within = format!(
-            "size = {MINUTE} AND bucket >= ? AND bucket < ? AND subject IN ({})",
+            "size = {LONE_MINUTE} AND bucket >= ? AND bucket < ? AND subject IN ({})",
             vec!["?"; subjects.len()].join(", ")
         );
         let times: [Value; 2] = [hour.into(), (hour + HOUR).into()];
@@ -438,5 +478,44 @@ mod tests {
         let names: BTreeSet<_> = Kind::all().map(Kind::column).collect();
         assert_eq!((names.len(), Kind::all().count()), (COLUMNS, COLUMNS));
         assert!(names.contains("failed_http_status") && names.contains("state_delivered") && names.contains("ms_67"));
+    }
+
+    #[tokio::test]
+    async fn what_an_earlier_version_has_counted_by_the_minute_counts_before_and_after_it_is_folded() {
+        let folder = std::env::temp_dir().join(format!("shopery-fold-{}", shopery_model::AttemptId::generate()));
+        std::fs::create_dir(&folder).unwrap();
+        let store = Store::connect(&format!("sqlite://{}/a.db?mode=rwc", folder.display())).await.unwrap();
+        let (began, minute) = (time::macros::datetime!(2026-11-24 10:00 UTC), time::Duration::MINUTE);
+        let of = |size: i64, place: i64, attempts: u64| {
+            format!(
+                "INSERT INTO counts AS r (tenant, subject, size, bucket, {}) VALUES ('t', 'tenant:t', {size}, {}, {attempts}{}) {}",
+                columns(),
+                to_millis(began) + place * MINUTE_MILLIS,
+                ", 0".repeat(COLUMNS - 1),
+                or_add()
+            )
+        };
+        // An hour in which the version changed: of the first half there are minutes alone.
+        for sql in [of(LONE_MINUTE, 0, 1), of(LONE_MINUTE, 29, 2), of(MINUTE, 30, 4), of(HOUR, 0, 4)] {
+            store.db.execute_unprepared(&sql).await.unwrap();
+        }
+        let tenant: TenantId = "t".parse().unwrap();
+        let told = async |step: time::Duration, count, now| {
+            let windows = Windows { from: began, step: step.unsigned_abs(), count };
+            let counts = store.counts(&tenant, None, windows, now).await.unwrap();
+            let attempts = counts.into_iter().map(|(window, counts)| (window, counts.attempts()));
+            attempts.filter(|(_, attempts)| *attempts > 0).collect::<Vec<_>>()
+        };
+        let soon = began + time::Duration::HOUR;
+        assert!(!store.fold_minutes(soon).await.unwrap());
+        assert_eq!(told(minute, 60, soon).await, [(0, 1), (29, 2), (30, 4)]);
+        assert_eq!(told(time::Duration::HOUR, 1, soon).await, [(0, 7)]);
+        let later = began + time::Duration::hours(49);
+        assert_eq!(told(minute, 60, later).await, [(0, 5), (29, 2)]);
+        while store.fold_minutes(later).await.unwrap() {}
+        while store.forget_minutes(later).await.unwrap() {}
+        assert_eq!(told(minute, 60, later).await, [(0, 7)]);
+        assert_eq!(told(time::Duration::HOUR, 1, later).await, [(0, 7)]);
+        std::fs::remove_dir_all(&folder).unwrap();
     }
 }

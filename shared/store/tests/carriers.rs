@@ -238,7 +238,7 @@ async fn an_end_is_counted_once_though_its_carrier_fails_later() {
     assert_eq!(history.stands("d").await, failed());
     assert_eq!(history.find("x").await.state, "discarded");
     let windows = Windows { from: AT, step: std::time::Duration::from_secs(60), count: 1 };
-    let counts = history.store.counts(&tenant(), None, windows).await.unwrap();
+    let counts = history.store.counts(&tenant(), None, windows, windows.from).await.unwrap();
     let states = counts[&0].states().into_iter().collect::<Vec<_>>();
     assert_eq!(states, [("discarded", 1), ("duplicate", 1), ("failed", 1)]);
 }

@@ -84,7 +84,7 @@ async fn counted(store: &Store, webhook: Option<WebhookId>) -> Counts {
     let tenant = "t".parse().unwrap();
     let windows = Windows { from: BEGAN, step: std::time::Duration::from_secs(1800), count: 48 };
     let mut all = Counts::default();
-    for counts in store.counts(&tenant, webhook, windows).await.unwrap().values() {
+    for counts in store.counts(&tenant, webhook, windows, BEGAN).await.unwrap().values() {
         all.merge(counts);
     }
     all
@@ -136,13 +136,15 @@ async fn counts_are_those_of_the_outcomes_whatever_comes_twice() {
     }
     let before = counted(&store, None).await;
     // In windows of any length, of minutes alone, beside an hour in place of its minutes, and of hours alone.
-    let minutes = [1, 30, 60, 90, 1440].map(|minutes| time::Duration::minutes(minutes));
+    let minutes = [1, 30, 60, 90, 120, 1440].map(|minutes| time::Duration::minutes(minutes));
     for folded in [BEGAN, BEGAN + time::Duration::HOUR, BEGAN + time::Duration::DAY] {
-        while store.fold_minutes(folded).await.unwrap() {}
+        let now = folded + time::Duration::days(2);
+        while store.forget_minutes(now).await.unwrap() {}
         for (step, early) in minutes.iter().flat_map(|step| [0, 30].map(|early| (*step, early))) {
             let from = BEGAN - time::Duration::minutes(early);
             let mut attempts = BTreeMap::<u64, u64>::new();
             for outcome in messages.iter().flatten().filter(|outcome| outcome.attempt.is_some()) {
+                // Windows of whole hours do not tell minutes and hours apart.
                 let bucket = if outcome.at < folded { time::Duration::HOUR } else { time::Duration::MINUTE };
                 let since = outcome.at - BEGAN;
                 let begins = since - time::Duration::seconds(since.whole_seconds() % bucket.whole_seconds());
@@ -150,7 +152,7 @@ async fn counts_are_those_of_the_outcomes_whatever_comes_twice() {
                 *attempts.entry(u64::try_from(window).unwrap()).or_default() += 1;
             }
             let windows = Windows { from, step: step.unsigned_abs(), count: 200 };
-            let found = store.counts(&"t".parse().unwrap(), None, windows).await.unwrap();
+            let found = store.counts(&"t".parse().unwrap(), None, windows, now).await.unwrap();
             let found = found.into_iter().map(|(window, counts)| (window, counts.attempts()));
             assert_eq!(found.filter(|(_, attempts)| *attempts > 0).collect::<BTreeMap<_, _>>(), attempts, "{step}");
         }

@@ -17,8 +17,10 @@ pub const RARE_TYPE: &str = "inventory-deleted";
 const TYPES: [&str; 6] =
     ["order-created", "order-updated", "order-paid", "product-updated", "customer-created", "inventory-updated"];
 const LINES: usize = 20_000;
-const MINUTE: i64 = 60_000;
-const HOUR: i64 = 60 * MINUTE;
+const HOUR: i64 = 3_600_000;
+/// Sizes of buckets as the table has them, and how long they are in milliseconds.
+const MINUTES: (i64, i64) = (60_001, 60_000);
+const HOURS: (i64, i64) = (HOUR, HOUR);
 
 /// A tenant, its webhooks, and its part of a thousand deliveries.
 #[derive(Debug)]
@@ -121,7 +123,7 @@ impl Past {
     fn count(&self, row: &Row, counts: &mut Counts) {
         let tenant = self.members[row.member].tenant.to_string();
         let now = i64::try_from(self.now.unix_timestamp_nanos() / 1_000_000).unwrap();
-        let size = if row.updated > now - 48 * HOUR { MINUTE } else { HOUR };
+        let sizes = if row.updated > now - 48 * HOUR { &[MINUTES, HOURS][..] } else { &[HOURS] };
         let mut columns = Vec::new();
         if row.is_attempted() {
             let bucket = ((row.millis as f64).log2() * 4.0).ceil();
@@ -134,9 +136,12 @@ impl Past {
             columns.push(format!("state_{}", row.state));
         }
         for subject in [row.webhook.to_string(), format!("tenant:{tenant}")] {
-            let counts = counts.entry((tenant.clone(), subject, size, row.updated / size * size)).or_default();
-            for column in &columns {
-                *counts.entry(column.clone()).or_default() += 1;
+            for (size, millis) in sizes {
+                let key = (tenant.clone(), subject.clone(), *size, row.updated / millis * millis);
+                let counts = counts.entry(key).or_default();
+                for column in &columns {
+                    *counts.entry(column.clone()).or_default() += 1;
+                }
             }
         }
     }
