@@ -20,8 +20,10 @@ pub(crate) struct Asset {
 pub(crate) static STYLE: Asset = Asset::new(include_str!("style.css"), "text/css; charset=utf-8", "css");
 pub(crate) static ICON: Asset = Asset::new(include_str!("icon.svg"), "image/svg+xml", "svg");
 /// Keeps a page up to date while it is looked at. Nothing needs it.
-pub(crate) static SCRIPT: Asset =
+pub(crate) static HTMX: Asset =
     Asset::new(include_str!("../vendor/htmx-2.0.11.min.js"), "text/javascript; charset=utf-8", "js");
+/// What the buttons that copy do.
+pub(crate) static COPY: Asset = Asset::new(include_str!("copy.js"), "text/javascript; charset=utf-8", "js");
 
 impl Asset {
     const fn new(content: &'static str, content_type: &'static str, extension: &'static str) -> Self {
@@ -44,5 +46,6 @@ pub(crate) fn routes() -> Router {
             ([(header::CONTENT_TYPE, asset.content_type), (header::CACHE_CONTROL, kept)], asset.content).into_response()
         })
     };
-    [&STYLE, &ICON, &SCRIPT].into_iter().fold(Router::new(), |routes, asset| routes.route(asset.path(), serve(asset)))
+    let all = [&STYLE, &ICON, &HTMX, &COPY];
+    all.into_iter().fold(Router::new(), |routes, asset| routes.route(asset.path(), serve(asset)))
 }

@@ -10,6 +10,7 @@ use url::form_urlencoded::{Serializer, parse};
 
 use crate::App;
 use crate::api::{Answered, Attempt, Delivery, List, Sent};
+use crate::copy;
 use crate::form::Form;
 use crate::layout::{Room, command, key, page, pretty, quoted};
 use crate::live;
@@ -188,7 +189,12 @@ async fn one(visitor: Visitor, Path(id): Path<String>) -> Result<Response, NoPag
             dl {
                 dt { (texts.state) } dd { span class=(class(&delivery.state)) { (delivery.state) }
                     @if let Some(error) = &delivery.error { ": " (error.detail) } }
-                dt { (texts.event) } dd { a href=(event) { (delivery.event) " " (delivery.event_id) } }
+                dt { "id" } dd { (copy::inline(texts, "copy-delivery", "id", &delivery.id)) }
+                dt { (texts.event) }
+                dd {
+                    a href=(event) { (delivery.event) } " "
+                    (copy::inline(texts, "copy-event", texts.event_id, &delivery.event_id))
+                }
                 dt { (texts.resource) } dd { (delivery.resource) }
                 dt { (texts.webhooks) } dd { a href={ "/webhooks/" (delivery.webhook_id) } { (delivery.webhook_id) } }
                 dt { (texts.at) } dd { (moment(texts, &delivery.created_at)) }
@@ -235,14 +241,19 @@ fn timeline(texts: &Texts, attempt: &Attempt) -> Markup {
             }
             @if let Some(note) = &attempt.note { p.hint { (note) } }
             div.pair {
-                div { h4 { (texts.request) } (sent(texts, &attempt.request)) }
-                div { h4 { (texts.response) } (answered(texts, attempt.response.as_ref())) }
+                div { h4 { (texts.request) } (sent(texts, attempt.number, &attempt.request)) }
+                div { h4 { (texts.response) } (answered(texts, attempt.number, attempt.response.as_ref())) }
             }
         }
     }
 }
 
-fn sent(texts: &Texts, request: &Sent) -> Markup {
+/// What a button copies, of which a page has one for each attempt.
+fn of_attempt(texts: &Texts, what: &str, number: u64) -> String {
+    format!("{what}, {} {number}", texts.attempt)
+}
+
+fn sent(texts: &Texts, number: u64, request: &Sent) -> Markup {
     html! {
         pre { code {
             (request.method) " " (request.url) "\n"
@@ -250,8 +261,11 @@ fn sent(texts: &Texts, request: &Sent) -> Markup {
         } }
         @match (&request.body, &request.body_unavailable) {
             (Some(body), _) => {
-                pre { code { (pretty(body)) } }
-                details { summary { (texts.as_curl) } pre { code { (curl(request, body)) } } }
+                (copy::block(texts, &of_attempt(texts, texts.request_body, number), &pretty(body)))
+                details {
+                    summary { (texts.as_curl) }
+                    (copy::block(texts, &of_attempt(texts, texts.curl_command, number), &curl(request, body)))
+                }
             }
             (None, Some(why)) => { p.hint { (texts.body_missing) " " (why) } }
             (None, None) => {}
@@ -268,14 +282,16 @@ fn curl(request: &Sent, body: &str) -> String {
     line + &format!(" \\\n  --data-raw {}", quoted(body))
 }
 
-fn answered(texts: &Texts, response: Option<&Answered>) -> Markup {
+fn answered(texts: &Texts, number: u64, response: Option<&Answered>) -> Markup {
     html! {
         @if let Some(response) = response {
             pre { code {
                 (response.status) "\n"
                 @for header in &response.headers { (header.name) ": " (header.value) "\n" }
             } }
-            @if !response.body.is_empty() { pre { code { (pretty(&response.body)) } } }
+            @if !response.body.is_empty() {
+                (copy::block(texts, &of_attempt(texts, texts.response_body, number), &pretty(&response.body)))
+            }
         } @else { p { (texts.no_response) } }
     }
 }

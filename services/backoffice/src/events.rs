@@ -10,6 +10,7 @@ use url::form_urlencoded::parse;
 
 use crate::App;
 use crate::api::{Event, EventReport, List};
+use crate::copy;
 use crate::deliveries::escaped;
 use crate::layout::{Room, command, page, pretty, quoted};
 use crate::moment::{moment, parameter};
@@ -95,8 +96,11 @@ async fn one(visitor: Visitor, Path(id): Path<String>, RawQuery(query): RawQuery
             }
         }
         h2 { (texts.event) }
-        p { (moment(texts, &report.stored_at)) }
-        pre { code { (pretty(report.event.get())) } }
+        dl {
+            dt { "id" } dd { (copy::inline(texts, "copy-event", texts.event_id, &id)) }
+            dt { (texts.at) } dd { (moment(texts, &report.stored_at)) }
+        }
+        (copy::block(texts, texts.event, &pretty(report.event.get())))
         (command(texts, &format!("shopery events get {}", quoted(&id))))
     };
     Ok(answer(page(&visitor, Room::Events, &id, &content)))

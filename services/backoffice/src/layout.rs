@@ -4,7 +4,8 @@ use maud::{DOCTYPE, Markup, html};
 use secrecy::ExposeSecret;
 use time::OffsetDateTime;
 
-use crate::assets::{ICON, SCRIPT, STYLE};
+use crate::assets::{COPY, HTMX, ICON, STYLE};
+use crate::copy;
 use crate::form::KEY;
 use crate::sign_in::ends_soon;
 use crate::texts::Texts;
@@ -43,7 +44,7 @@ pub(crate) fn page(visitor: &Visitor, room: Room, title: &str, content: &Markup)
     let page = html! {
         (DOCTYPE)
         html lang=(texts.code) {
-            (head(texts, title, &script()))
+            (head(texts, title, &scripts()))
             body {
                 a.skip href="#content" { (texts.skip) }
                 header {
@@ -62,19 +63,22 @@ pub(crate) fn page(visitor: &Visitor, room: Room, title: &str, content: &Markup)
                     h1 { (title) }
                     (content)
                 }
+                (copy::status(texts))
             }
         }
     };
     page.into_string()
 }
 
-/// What updates parts of a page. It evaluates nothing, brings no style of its own, asks nobody but us and keeps no page.
-fn script() -> Markup {
+/// What updates parts of a page, and what copies. htmx evaluates nothing, brings no style of its own, asks nobody but us and keeps
+/// no page.
+fn scripts() -> Markup {
     const CONFIG: &str =
         r#"{"allowEval":false,"includeIndicatorStyles":false,"selfRequestsOnly":true,"historyCacheSize":0}"#;
     html! {
         meta name="htmx-config" content=(CONFIG);
-        script src=(SCRIPT.path()) defer {}
+        script src=(HTMX.path()) defer {}
+        script src=(COPY.path()) defer {}
     }
 }
 
@@ -132,7 +136,7 @@ pub(crate) fn quoted(text: &str) -> String {
 
 /// The same action at a prompt. What is secret is not in it.
 pub(crate) fn command(texts: &Texts, line: &str) -> Markup {
-    html! { details.command { summary { (texts.command) } pre { code { (line) } } } }
+    html! { details.command { summary { (texts.command) } (copy::block(texts, texts.command_line, line)) } }
 }
 
 /// JSON as somebody reads it: indented, if it is JSON. No digit of a number is lost.

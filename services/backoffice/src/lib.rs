@@ -10,6 +10,7 @@ mod assets;
 mod catalogue;
 mod charts;
 mod cookie;
+mod copy;
 mod deliveries;
 mod events;
 mod form;

@@ -13,6 +13,7 @@ use time::OffsetDateTime;
 use crate::App;
 use crate::api::{Change, List, Metrics, Now, Secret, TestReport, Webhook};
 use crate::charts::{Range, charts, ranges};
+use crate::copy;
 use crate::form::Form;
 use crate::layout::{Room, command, key, page};
 use crate::live;
@@ -76,7 +77,7 @@ fn facts(texts: &Texts, webhook: &Webhook, metrics: &Metrics) -> Markup {
                     @if let Some(at) = &waiting.oldest_at { ", " (texts.oldest_since) " " (moment(texts, at)) }
                 }
             }
-            dt { "id" } dd { code { (webhook.id) } }
+            dt { "id" } dd { (copy::inline(texts, "copy-webhook", "id", &webhook.id)) }
             dt { (texts.created) } dd { (moment(texts, &webhook.created_at)) }
         }
     }
@@ -199,7 +200,7 @@ async fn secret(Path(id): Path<String>, form: Form) -> Result<Response, NoPage> 
     let said = html! {
         div.card {
             dl {
-                dt { (texts.secret) } dd { code { (secret.secret) } }
+                dt { (texts.secret) } dd { (copy::inline(texts, "copy-secret", texts.secret, &secret.secret)) }
                 @for former in &secret.previous { dt { (texts.former_until) } dd { (moment(texts, &former.until)) } }
             }
         }

@@ -55,6 +55,16 @@ texts! {
     product: "Shopery Webhooks", "Webhooks de Shopery";
     skip: "Skip to the content", "Ir al contenido";
     as_curl: "As curl", "Como curl";
+    copy: "Copy", "Copiar";
+    copied: "Copied", "Copiado";
+    copy_selected: "Selected: copy it now", "Seleccionado: cópialo ahora";
+    command_line: "command line", "línea de comandos";
+    curl_command: "curl command", "comando curl";
+    event_id: "event id", "id del evento";
+    request_body: "request body", "cuerpo de la petición";
+    response_body: "response body", "cuerpo de la respuesta";
+    attempt: "attempt", "intento";
+    verify_code: "code", "código";
     ago: "{} ago", "hace {}";
     in_time: "in {}", "dentro de {}";
     just_now: "just now", "ahora mismo";

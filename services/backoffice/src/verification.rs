@@ -12,6 +12,7 @@ use url::form_urlencoded::parse;
 
 use crate::App;
 use crate::api::{Secret, Webhook};
+use crate::copy;
 use crate::form::Form;
 use crate::layout::{Room, command, key, page};
 use crate::texts::Texts;
@@ -178,7 +179,10 @@ fn shown(visitor: &Visitor, webhook: &Webhook, language: &Language, secret: Opti
         }
         @if let Some(snippet) = snippet {
             (placeholder(visitor, webhook, language, is_asymmetric, own_key.is_some()))
-            pre.code { code { (own_key.as_deref().map_or_else(|| snippet.code.to_owned(), |key| snippet.with(key))) } }
+            div.copyable {
+                pre.code { code { (own_key.as_deref().map_or_else(|| snippet.code.to_owned(), |key| snippet.with(key))) } }
+                (copy::button(texts, None, texts.verify_code))
+            }
         } @else {
             p { (texts.verify_no_asymmetric) }
         }

@@ -253,6 +253,14 @@ impl Browser {
         ok(self.client.issue_cmd(OfVendor { path: "goog/cdp/execute", body }).await)
     }
 
+    /// The text that was copied last.
+    pub async fn clipboard(&self) -> String {
+        self.devtools("Browser.grantPermissions", json!({ "permissions": ["clipboardReadWrite"] })).await;
+        let read = "const done = arguments[0];
+            navigator.clipboard.readText().then(done, error => done(String(error)))";
+        self.run_async(read, Vec::new()).await.as_str().unwrap().to_owned()
+    }
+
     /// The whole page as a picture, whatever of it fits into the window.
     pub async fn picture(&self, file: &Path) {
         let size = "const page = document.scrollingElement; return [page.scrollWidth, page.scrollHeight]";

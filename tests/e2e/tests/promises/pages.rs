@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use serde_json::json;
+use serde_json::{Value, json};
 use shopery_e2e::browser::{ENTER, SPACE, TAB};
 use shopery_e2e::{Behaviour, Browser, Client, Event, Service, Stack, wait};
 
@@ -25,8 +25,10 @@ pub(crate) async fn sign_in(browser: &Browser, backoffice: &Backoffice, client: 
 
 /// The value that a page shows under `name` in a list of facts.
 async fn fact(browser: &Browser, name: &str) -> String {
+    // Beside a code there may be a button that copies it.
     let script = "const name = [...document.querySelectorAll('dt')].find(one => one.innerText === arguments[0]);
-        return name?.nextElementSibling.innerText";
+        const value = name?.nextElementSibling;
+        return (value?.querySelector('code') ?? value)?.innerText";
     let value = browser.run(script, vec![json!(name)]).await;
     value.as_str().unwrap_or_else(|| panic!("no {name} in the page")).to_owned()
 }
@@ -216,7 +218,59 @@ async fn without_javascript_everything_is_there() {
     browser.shows("Nothing matches.").await;
     browser.follow("Deliveries").await;
     browser.follow("order-created").await;
-    browser.shows("POST https://127.0.0.1").await;
+    let delivery = browser.shows("POST https://127.0.0.1").await;
+    assert!(!delivery.contains("Copy"), "a button that can do nothing: {delivery}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_page_shows_is_copied_by_its_button() {
+    let stack = Stack::start().await;
+    let (backoffice, client) = (Backoffice::start(&stack).await, stack.client("tnt_a"));
+    let webhook = client.create_webhook(&stack.merchant.url("/a"), &["order-*"]).await;
+    client.publish(&Event::order("1")).await.expect(202);
+    let delivery = client.settled(&webhook, 1, SOON).await.remove(0)["id"].as_str().unwrap().to_owned();
+    let browser = Browser::start().await;
+    sign_in(&browser, &backoffice, &client).await;
+    let copied = async |text: &str| {
+        wait::until("the clipboard", SOON, async || {
+            let held = browser.clipboard().await;
+            if held == text { Ok(()) } else { Err(held) }
+        })
+        .await;
+    };
+
+    browser.open(&format!("{}/webhooks/{webhook}", backoffice.url)).await;
+    browser.press("Secret: Reveal").await;
+    browser.press("Copy: Secret").await;
+    browser.shows("Copied").await;
+    copied(&client.secret(&webhook).await).await;
+    // It has its own name again, and is one of those that Tab leads to.
+    browser.press("Copy: Secret").await;
+    browser.tab_to("#copy-webhook").await;
+    browser.keys(ENTER).await;
+    copied(&webhook).await;
+
+    browser.open(&format!("{}/deliveries/{delivery}", backoffice.url)).await;
+    browser.press("Copy: event id").await;
+    copied("evt_1").await;
+    browser.unfold("The same on the command line").await;
+    browser.press("Copy: command line").await;
+    copied(&format!("shopery deliveries get {delivery}; shopery deliveries attempt {delivery}")).await;
+    browser.press("Copy: request body, attempt 1").await;
+    let body = wait::until("a body in the clipboard", SOON, async || {
+        serde_json::from_str::<Value>(&browser.clipboard().await).map_err(|error| error.to_string())
+    })
+    .await;
+    let arrived = stack.merchant.arrivals().remove(0);
+    assert_eq!(body, serde_json::from_slice::<Value>(&arrived.body).unwrap());
+
+    // Where there is no clipboard, as over http on another host, the text is selected at least.
+    let without = "Object.defineProperty(navigator, 'clipboard', { value: undefined });
+        document.execCommand = () => false";
+    browser.run(without, Vec::new()).await;
+    browser.press("Copy: id").await;
+    browser.shows("Selected: copy it now").await;
+    assert_eq!(browser.run("return getSelection().toString()", Vec::new()).await, json!(delivery));
 }
 
 #[tokio::test(flavor = "multi_thread")]
