@@ -8,6 +8,11 @@ use axum::http::header;
 use axum::response::IntoResponse;
 use axum::routing::get;
 
+/// What tells a content from others, as text.
+pub(crate) fn fingerprint(content: &str) -> String {
+    digest(&SHA256, content.as_bytes()).as_ref().iter().take(6).map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// A file that is part of the program.
 #[derive(Debug)]
 pub(crate) struct Asset {
@@ -31,11 +36,7 @@ impl Asset {
     }
 
     pub(crate) fn path(&self) -> &str {
-        self.path.get_or_init(|| {
-            let hash = digest(&SHA256, self.content.as_bytes());
-            let name: String = hash.as_ref().iter().take(6).map(|byte| format!("{byte:02x}")).collect();
-            format!("/assets/{name}.{}", self.extension)
-        })
+        self.path.get_or_init(|| format!("/assets/{}.{}", fingerprint(self.content), self.extension))
     }
 }
 

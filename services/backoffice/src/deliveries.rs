@@ -24,6 +24,8 @@ const STATES: [&str; 9] =
 const FILTERS: [&str; 7] = ["webhook", "status", "event", "resource", "reason", "response_status", "cursor"];
 /// Attempts that are shown with their bodies: the last ones.
 const SHOWN: usize = 10;
+/// The part of the list that says what has come meanwhile.
+const NEWS: &str = "news";
 
 pub(crate) fn routes() -> Router<App> {
     Router::new()
@@ -65,6 +67,9 @@ async fn list(visitor: Visitor, RawQuery(query): RawQuery) -> Result<Response, N
     let shown = html! {
         @if found.data.is_empty() { p { (texts.no_deliveries) } } @else { (table(texts, &found.data)) }
     };
+    if let Some(unchanged) = live::unchanged(&visitor, &shown) {
+        return Ok(unchanged);
+    }
     let options: String =
         without_cursor().map(|(name, value)| format!(" --{} {}", name.replace('_', "-"), quoted(value))).collect();
     let content = html! {
@@ -76,7 +81,8 @@ async fn list(visitor: Visitor, RawQuery(query): RawQuery) -> Result<Response, N
             }
         }
         @if is_newest && !is_live {
-            (live::news(&link("/deliveries/news", found.data.first().map(|newest| ("after", newest.id.as_str())))))
+            @let path = link("/deliveries/news", found.data.first().map(|newest| ("after", newest.id.as_str())));
+            div role="status" { (live::part(NEWS, &path, true, &html! {})) }
         }
         (live::part("deliveries", &visitor.here, is_live, &shown))
         div.actions {
@@ -92,21 +98,26 @@ async fn list(visitor: Visitor, RawQuery(query): RawQuery) -> Result<Response, N
 
 /// How many deliveries have come since the newest one that is shown, and how those that are shown stand.
 async fn news(visitor: Visitor, RawQuery(query): RawQuery) -> Result<Response, NoPage> {
-    let texts = visitor.texts;
-    let asked = asked(query.as_deref());
+    let (texts, query) = (visitor.texts, query.unwrap_or_default());
+    let asked = asked(Some(&query));
     let found: List<Delivery> = visitor.get(&["company", "deliveries"], &asked).await?;
-    let after = parse(query.as_deref().unwrap_or_default().as_bytes()).find(|(name, _)| name == "after");
+    let after = parse(query.as_bytes()).find(|(name, _)| name == "after");
     // Ids are in the order in which deliveries were made.
     let is_new = |delivery: &&Delivery| after.as_ref().is_none_or(|(_, after)| delivery.id.as_str() > after.as_ref());
     let new = found.data.iter().filter(is_new).count();
     let more = if new == found.data.len() && found.next_cursor.is_some() { "+" } else { "" };
     let news = html! {
-        @if new > 0 { p.notice { (new) (more) " " (texts.new_deliveries) " " a href=(visitor.here) { (texts.show) } } }
+        @if new > 0 {
+            p.notice { (new) (more) " " (texts.new_deliveries) " " a #show-new href=(visitor.here) { (texts.show) } }
+        }
         @for delivery in found.data.iter().skip(new) {
             span id={ "state-" (delivery.id) } class=(class(&delivery.state)) hx-swap-oob="true" { (delivery.state) }
         }
     };
-    Ok(answer(news.into_string()))
+    if let Some(unchanged) = live::unchanged(&visitor, &news) {
+        return Ok(unchanged);
+    }
+    Ok(answer(live::part(NEWS, &format!("/deliveries/news?{query}"), true, &news).into_string()))
 }
 
 fn filters(texts: &Texts, asked: &[(&'static str, String)]) -> Markup {
@@ -142,7 +153,7 @@ fn class(state: &str) -> &'static str {
 
 fn table(texts: &Texts, deliveries: &[Delivery]) -> Markup {
     html! {
-        div.wide tabindex="0" role="region" aria-label=(texts.deliveries) {
+        div.wide #delivery-table tabindex="0" role="region" aria-label=(texts.deliveries) {
             table {
                 thead {
                     tr {
@@ -157,7 +168,7 @@ fn table(texts: &Texts, deliveries: &[Delivery]) -> Markup {
                 tbody {
                     @for delivery in deliveries {
                         tr {
-                            td { a href={ "/deliveries/" (delivery.id) } { (delivery.event) } }
+                            td { a id={ "to-" (delivery.id) } href={ "/deliveries/" (delivery.id) } { (delivery.event) } }
                             td { (delivery.resource) }
                             td { span id={ "state-" (delivery.id) } class=(class(&delivery.state)) { (delivery.state) } }
                             td.number { (delivery.attempt_count) }

@@ -85,6 +85,7 @@ impl FromRequest<App> for Form {
             texts,
             here: back,
             is_part: false,
+            shown: None,
             origin: parts.extensions.get::<Origin>().map(|origin| origin.0),
             sent: Sent::of(parts.uri.path(), &fields),
         };

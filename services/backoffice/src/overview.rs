@@ -2,7 +2,6 @@
 
 use axum::Router;
 use axum::extract::Path;
-use axum::http::StatusCode;
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::{get, post};
 use maud::{Markup, html};
@@ -30,10 +29,10 @@ pub(crate) fn routes() -> Router<App> {
 }
 
 async fn show(visitor: Visitor, Path(id): Path<String>) -> Result<Response, NoPage> {
-    page_of(&visitor, &id, html! {}).await.map(answer)
+    page_of(&visitor, &id, html! {}).await
 }
 
-async fn page_of(visitor: &Visitor, id: &str, said: Markup) -> Result<String, NoPage> {
+async fn page_of(visitor: &Visitor, id: &str, said: Markup) -> Result<Response, NoPage> {
     let texts = visitor.texts;
     let range = Range::read(visitor.here.split_once('?').map(|(_, query)| query));
     // Of a part of the page nobody sees the charts.
@@ -44,10 +43,14 @@ async fn page_of(visitor: &Visitor, id: &str, said: Markup) -> Result<String, No
         tokio::try_join!(visitor.get::<Webhook>(&itself, &[]), visitor.get::<Metrics>(&counts, &asked))?;
     // What is asked for by a form is an answer to it, and stays.
     let is_live = visitor.sent.is_none();
+    let shown = html! { div.card { (facts(texts, &webhook, &metrics)) } };
+    if let Some(unchanged) = live::unchanged(visitor, &shown) {
+        return Ok(unchanged);
+    }
     let content = html! {
         (said)
         @if visitor.session.may_write() { (actions(visitor, &webhook)) }
-        (live::calm_part("facts", &visitor.here, is_live, &html! { div.card { (facts(texts, &webhook, &metrics)) } }))
+        (live::calm_part("facts", &visitor.here, is_live, &shown))
         p.links {
             a href={ "/deliveries?webhook=" (webhook.id) } { (texts.deliveries) }
             a href={ "/webhooks/" (webhook.id) "/verify" } { (texts.verify) }
@@ -59,7 +62,7 @@ async fn page_of(visitor: &Visitor, id: &str, said: Markup) -> Result<String, No
         @if !visitor.is_part { (charts(texts, &webhook.id, range, &metrics)) }
         (command(texts, &format!("shopery webhooks get {id}; shopery metrics {id} --since {}", range.name())))
     };
-    Ok(page(visitor, Room::Webhooks, &webhook.name, &content))
+    Ok(answer(page(visitor, Room::Webhooks, &webhook.name, &content)))
 }
 
 fn facts(texts: &Texts, webhook: &Webhook, metrics: &Metrics) -> Markup {
@@ -175,7 +178,7 @@ async fn tested(visitor: &Visitor, id: &str) -> Result<Response, NoPage> {
             }
         }
     };
-    page_of(visitor, id, said).await.map(answer)
+    page_of(visitor, id, said).await
 }
 
 /// Before it is deleted.
@@ -190,7 +193,7 @@ async fn ask(visitor: &Visitor, id: &str) -> Result<Response, NoPage> {
             " " a.button.quiet href={ "/webhooks/" (id) } { (texts.cancel) }
         }
     };
-    page_of(visitor, id, said).await.map(answer)
+    page_of(visitor, id, said).await
 }
 
 /// A secret is asked for by a form, so that it is in no page that a link leads to.
@@ -205,8 +208,7 @@ async fn secret(Path(id): Path<String>, form: Form) -> Result<Response, NoPage> 
             }
         }
     };
-    let page = page_of(visitor, &id, said).await?;
-    Ok((StatusCode::OK, answer(page)).into_response())
+    page_of(visitor, &id, said).await
 }
 
 async fn changes(visitor: Visitor, Path(id): Path<String>) -> Result<Response, NoPage> {

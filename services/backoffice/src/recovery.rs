@@ -84,7 +84,7 @@ async fn show(visitor: Visitor, Path(id): Path<String>) -> Result<Response, NoPa
     let recovery: Recovery = visitor.get(&["company", "recoveries", &id], &[]).await?;
     let is_running = recovery.state == "running";
     let progress = html! {
-        div.card role="status" {
+        div.card {
             dl {
                 dt { (texts.state) } dd { (recovery.state) @if let Some(error) = &recovery.error { ": " (error) } }
                 dt { (texts.resent) } dd { (recovery.resent) @if let Some(total) = recovery.total { " / " (total) } }
@@ -93,8 +93,11 @@ async fn show(visitor: Visitor, Path(id): Path<String>) -> Result<Response, NoPa
             }
         }
     };
+    if let Some(unchanged) = live::unchanged(&visitor, &progress) {
+        return Ok(unchanged);
+    }
     let content = html! {
-        (live::part("progress", &format!("/recoveries/{id}"), is_running, &progress))
+        div role="status" { (live::part("progress", &format!("/recoveries/{id}"), is_running, &progress)) }
         div.actions {
             @if is_running {
                 a.button.quiet href={ "/recoveries/" (id) } { (texts.refresh) }

@@ -30,6 +30,8 @@ pub(crate) struct Visitor {
     pub(crate) here: String,
     /// Whether only a part of that page is asked for.
     pub(crate) is_part: bool,
+    /// What that part shows already.
+    pub(crate) shown: Option<String>,
     pub(crate) origin: Option<IpAddr>,
     /// What was typed, if a form was sent.
     pub(crate) sent: Option<Arc<Sent>>,
@@ -82,6 +84,7 @@ impl FromRequestParts<App> for Visitor {
             texts,
             here: here.clone(),
             is_part,
+            shown: live::shown(&parts.headers),
             origin,
             sent: None,
         });

@@ -319,6 +319,47 @@ async fn markup_never_becomes_more_than_text() {
     browser.shows(EVIL).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_keeps_itself_up_to_date_takes_the_focus_from_nobody() {
+    let stack = Stack::start().await;
+    let (backoffice, client) = (Backoffice::start(&stack).await, stack.client("tnt_a"));
+    client.create_webhook(&stack.merchant.url("/a"), &["order-*"]).await;
+    client.publish(&Event::order("1")).await.expect(202);
+    let browser = Browser::start().await;
+    sign_in(&browser, &backoffice, &client).await;
+    let focused = async || browser.run("return document.activeElement.id", Vec::new()).await;
+
+    // Nothing happens, and the list leaves the page alone.
+    browser.open(&format!("{}/deliveries?live=1", backoffice.url)).await;
+    browser.shows("delivered").await;
+    let watch = "window.answers = [];
+        document.body.addEventListener('htmx:afterRequest', event => window.answers.push(event.detail.xhr.status))";
+    browser.run(watch, Vec::new()).await;
+    browser.tab_to("td a").await;
+    let link = focused().await;
+    assert!(link.as_str().unwrap().starts_with("to-dlv_"), "{link}");
+    wait::until("looks that find nothing new", SOON, async || {
+        let answers = browser.run("return window.answers", Vec::new()).await;
+        let empty = answers.as_array().unwrap().iter().filter(|status| **status == 204).count();
+        if empty >= 3 { Ok(()) } else { Err(answers.to_string()) }
+    })
+    .await;
+    assert_eq!(focused().await, link);
+    // Something does, and the same link has the focus in the list that has come in its place.
+    client.publish(&Event::order("2")).await.expect(202);
+    browser.shows("order/2").await;
+    assert_eq!(focused().await, link);
+
+    // Nor does the count of what is new.
+    browser.open(&format!("{}/deliveries", backoffice.url)).await;
+    client.publish(&Event::order("3")).await.expect(202);
+    browser.shows("1 new. Show").await;
+    browser.tab_to("#show-new").await;
+    client.publish(&Event::order("4")).await.expect(202);
+    browser.shows("2 new. Show").await;
+    assert_eq!(focused().await, "show-new");
+}
+
 /// Nothing in the page is of the markup's making.
 async fn assert_harmless(browser: &Browser, path: &str) {
     let script = "const all = [...document.querySelectorAll('*')];

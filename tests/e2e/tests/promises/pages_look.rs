@@ -40,6 +40,12 @@ impl Look<'_> {
         if !(500..=MAX_BYTES).contains(&weight) {
             self.faults.push(format!("{name}: {weight} bytes"));
         }
+        // Without an id it would lose the focus when its part of the page is replaced; and what was unfolded there would fold.
+        let lost = "const inner = ':is(a, button, input, select, textarea, [tabindex]):not([id]), details';
+            const all = [...document.querySelectorAll('[hx-get]')].flatMap(part => [...part.querySelectorAll(inner)]);
+            return all.map(one => one.outerHTML.slice(0, 120))";
+        let lost = browser.run(lost, Vec::new()).await;
+        self.faults.extend(lost.as_array().unwrap().iter().map(|one| format!("{name}: would be lost: {one}")));
         for theme in [Theme::Light, Theme::Dark] {
             for width in WIDTHS {
                 browser.view(width, theme).await;
@@ -140,7 +146,7 @@ async fn pages_are_readable_by_all_on_every_screen() {
 
     // Spanish takes more room.
     browser.prefer("es").await;
-    for (name, path) in [("webhooks", "/webhooks"), ("new", "/webhooks/new"), ("deliveries", "/deliveries")] {
+    for (name, path) in [("webhooks", "/webhooks"), ("new", "/webhooks/new"), ("deliveries", "/deliveries?live=1")] {
         look.open(&format!("{name}-es"), path).await;
     }
     look.open("webhook-paused-es", &format!("/webhooks/{paused}")).await;
