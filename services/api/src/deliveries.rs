@@ -191,7 +191,11 @@ async fn list(
 }
 
 /// The one of these that has this name.
-fn named<T: Copy, const N: usize>(text: &str, all: [T; N], name: impl Fn(T) -> &'static str) -> Result<T, String> {
+pub(crate) fn named<T: Copy, const N: usize>(
+    text: &str,
+    all: [T; N],
+    name: impl Fn(T) -> &'static str,
+) -> Result<T, String> {
     let found = all.into_iter().find(|one| name(*one) == text);
     found.ok_or_else(|| format!("must be one of {}", all.map(name).join(", ")))
 }

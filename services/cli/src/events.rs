@@ -31,7 +31,7 @@ const LOOK: Duration = Duration::from_secs(1);
 pub enum Command {
     /// Publish an event, or a file of them
     Publish(Publish),
-    /// Pull events, oldest first
+    /// Pull events, the oldest first
     #[command(alias = "ls")]
     List(List),
     /// Show an event, and what became of it at each webhook
@@ -60,8 +60,11 @@ pub struct List {
     part: Part,
     #[command(flatten)]
     times: Times,
+    /// The newest first
+    #[arg(long)]
+    newest_first: bool,
     /// Go on with what comes, until Ctrl-C; without --since from now on
-    #[arg(long, short, conflicts_with_all = ["limit", "all", "until"])]
+    #[arg(long, short, conflicts_with_all = ["limit", "all", "until", "newest_first"])]
     follow: bool,
 }
 
@@ -92,6 +95,7 @@ impl List {
     fn query(&self) -> crate::list::Query {
         let mut query = self.times.query();
         query.extend(self.event.clone().map(|event| ("event", event)));
+        query.extend(self.newest_first.then(|| ("order", "newest".to_owned())));
         query
     }
 

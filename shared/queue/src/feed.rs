@@ -3,6 +3,8 @@
 //! They are read in batches of direct gets (ADR-31), which need no consumer and are answered by any replica of the
 //! stream. One that lags behind the leader ends sooner: what is missing comes with the next look.
 
+mod reverse;
+
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -14,6 +16,7 @@ use shopery_model::{Event, TenantId};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+pub use self::reverse::ReverseFeed;
 use crate::states::REPUBLISHED;
 use crate::{Queue, subject, topology};
 
@@ -95,6 +98,15 @@ impl<'a> Wanted<'a> {
     pub(crate) fn of(subjects: &'a str) -> Self {
         Self { seq: None, start_time: None, next_by_subj: subjects, batch: 1, max_bytes: None }
     }
+
+    /// The first message of these subjects from there on.
+    fn from_start(start: FeedStart, subjects: &'a str) -> Self {
+        let wanted = Self::of(subjects);
+        match start {
+            FeedStart::At(sequence) => Self { seq: Some(sequence.max(1)), ..wanted },
+            FeedStart::Since(time) => Self { start_time: Some(time), ..wanted },
+        }
+    }
 }
 
 impl Queue {
@@ -108,12 +120,8 @@ impl Queue {
         count: usize,
         bytes: usize,
     ) -> anyhow::Result<Feed> {
-        let (seq, start_time) = match start {
-            FeedStart::At(sequence) => (Some(sequence.max(1)), None),
-            FeedStart::Since(time) => (None, Some(time)),
-        };
         let filter = subject::events(tenant, kind);
-        let wanted = Wanted { seq, start_time, batch: count, max_bytes: Some(bytes), ..Wanted::of(&filter) };
+        let wanted = Wanted { batch: count, max_bytes: Some(bytes), ..Wanted::from_start(start, &filter) };
         let mut feed = Feed { events: Vec::new(), first_at: None, next: None, is_end: false };
         let behind = self.batch(&wanted, |answer| {
             let (sequence, stored_at, event) = read(answer, tenant)?;

@@ -45,7 +45,7 @@ pub use clock::now;
 pub use config_subscribers::{ConfigSubscribers, Revision};
 pub use connection::{Config, Link, Queue};
 pub use disposition::Disposition;
-pub use feed::{Feed, FeedStart, Held, StoredEvent};
+pub use feed::{Feed, FeedStart, Held, ReverseFeed, StoredEvent};
 pub use given_up::HeldEvent;
 pub use intake::Intake;
 pub use lease::Lease;

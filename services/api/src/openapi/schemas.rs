@@ -379,10 +379,13 @@ pub(crate) struct OfEvents {
     /// Of this event type.
     #[param(example = "order-created")]
     event: Option<String>,
+    /// Which come first, by when they were taken in: `oldest` if absent.
+    #[param(inline)]
+    order: Option<ListOrder>,
     /// So many at a time.
     #[param(minimum = 1, maximum = 200, default = 50)]
     limit: Option<u16>,
-    /// The `nextCursor` or `position` of an earlier page.
+    /// The `nextCursor` of an earlier page in the same order, or, oldest first, a `position`.
     #[param(pattern = "^evp_[A-Za-z0-9_-]{1,200}$")]
     cursor: Option<String>,
 }

@@ -55,6 +55,7 @@ mod looked_into;
 mod many_webhooks;
 mod metrics;
 mod model;
+mod newest_events;
 mod notified;
 mod openapi;
 mod operations;

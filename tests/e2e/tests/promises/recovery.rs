@@ -31,8 +31,8 @@ async fn publish(client: &Client, events: &[Event]) {
     }
 }
 
-/// So many seconds ago, as a parameter.
-fn ago(seconds: i64) -> String {
+/// This many seconds ago, as a parameter.
+pub(crate) fn ago(seconds: i64) -> String {
     (OffsetDateTime::now_utc() - time::Duration::seconds(seconds)).format(&Rfc3339).unwrap()
 }
 
@@ -349,7 +349,7 @@ async fn a_bad_recovery_is_refused_by_name() {
 }
 
 /// A page of events: their ids, and the rest of the answer.
-async fn events(client: &Client, query: &str) -> (Vec<String>, Value) {
+pub(crate) async fn events(client: &Client, query: &str) -> (Vec<String>, Value) {
     let page = client.get(&format!("/company/events?{query}")).await.expect(200).json();
     let ids = page["data"].as_array().unwrap().iter().map(|event| event["id"].as_str().unwrap().to_owned()).collect();
     (ids, page)
