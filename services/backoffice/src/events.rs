@@ -5,7 +5,6 @@ use axum::extract::{Path, RawQuery};
 use axum::response::Response;
 use axum::routing::get;
 use maud::html;
-use time::{Duration, OffsetDateTime};
 use url::form_urlencoded::parse;
 
 use crate::App;
@@ -13,11 +12,8 @@ use crate::api::{Event, EventReport, List};
 use crate::copy;
 use crate::deliveries::escaped;
 use crate::layout::{Room, command, page, pretty, quoted};
-use crate::moment::{moment, parameter};
+use crate::moment::moment;
 use crate::visitor::{NoPage, Visitor, html as answer};
-
-/// How far back the first page begins; pages go forward from there.
-const BACK: Duration = Duration::DAY;
 
 pub(crate) fn routes() -> Router<App> {
     Router::new().route("/events", get(list)).route("/events/{id}", get(one))
@@ -27,11 +23,10 @@ async fn list(visitor: Visitor, RawQuery(query): RawQuery) -> Result<Response, N
     let texts = visitor.texts;
     let query = query.unwrap_or_default();
     let cursor = parse(query.as_bytes()).find(|(name, _)| name == "cursor").map(|(_, value)| value.into_owned());
-    let asked = match cursor {
-        Some(cursor) => ("cursor", cursor),
-        None => ("created_at_min", parameter(OffsetDateTime::now_utc() - BACK)),
-    };
-    let found: List<Event> = visitor.get(&["company", "events"], &[asked]).await?;
+    let is_newest = cursor.is_none();
+    let order = ("order", "newest".to_owned());
+    let asked: Vec<_> = [order].into_iter().chain(cursor.map(|cursor| ("cursor", cursor))).collect();
+    let found: List<Event> = visitor.get(&["company", "events"], &asked).await?;
     let content = html! {
         @if found.data.is_empty() { p { (texts.no_events) } } @else {
             div.wide tabindex="0" role="region" aria-label=(texts.events) {
@@ -45,7 +40,7 @@ async fn list(visitor: Visitor, RawQuery(query): RawQuery) -> Result<Response, N
                         }
                     }
                     tbody {
-                        @for event in found.data.iter().rev() {
+                        @for event in &found.data {
                             @let resource = escaped(&event.subject);
                             tr {
                                 td { a href={ "/events/" (escaped(&event.id)) "?resource=" (resource) "&source=" (escaped(&event.source)) } { (event.event_type) } }
@@ -58,10 +53,13 @@ async fn list(visitor: Visitor, RawQuery(query): RawQuery) -> Result<Response, N
                 }
             }
         }
-        @if let Some(cursor) = &found.next_cursor {
-            div.actions { a.button.quiet href={ "/events?cursor=" (cursor) } { (texts.newer) } }
+        div.actions {
+            @if !is_newest { a.button.quiet href="/events" { (texts.newer) } }
+            @if let Some(cursor) = &found.next_cursor {
+                a.button.quiet href={ "/events?cursor=" (cursor) } { (texts.older_events) }
+            }
         }
-        (command(texts, "shopery events list --since 1d"))
+        (command(texts, "shopery events list --newest-first"))
     };
     Ok(answer(page(&visitor, Room::Events, texts.events, &content)))
 }

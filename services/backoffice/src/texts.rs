@@ -181,6 +181,7 @@ texts! {
     reason: "Reason", "Motivo";
     newer: "Newest", "Más recientes";
     older: "Older", "Más antiguas";
+    older_events: "Older", "Más antiguos";
     no_deliveries: "No deliveries yet. They appear here as soon as an event matches a webhook.",
         "Todavía no hay entregas. Aparecerán en cuanto un evento coincida con un webhook.";
     resend: "Send again", "Enviar de nuevo";

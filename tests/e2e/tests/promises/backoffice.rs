@@ -223,6 +223,28 @@ async fn the_whole_story_is_told_without_javascript() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_newest_events_are_first_and_a_link_leads_to_older_ones() {
+    let stack = Stack::start().await;
+    let (backoffice, client) = (Backoffice::start(&stack).await, stack.client("tnt_a"));
+    for number in 0..60 {
+        client.publish(&Event::order(&format!("{number:02}"))).await.expect(202);
+    }
+    let mut browser = backoffice.browser();
+    browser.sign_in(&client).await;
+    let (id, link) =
+        (Regex::new("<td>(evt_[0-9]+)</td>").unwrap(), Regex::new("href=\"(/events\\?cursor=[^\"]+)\"").unwrap());
+    let ids = |page: &str| id.captures_iter(page).map(|found| found[1].to_owned()).collect::<Vec<_>>();
+    let expected =
+        |numbers: std::ops::Range<usize>| numbers.rev().map(|number| format!("evt_{number:02}")).collect::<Vec<_>>();
+    let first = browser.get("/events").await.expect(200).text;
+    assert_eq!(ids(&first), expected(10..60));
+    let older = link.captures(&first).unwrap_or_else(|| panic!("{first}"))[1].to_owned();
+    let second = browser.get(&older).await.expect(200).text;
+    assert_eq!(ids(&second), expected(0..10));
+    assert!(!link.is_match(&second) && second.contains(">Newest</a>"), "{second}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_somebody_else_has_changed_is_not_overwritten_unseen() {
     let stack = Stack::start().await;
     let (backoffice, client) = (Backoffice::start(&stack).await, stack.client("tnt_a"));
