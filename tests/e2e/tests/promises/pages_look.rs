@@ -4,10 +4,11 @@
 use std::time::Duration;
 
 use serde_json::json;
-use shopery_e2e::{Behaviour, Browser, Client, Event, Stack, Theme, parts};
+use shopery_e2e::{Behaviour, Browser, Client, Event, Stack, Theme, parts, token};
 
 use crate::backoffice::Backoffice;
 use crate::pages::sign_in;
+use crate::verification::LANGUAGES;
 
 const SOON: Duration = Duration::from_secs(60);
 const WIDTHS: [u32; 3] = [360, 768, 1440];
@@ -27,8 +28,18 @@ impl Look<'_> {
         self.at(name).await;
     }
 
+    /// At a page that differs little from others that are looked at: on a phone alone.
+    async fn glance(&mut self, name: &str, path: &str) {
+        self.browser.open(&format!("{}{path}", self.url)).await;
+        self.look(name, &[Theme::Light], &WIDTHS[..1]).await;
+    }
+
     /// At the page that is open.
     async fn at(&mut self, name: &str) {
+        self.look(name, &[Theme::Light, Theme::Dark], &WIDTHS).await;
+    }
+
+    async fn look(&mut self, name: &str, themes: &[Theme], widths: &[u32]) {
         let browser = self.browser;
         // axe-core would be told of too, so before it comes.
         let refused = |line: &String| line.contains("Failed to load resource: the server responded with a status of 4");
@@ -46,8 +57,8 @@ impl Look<'_> {
             return all.map(one => one.outerHTML.slice(0, 120))";
         let lost = browser.run(lost, Vec::new()).await;
         self.faults.extend(lost.as_array().unwrap().iter().map(|one| format!("{name}: would be lost: {one}")));
-        for theme in [Theme::Light, Theme::Dark] {
-            for width in WIDTHS {
+        for &theme in themes {
+            for &width in widths {
                 browser.view(width, theme).await;
                 let is_dark = "return matchMedia('(prefers-color-scheme: dark)').matches";
                 assert_eq!(browser.run(is_dark, Vec::new()).await, theme == Theme::Dark);
@@ -55,8 +66,8 @@ impl Look<'_> {
                 let file = format!("{name}-{width}-{}.png", theme.name());
                 browser.picture(&parts::folder().with_file_name("pages").join(file)).await;
             }
-            // A page has another order on a phone, and tables that scroll: looked at once in each theme.
-            for width in [WIDTHS[0], WIDTHS[2]] {
+            // A page has another order on a phone, and tables that scroll: on the smallest screen and on the largest.
+            for &width in widths.iter().step_by(2) {
                 browser.view(width, theme).await;
                 let found = browser.barriers().await.into_iter();
                 self.faults.extend(found.map(|line| format!("{name} at {width} px, {}: {line}", theme.name())));
@@ -143,6 +154,13 @@ async fn pages_are_readable_by_all_on_every_screen() {
     browser.press("Send again what failed").await;
     browser.shows("Recovery").await;
     look.at("recovery").await;
+    for language in LANGUAGES {
+        look.glance(&format!("verify-{language}"), &format!("/webhooks/{works}/verify?language={language}")).await;
+    }
+    browser.press("Show it with my secret in it").await;
+    browser.shows("This code has your secret in it.").await;
+    look.at("verify-secret").await;
+    of_a_reader(&mut look, &backoffice, &client, &works).await;
 
     // Spanish takes more room.
     browser.prefer("es").await;
@@ -150,7 +168,28 @@ async fn pages_are_readable_by_all_on_every_screen() {
         look.open(&format!("{name}-es"), path).await;
     }
     look.open("webhook-paused-es", &format!("/webhooks/{paused}")).await;
+    look.open("verify-es", &format!("/webhooks/{works}/verify")).await;
     assert!(look.faults.is_empty(), "{} faults:\n{}", look.faults.len(), look.faults.join("\n"));
+}
+
+/// What somebody is shown who may only look, and before that somebody who has no good token.
+async fn of_a_reader(look: &mut Look<'_>, backoffice: &Backoffice, client: &Client, webhook: &str) {
+    let browser = look.browser;
+    browser.press("Sign out").await;
+    browser.shows("Sign in to go on.").await;
+    browser.fill("Token", "hunter2").await;
+    browser.press("Sign in").await;
+    browser.shows("That is no token").await;
+    look.at("sign-in-refused").await;
+    let reader = client.with_token(&token::mint(&["tnt_a"], "webhooks:read"));
+    sign_in(browser, backoffice, &reader).await;
+    look.at("webhooks-read-only").await;
+    look.open("webhook-read-only", &format!("/webhooks/{webhook}")).await;
+    look.open("not-allowed", &format!("/webhooks/{webhook}/recover")).await;
+    browser.shows("You may not do that").await;
+    browser.press("Sign out").await;
+    browser.shows("Sign in to go on.").await;
+    sign_in(browser, backoffice, client).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

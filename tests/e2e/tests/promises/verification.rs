@@ -20,7 +20,7 @@ use crate::backoffice::{Backoffice, url_encoded};
 
 const SOON: Duration = Duration::from_secs(60);
 const WRONG_SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
-const LANGUAGES: [&str; 8] = ["node", "python", "rust", "php", "ruby", "go", "csharp", "java"];
+pub(crate) const LANGUAGES: [&str; 8] = ["node", "python", "rust", "php", "ruby", "go", "csharp", "java"];
 
 /// The pages, and somebody who has signed in.
 pub(crate) struct Pages {
