@@ -9,7 +9,7 @@ public static class ShoperyWebhook
     const long Tolerance = 5 * 60; // seconds
 
     // header gives the value of a header, or null; body is the bytes as they came, before any parsing.
-    // Throws if the message is not to be trusted.
+    // Throws a CryptographicException if the message is not to be trusted.
     public static void Verify(Func<string, string?> header, byte[] body)
     {
         string? id = header("webhook-id"), timestamp = header("webhook-timestamp");

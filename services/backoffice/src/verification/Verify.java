@@ -11,11 +11,15 @@ import javax.crypto.spec.SecretKeySpec;
 public final class Verify {
     private static final long TOLERANCE = 5 * 60; // seconds
 
-    /** header gives the value of a header, or null; body is the bytes as they came, before any parsing. */
+    /**
+     * Throws SecurityException if the message is not to be trusted. header gives the value of a header, or null;
+     * body is the bytes as they came, before any parsing.
+     */
     public static void verify(UnaryOperator<String> header, byte[] body) throws GeneralSecurityException {
         String id = header.apply("webhook-id"), timestamp = header.apply("webhook-timestamp");
         String signatures = header.apply("webhook-signature");
         if (id == null || timestamp == null || signatures == null) throw new SecurityException("a header is missing");
+        if (!timestamp.matches("[0-9]{1,12}")) throw new SecurityException("the timestamp is no number");
         long now = System.currentTimeMillis() / 1000, sentAt = Long.parseLong(timestamp);
         if (sentAt < now - TOLERANCE || sentAt > now + TOLERANCE)
             throw new SecurityException("the timestamp is too far from now");

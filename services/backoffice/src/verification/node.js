@@ -5,7 +5,7 @@ const SECRET = process.env.SHOPERY_WEBHOOK_SECRET;
 const TOLERANCE = 5 * 60; // seconds
 
 // headers: names in lower case, as Node has them. body: a Buffer of the bytes as they came, before any parsing.
-// Returns the payload; throws if the message is not to be trusted.
+// Returns the payload; throws an Error if the message is not to be trusted.
 function verify(headers, body) {
   const id = headers["webhook-id"];
   const timestamp = headers["webhook-timestamp"];

@@ -1,5 +1,6 @@
 # Verifies a webhook of Shopery that is signed with Ed25519. Python 3.9 or later; pip install cryptography
 import base64
+import binascii
 import json
 import os
 import time
@@ -32,6 +33,6 @@ def verify(headers, body):
             if version == "v1a":
                 key.verify(base64.b64decode(value), signed)
                 return json.loads(body)
-        except InvalidSignature:
+        except (InvalidSignature, binascii.Error):
             pass
     raise ValueError("no signature is of this key")

@@ -1,4 +1,4 @@
-// Package shopery verifies webhooks of Shopery. Go 1.20 or later, no modules.
+// Package shopery verifies webhooks of Shopery. Go 1.19 or later, no modules.
 package shopery
 
 import (

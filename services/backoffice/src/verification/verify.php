@@ -3,7 +3,7 @@
 const SHOPERY_TOLERANCE = 5 * 60; // seconds
 
 // $headers: names in lower case. $body: the bytes as they came: file_get_contents('php://input').
-// Returns the payload; throws if the message is not to be trusted.
+// Returns the payload; throws a RuntimeException if the message is not to be trusted.
 function verify_shopery_webhook(array $headers, string $body): mixed
 {
     $id = $headers['webhook-id'] ?? '';
