@@ -237,12 +237,12 @@ pub(crate) struct Secret {
     #[serde(default)]
     pub(crate) public_key: Option<String>,
     #[serde(default)]
-    pub(crate) previous: Vec<Former>,
+    pub(crate) previous: Vec<PreviousSecret>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct Former {
+pub(crate) struct PreviousSecret {
     pub(crate) until: String,
 }
 

@@ -127,7 +127,7 @@ fn filters(texts: &Texts, asked: &[(&'static str, String)]) -> Markup {
         details open[!asked.is_empty()] {
             summary { (texts.filter) }
             form.row role="search" method="get" action="/deliveries" {
-                @for (name, label) in [("webhook", texts.webhooks), ("event", texts.event), ("resource", texts.resource), ("reason", texts.reason), ("response_status", texts.answer)] {
+                @for (name, label) in [("webhook", texts.webhooks), ("event", texts.event), ("resource", texts.resource), ("reason", texts.reason), ("response_status", texts.response)] {
                     div { label for=(name) { (label) } br; input id=(name) type="text" name=(name) value=(value(asked, name)) size="14"; }
                 }
                 div {
@@ -161,7 +161,7 @@ fn table(texts: &Texts, deliveries: &[Delivery]) -> Markup {
                         th scope="col" { (texts.resource) }
                         th scope="col" { (texts.state) }
                         th.number scope="col" { (texts.attempts) }
-                        th scope="col" { (texts.answer) }
+                        th scope="col" { (texts.response) }
                         th scope="col" { (texts.at) " (" (texts.utc) ")" }
                     }
                 }
@@ -211,7 +211,8 @@ async fn one(visitor: Visitor, Path(id): Path<String>) -> Result<Response, NoPag
                 dt { (texts.at) } dd { (moment(texts, &delivery.created_at)) }
                 @if let Some(next) = &delivery.next_attempt_at { dt { (texts.waiting) } dd { (moment(texts, next)) } }
                 @if let Some(carrier) = &delivery.carried_by {
-                    dt { (texts.carried_by) } dd { a href={ "/deliveries/" (carrier) } { (carrier) } }
+                    dt { (if delivery.state == "duplicate" { texts.duplicate_of } else { texts.superseded_by }) }
+                    dd { a href={ "/deliveries/" (carrier) } { (carrier) } }
                 }
             }
         }

@@ -204,7 +204,9 @@ async fn secret(Path(id): Path<String>, form: Form) -> Result<Response, NoPage> 
         div.card {
             dl {
                 dt { (texts.secret) } dd { (copy::inline(texts, "copy-secret", texts.secret, &secret.secret)) }
-                @for former in &secret.previous { dt { (texts.former_until) } dd { (moment(texts, &former.until)) } }
+                @for previous in &secret.previous {
+                    dt { (texts.previous_until) } dd { (moment(texts, &previous.until)) }
+                }
             }
         }
     };

@@ -30,7 +30,8 @@ use url::{Host, Url};
 const MAX_AGE: Duration = Duration::from_secs(3600);
 /// A key that is not known is looked for again at most so often, whoever sends tokens with it.
 const MIN_AGE: Duration = Duration::from_secs(10);
-/// Of one request, connection and body included. Whoever signs in waits for three of them at most.
+/// Of one request, connection and body included. Whoever comes back from the provider waits for five of them at most: discovery is
+/// two, the exchange of the code is one, and discovery is repeated if the key of the ID token is not known.
 const TIMEOUT: Duration = Duration::from_secs(5);
 const MAX_ANSWER: usize = 256 * 1024;
 /// What the pages need of the API.
@@ -240,7 +241,7 @@ impl Provider {
         Ok(Begun { url, state, nonce, verifier: verifier.secret().as_str().into() })
     }
 
-    /// The access token that a code stands for, once the ID token beside it has shown that both are of this sign-in.
+    /// The access token that a code stands for, once the ID token beside it has shown that it is of this sign-in.
     pub(crate) async fn exchange(&self, code: &str, nonce: &str, verifier: &str) -> Result<SecretString, NoToken> {
         let metadata = self.metadata(MAX_AGE).await?;
         let client = self.client(&metadata);
@@ -392,7 +393,8 @@ impl From<SignatureVerificationError> for NoMatch {
     }
 }
 
-/// The ID token is the provider's, for us, of this sign-in, and the access token is the one it was issued with.
+/// The ID token is the provider's, for us, of this sign-in; and if it has `at_hash`, the access token is the one it was issued with.
+/// It need not have one in this flow (OpenID Connect Core, 3.1.3.6): both come over TLS from the provider itself.
 fn verify(client: &OpenId, tokens: &CoreTokenResponse, nonce: &Nonce) -> Result<(), NoMatch> {
     let id_token = tokens.id_token().ok_or(NoMatch::NoIdToken)?;
     let verifier = client.id_token_verifier().set_allowed_algs(ALGORITHMS);

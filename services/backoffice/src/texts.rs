@@ -1,4 +1,5 @@
-//! What pages say, in English and in Spanish. The names of fields are those of the API, and are not translated.
+//! What pages say, in English and in Spanish. The names of fields are those of the API, and are not translated. A tenant is called a
+//! shop: that is what it is to whoever reads this.
 
 use axum::http::{HeaderMap, header};
 
@@ -70,7 +71,7 @@ texts! {
     just_now: "just now", "ahora mismo";
     created: "Created", "Creado";
     back_to_webhook: "Back to the webhook", "Volver al webhook";
-    switch_tenant: "Switch tenant", "Cambiar de tienda";
+    switch_tenant: "Switch shop", "Cambiar de tienda";
     next_probe: "It is tried again at", "Se probará de nuevo a las";
     follow: "Show new ones as they come", "Mostrar las nuevas según llegan";
     stop_following: "Stop showing new ones as they come", "Dejar de mostrar las nuevas según llegan";
@@ -81,15 +82,15 @@ texts! {
     events: "Events", "Eventos";
     sign_in: "Sign in", "Iniciar sesión";
     sign_out: "Sign out", "Cerrar sesión";
-    signed_in_as: "Tenant", "Tienda";
+    signed_in_as: "Shop", "Tienda";
     token: "Token", "Token";
     token_hint: "A token of the platform, as the API takes it. It is kept in a sealed cookie of this browser alone.",
         "Un token de la plataforma, como lo acepta la API. Solo se guarda en una cookie cifrada de este navegador.";
-    tenant: "Tenant", "Tienda";
+    tenant: "Shop", "Tienda";
     tenant_hint: "Empty: the first one of the token.", "Vacío: la primera del token.";
     not_a_token: "That is no token: it has three parts with dots between.",
         "Eso no es un token: tiene tres partes separadas por puntos.";
-    no_tenant: "This token names no tenant: say which one.", "Este token no nombra ninguna tienda: indica cuál.";
+    no_tenant: "This token names no shop: say which one.", "Este token no nombra ninguna tienda: indica cuál.";
     token_too_long: "This token is too long for a cookie (about 2,900 characters are the limit).",
         "Este token es demasiado largo para una cookie (el límite es de unos 2.900 caracteres).";
     token_refused: "The API refuses this token:", "La API rechaza este token:";
@@ -100,7 +101,7 @@ texts! {
         "El formulario no se envió desde una página de esta sesión. Abre la página de nuevo y envíalo desde allí.";
     malformed: "The form cannot be read, or has more than 64 KiB.", "El formulario no se puede leer o supera 64 KiB.";
     not_found: "There is nothing here", "Aquí no hay nada";
-    not_found_why: "It was deleted, or it is another tenant's.", "Se ha eliminado o es de otra tienda.";
+    not_found_why: "It was deleted, or it is another shop's.", "Se ha eliminado o es de otra tienda.";
     not_allowed: "You may not do that", "No puedes hacer eso";
     unavailable: "Not available now", "No disponible ahora";
     unavailable_why: "The API does not answer. Nothing was changed; try again in a moment.",
@@ -163,8 +164,8 @@ texts! {
     secret: "Secret", "Secreto";
     reveal: "Reveal", "Mostrar";
     rotate: "Rotate", "Rotar";
-    rotate_hint: "The former one stays valid for 24 hours.", "El anterior sigue siendo válido 24 horas.";
-    former_until: "The former one is valid until", "El anterior es válido hasta";
+    rotate_hint: "The previous secret stays valid for 24 hours.", "El secreto anterior sigue siendo válido 24 horas.";
+    previous_until: "The previous secret is valid until", "El secreto anterior es válido hasta";
     changes: "Changes", "Cambios";
     by: "By", "Por";
     us: "us", "nosotros";
@@ -177,7 +178,6 @@ texts! {
     oldest_since: "the oldest since", "la más antigua desde";
     event: "Event", "Evento";
     resource: "Resource", "Recurso";
-    answer: "Answer", "Respuesta";
     reason: "Reason", "Motivo";
     newer: "Newest", "Más recientes";
     older: "Older", "Más antiguas";
@@ -189,9 +189,10 @@ texts! {
         "Enviar de nuevo todo lo que falló desde esta";
     request: "Request", "Petición";
     response: "Response", "Respuesta";
-    no_response: "No answer", "Sin respuesta";
+    no_response: "No response", "Sin respuesta";
     no_attempts: "No attempt was made.", "No se ha hecho ningún intento.";
-    carried_by: "Told by", "Comunicado por";
+    superseded_by: "Superseded by", "Sustituida por";
+    duplicate_of: "Duplicate of", "Duplicada de";
     body_missing: "The body is not shown:", "El cuerpo no se muestra:";
     recover: "Send again what failed", "Enviar de nuevo lo que falló";
     recover_plan: "This would send again", "Esto enviaría de nuevo";
@@ -200,7 +201,7 @@ texts! {
     recover_not_held: "of which can no longer be sent", "de las cuales ya no se pueden enviar";
     recovery: "Recovery", "Recuperación";
     resent: "sent", "enviadas";
-    skipped: "told by others", "comunicadas por otras";
+    skipped: "superseded", "sustituidas";
     unavailable_count: "no longer held", "ya no disponibles";
     refresh: "Refresh", "Actualizar";
     became: "What became of it", "Qué fue de él";
@@ -212,7 +213,7 @@ texts! {
     with_a_token: "With a token", "Con un token";
     no_token_sign_in: "Signing in with a token is switched off here. Sign in at your provider.",
         "Aquí no se puede iniciar sesión con un token. Iníciala en tu proveedor.";
-    no_provider: "No provider to sign in at is set up here.", "Aquí no hay configurado ningún proveedor de identidad.";
+    no_provider: "No provider to sign in at is set up here.", "Aquí no hay configurado ningún proveedor donde iniciar sesión.";
     not_signed_in: "You are not signed in", "No has iniciado sesión";
     sign_in_again: "Sign in again", "Iniciar sesión de nuevo";
     sign_in_unknown: "This sign-in was not begun in this browser, took longer than 10 minutes, or has been finished before. Sign in again.",

@@ -139,7 +139,7 @@ async fn a_person_lives_the_whole_story_in_a_browser() {
     assert_eq!(before, client.secret(&webhook).await);
     browser.press("Secret: Rotate").await;
     browser.press("Secret: Reveal").await;
-    browser.shows("The former one is valid until").await;
+    browser.shows("The previous secret is valid until").await;
     assert_ne!(fact(&browser, "Secret").await, before);
 
     browser.press("Delete").await;
