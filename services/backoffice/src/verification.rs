@@ -30,17 +30,27 @@ struct Snippet {
     reads: &'static str,
     /// The expression that takes its place, with `{}` for the key.
     literal: &'static str,
+    /// What the code has for reading the environment alone, and nothing else uses: some compilers refuse that.
+    import: &'static str,
 }
 
 impl Snippet {
     const fn new(code: &'static str, reads: &'static str, literal: &'static str) -> Self {
-        Self { code, reads, literal }
+        Self { code, reads, literal, import: "" }
+    }
+
+    const fn with_import(self, import: &'static str) -> Self {
+        Self { import, ..self }
     }
 
     /// With the key in it. What would need escaping in some language is no key, and is left out.
     fn with(self, key: &str) -> String {
         let is_plain = key.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_+/=".contains(&byte));
-        if is_plain { self.code.replace(self.reads, &self.literal.replace("{}", key)) } else { self.code.to_owned() }
+        if !is_plain {
+            return self.code.to_owned();
+        }
+        let code = self.code.replace(self.reads, &self.literal.replace("{}", key));
+        if self.import.is_empty() { code } else { code.replace(self.import, "") }
     }
 }
 
@@ -108,7 +118,8 @@ static LANGUAGES: [Language; 8] = [
     Language {
         name: "go",
         title: "Go",
-        secret: Snippet::new(include_str!("verification/verify.go"), "os.Getenv(\"SHOPERY_WEBHOOK_SECRET\")", "\"{}\""),
+        secret: Snippet::new(include_str!("verification/verify.go"), "os.Getenv(\"SHOPERY_WEBHOOK_SECRET\")", "\"{}\"")
+            .with_import("\t\"os\"\n"),
         public_key: None,
     },
     Language {
@@ -261,6 +272,8 @@ mod tests {
         for (name, snippet) in snippets() {
             assert_eq!(snippet.code.matches(snippet.reads).count(), 1, "{name}");
             let with = snippet.with(KEY);
+            assert!(snippet.import.is_empty() || !with.contains(snippet.import), "{name}: {with}");
+            assert!(snippet.code.contains(snippet.import), "{name}");
             assert!(
                 with.contains(&snippet.literal.replace("{}", KEY)) && !with.contains(snippet.reads),
                 "{name}: {with}"

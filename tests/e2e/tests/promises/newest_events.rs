@@ -33,7 +33,9 @@ async fn oldest(client: &Client, query: &str) -> Vec<String> {
 async fn publish(client: &Client, name: &str, count: usize) {
     let event = |number| {
         let kind = if number % 10 == 0 { "product-created" } else { "order-created" };
-        Event::new(kind, &format!("{name}_{number:03}"))
+        // Without the sample's payload, which a command that shows events may print and a log may not.
+        let subject = format!("{name}_{number:03}");
+        Event::new(kind, &subject).with_data(format!(r#"{{"id":"{subject}"}}"#))
     };
     let all: Vec<_> = (0..count).map(event).collect();
     client.try_publish_batch(&all).await.unwrap().expect(202);
