@@ -23,6 +23,8 @@ const REST_TIMEOUT: Duration = Duration::from_secs(180);
 const ROUNDS: u64 = 2;
 /// Of NATS and of PostgreSQL.
 const DISK_MIB: usize = 1024;
+/// The history of a second, with all that PostgreSQL keeps of it for a while.
+const HISTORY_MIB: usize = 2;
 
 mod sqlite {
     #[tokio::test(flavor = "multi_thread")]
@@ -39,7 +41,7 @@ mod postgres {
 }
 
 async fn random_faults(database: DatabaseKind) {
-    let seconds = std::env::var("SHOPERY_TEST_FAULT_SECONDS").map_or(30, |text| text.parse().unwrap());
+    let seconds = std::env::var("SHOPERY_TEST_FAULT_SECONDS").map_or(30_u64, |text| text.parse().unwrap());
     let mut random = Random::new(seed());
     let nats_disk = SmallDisk::of_mib(DISK_MIB);
     let mut plan = Stack::plan()
@@ -49,7 +51,9 @@ async fn random_faults(database: DatabaseKind) {
         .env("SHOPERY_PROBE_LONGEST", "1s")
         .env("SHOPERY_SWEEP_INTERVAL", "1s");
     if database == DatabaseKind::Postgres {
-        plan = plan.postgres_disk(SmallDisk::of_mib(DISK_MIB));
+        // A history that fills its disk by itself would be no fault of which anybody recovers.
+        let history = HISTORY_MIB * usize::try_from(seconds).unwrap();
+        plan = plan.postgres_disk(SmallDisk::of_mib(DISK_MIB + history));
     }
     let mut on = Installation::of(plan.start().await, nats_disk, &mut random).await;
     let stack = &on.stack;
