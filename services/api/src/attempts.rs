@@ -174,6 +174,7 @@ fn sent_headers(
         payload_of: Some(&payload_of),
         changed: &posted.changed,
         changed_omitted: usize::try_from(posted.changed_omitted).unwrap_or(usize::MAX),
+        ordering_key: None,
         attempt: record.number,
         is_test: false,
         format,

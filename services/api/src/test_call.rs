@@ -12,7 +12,7 @@ use shopery_http::{Permission, Problem};
 use shopery_model::{
     Answer, AttemptId, Credentials, EndpointSecret, Rules, SignatureKind, StateChange, TenantId, Timing, objections,
 };
-use shopery_sender::{Endpoint, Message};
+use shopery_sender::{Message, Target};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -101,16 +101,16 @@ async fn unsaved(State(app): State<App>, headers: HeaderMap, body: Body) -> Resu
     let tenant = app.access.tenant(&headers, Permission::WebhooksWrite)?;
     let mut fields = Fields::read(&headers, body).await?;
     let url = fields.string("url");
-    let url = url.and_then(|url| fields.check(app.egress.endpoint(&url)));
+    let url = url.and_then(|url| fields.check(app.egress.destination(&url)));
     let asked = CredentialsChange::read(&mut fields);
     let event_type = sample::with_example(&mut fields);
     let url = fields.require("url", url);
     fields.finish()?;
-    let Some(url) = url else { return Err(Problem::internal()) };
+    let Some(destination) = url else { return Err(Problem::internal()) };
     let mut credentials = Credentials::new(EndpointSecret::generate().map_err(|_| Problem::internal())?);
     asked.apply(&mut credentials, SignatureKind::Symmetric)?;
-    let endpoint = Endpoint { url: &url, credentials: &credentials, signature: SignatureKind::Symmetric };
-    send(&app, &tenant, endpoint, None, Sample::of(event_type, &Rules::default())).await.map(Json)
+    let target = Target { destination: &destination, credentials: &credentials, signature: SignatureKind::Symmetric };
+    send(&app, &tenant, target, None, Sample::of(event_type, &Rules::default())).await.map(Json)
 }
 
 /// Sends a test to the endpoint of a webhook, as a delivery is sent.
@@ -140,13 +140,14 @@ async fn saved(
     // Another field would be taken for something that the test looks at, such as another URL.
     fields.finish()?;
     let credentials = credentials::open(&app, &record)?;
-    let endpoint = Endpoint { url: &record.url, credentials: &credentials, signature: record.rules.signature };
+    let target =
+        Target { destination: &record.destination, credentials: &credentials, signature: record.rules.signature };
     let sample = Sample::of(event_type, &record.rules);
     let objections = sample.event_type.map(|event_type| {
         let state = StateChange { before: None, after: &sample.data };
         objections(&record.events, &record.rules, event_type, state)
     });
-    let report = send(&app, &tenant, endpoint, Some(record.id.to_string()), sample).await?;
+    let report = send(&app, &tenant, target, Some(record.id.to_string()), sample).await?;
     let objections = objections.unwrap_or_default().into_iter().map(ObjectionShown::from).collect();
     Ok(Json(Report { objections, ..report }))
 }
@@ -154,7 +155,7 @@ async fn saved(
 async fn send(
     app: &App,
     tenant: &TenantId,
-    endpoint: Endpoint<'_>,
+    target: Target<'_>,
     webhook: Option<String>,
     sample: Sample,
 ) -> Result<Report, Problem> {
@@ -173,17 +174,18 @@ async fn send(
         payload_of: None,
         changed: &[],
         changed_omitted: 0,
+        ordering_key: None,
         attempt: 1,
         is_test: true,
         format: sample.format,
         payload: sample.body(&id, now),
     };
-    let answer = app.sender.send_on_new_connection(endpoint, &message, now).await;
+    let answer = app.sender.send_on_new_connection(target, &message, now).await;
     let answer = answer.map_err(|fault| Problem::unavailable(format!("the test was not made: {fault}"), 5))?;
-    let own: Vec<_> = endpoint.credentials.headers.iter().map(|(name, _)| name.to_owned()).collect();
+    let own: Vec<_> = target.credentials.headers.iter().map(|(name, _)| name.to_owned()).collect();
     let request = Request {
         method: "POST",
-        url: endpoint.url.to_string(),
+        url: target.destination.to_string(),
         headers: message.masked_headers(&own, now).into_iter().collect(),
         body: String::from_utf8_lossy(&message.payload).into_owned(),
     };

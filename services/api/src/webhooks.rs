@@ -58,11 +58,13 @@ async fn create(State(app): State<App>, headers: HeaderMap, body: Body) -> Resul
     let change = read_change(&mut fields, &app.egress);
     let asked = CredentialsChange::read(&mut fields);
     let name = fields.require("name", change.name);
-    let url = fields.require("url", change.url);
+    let destination = fields.require("url", change.destination);
     let events = fields.require("events", change.events);
     let rules = RulesChange::read(&mut fields).apply(Rules::default(), &mut fields);
     fields.finish()?;
-    let (Some(name), Some(url), Some(events)) = (name, url, events) else { return Err(Problem::internal()) };
+    let (Some(name), Some(destination), Some(events)) = (name, destination, events) else {
+        return Err(Problem::internal());
+    };
     let generated = EndpointSecret::generate().map_err(|_| Problem::internal())?;
     let rules = rules.unwrap_or_default();
     let now = now();
@@ -77,7 +79,7 @@ async fn create(State(app): State<App>, headers: HeaderMap, body: Body) -> Resul
         name,
         description: change.description.flatten(),
         metadata: change.metadata.unwrap_or_default(),
-        url,
+        destination,
         events,
         state,
         sealed,
@@ -173,7 +175,7 @@ async fn change(
     let is_enabled = change.state == Some(WebhookState::Active);
     let wish = waiting::Wish::read(&mut fields, is_enabled);
     fields.finish()?;
-    let (now, is_new_chance) = (now(), is_enabled || change.url.is_some());
+    let (now, is_new_chance) = (now(), is_enabled || change.destination.is_some());
     (change.discard_before, change.of_version) = ((wish == waiting::Wish::Discard).then_some(now), of_version);
     update(&app, found, change, &asked, &by, now).await?;
     let waiting = if is_enabled { waiting::look(&app.queue, &tenant, id).await } else { None };
@@ -278,7 +280,7 @@ fn read_change(fields: &mut Fields, egress: &Egress) -> WebhookChange {
         // An empty one is none.
         description: description.map(|text| text.filter(|text| !text.trim().is_empty())),
         metadata: metadata.map(Option::unwrap_or_default),
-        url: url.and_then(|url| fields.check(egress.endpoint(&url))),
+        destination: url.and_then(|url| fields.check(egress.destination(&url))),
         events: events.and_then(|events| fields.check(bounded(events))),
         state: fields.bool("isEnabled").map(WebhookState::of),
         ..WebhookChange::default()

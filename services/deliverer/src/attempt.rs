@@ -13,7 +13,7 @@ use shopery_model::{
 };
 use shopery_queue::{Outgoing, Progress, PublishError, Queue, SentState, newest, subject, trace};
 use shopery_runtime::{Runtime, latency_buckets, telemetry};
-use shopery_sender::{Endpoint, Message, Sender, fitting};
+use shopery_sender::{Message, Sender, Target, fitting};
 use time::OffsetDateTime;
 use tokio::time::Instant;
 use tracing::{Instrument, Span};
@@ -64,6 +64,11 @@ impl Attempted {
     pub(crate) fn is_success(&self) -> bool {
         self.answer.fault.is_none()
     }
+
+    /// Whether the next attempts would fail too.
+    pub(crate) fn is_lasting_failure(&self) -> bool {
+        self.answer.fault.as_ref().is_some_and(|(fault, _)| fault.is_lasting())
+    }
 }
 
 impl Attempter {
@@ -102,7 +107,7 @@ impl Attempter {
             webhook.id = %meta.webhook,
             delivery.id = %meta.delivery,
             attempt = meta.attempt,
-            server.address = webhook.url.host_str(),
+            server.address = webhook.destination.host(),
             http.response.status_code = tracing::field::Empty,
             error.r#type = tracing::field::Empty,
         );
@@ -113,7 +118,8 @@ impl Attempter {
             Choice::End(end) => return Ok(Tried::Ended(end)),
         };
         let credentials = webhook.credentials.as_deref().context("the webhook's credentials are not open")?;
-        let endpoint = Endpoint { url: &webhook.url, credentials, signature: webhook.rules.signature };
+        let signature = webhook.rules.signature;
+        let target = Target { destination: &webhook.destination, credentials, signature };
         let format = webhook.rules.format;
         let named = payload::named(meta, &webhook.rules);
         let body = named.body(format, &payload.data, &payload.of, &meta.extensions);
@@ -130,18 +136,19 @@ impl Attempter {
             payload_of: Some(&payload.of),
             changed,
             changed_omitted,
+            ordering_key: webhook.rules.ordered.then_some(meta.resource.as_str()),
             attempt: meta.attempt,
             is_test: false,
             format,
             payload: body.clone(),
         };
         self.metrics.under_way.inc();
-        let answer = self.sender.send(endpoint, &message, started_at).instrument(span.clone()).await;
+        let answer = self.sender.send(target, &message, started_at).instrument(span.clone()).await;
         self.metrics.under_way.dec();
         // A fault of ours says nothing of the endpoint: the job is attempted again, and its attempts are as many as before.
         let answer = answer.context("the attempt was not made")?;
         self.note(&answer, &span);
-        let url = webhook.url.to_string();
+        let url = webhook.destination.to_string();
         let version = payload.of.version;
         let posted = payload::posted(meta, webhook, payload, &body);
         Ok(Tried::Attempted(Box::new(Attempted { answer, posted, version, started_at, url, bytes: body.len(), span })))
@@ -266,6 +273,8 @@ pub(crate) fn outcome(
             url,
             request_bytes: u32::try_from(bytes).unwrap_or(u32::MAX),
             status: answer.status,
+            code: answer.code,
+            message_id: answer.message_id,
             response_body: answer.body,
             response_headers: answer.headers,
             posted: Some(posted),

@@ -111,7 +111,8 @@ impl Deliverer {
         let (tenant, event_type) = (job.meta.tenant.clone(), job.meta.event_type);
         let failures = pass.finish(delivery, attempted.is_success());
         // Who refuses notifications only would be one more to notify of, and so on in a circle.
-        if self.breaker.is_reached(failures) && !event_type.is_operational() {
+        let is_broken = self.breaker.is_reached(failures) || attempted.is_lasting_failure();
+        if is_broken && !event_type.is_operational() {
             self.breaker.open(&tenant, id, Some(&attempted.answer)).await?;
             self.endpoints.turn_away(id);
         }

@@ -3,10 +3,9 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
-use shopery_model::{EventPattern, Rules, WebhookId};
+use shopery_model::{Destination, EventPattern, Rules, WebhookId};
 use shopery_store::{WebhookRecord, WebhookState};
 use time::OffsetDateTime;
-use url::Url;
 use utoipa::ToSchema;
 
 /// A webhook, as the API shows it.
@@ -22,8 +21,10 @@ pub struct WebhookResource {
     /// The owner's own labels.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub metadata: BTreeMap<String, String>,
+    /// `https://…`, the ARN of an event bus, or `pubsub://<project>/<topic>`.
+    #[serde(rename = "url")]
     #[schema(value_type = String)]
-    pub url: Url,
+    pub destination: Destination,
     #[schema(value_type = Vec<String>)]
     pub events: Vec<EventPattern>,
     pub is_enabled: bool,
@@ -59,7 +60,7 @@ impl From<WebhookRecord> for WebhookResource {
             name: record.name,
             description: record.description,
             metadata: record.metadata,
-            url: record.url,
+            destination: record.destination,
             events: record.events,
             is_enabled: record.state == WebhookState::Active,
             rules: record.rules,

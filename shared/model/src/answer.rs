@@ -41,10 +41,20 @@ pub enum Fault {
     FilterNotMatched,
     /// The delivery that was to tell the endpoint this, or newer, was not delivered.
     CarrierFailed,
+    /// A cloud takes no more from this account or project for now.
+    Throttled,
+    /// A bus or topic does not let us publish.
+    AccessDenied,
+    /// There is no such bus or topic.
+    DestinationNotFound,
+    /// A cloud will never take this message.
+    MessageRejected,
+    /// A cloud failed in a way that passes.
+    ProviderError,
 }
 
 impl Fault {
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 22] = [
         Self::DnsFailed,
         Self::AddressForbidden,
         Self::ConnectionRefused,
@@ -62,6 +72,11 @@ impl Fault {
         Self::ParkingFull,
         Self::FilterNotMatched,
         Self::CarrierFailed,
+        Self::Throttled,
+        Self::AccessDenied,
+        Self::DestinationNotFound,
+        Self::MessageRejected,
+        Self::ProviderError,
     ];
 
     pub fn name(self) -> &'static str {
@@ -83,7 +98,18 @@ impl Fault {
             Self::ParkingFull => "parking_full",
             Self::FilterNotMatched => "filter_not_matched",
             Self::CarrierFailed => "carrier_failed",
+            Self::Throttled => "throttled",
+            Self::AccessDenied => "access_denied",
+            Self::DestinationNotFound => "destination_not_found",
+            Self::MessageRejected => "message_rejected",
+            Self::ProviderError => "provider_error",
         }
+    }
+
+    /// Whether one attempt is enough to know that the next ones fail too, until somebody changes something: the circuit opens at
+    /// once.
+    pub fn is_lasting(self) -> bool {
+        matches!(self, Self::AccessDenied | Self::DestinationNotFound)
     }
 
     /// What the owner of the endpoint can do about it.
@@ -124,6 +150,19 @@ impl Fault {
             Self::ParkingFull => "Repair the endpoint: more deliveries wait for it than are kept.",
             Self::FilterNotMatched => "Nothing, or change the webhook's `filter`.",
             Self::CarrierFailed => "Repair the endpoint, then send the delivery that it relied on again.",
+            Self::Throttled => {
+                "The account or project has reached a limit of its cloud. Deliveries wait and go on by themselves; if it happens \
+                 often, have the limit raised."
+            }
+            Self::AccessDenied => {
+                "Let us publish there: `GET /company/destinations/setup?url=…` shows the policy or command to paste. With \
+                 credentials of your own, check that they are valid and may publish."
+            }
+            Self::DestinationNotFound => {
+                "Create the bus or topic, or correct the webhook's `url`: account or project, region and name."
+            }
+            Self::MessageRejected => "The cloud will not take this message: `fields` can make it smaller.",
+            Self::ProviderError => "Nothing: the cloud failed, and the delivery is attempted again.",
         }
     }
 }
@@ -133,8 +172,12 @@ impl Fault {
 pub struct Answer {
     /// From the decision to send until the answer was read.
     pub duration: Duration,
-    /// The HTTP status, if a response began.
+    /// The HTTP status, if a response began; of an HTTPS endpoint alone.
     pub status: Option<u16>,
+    /// What a cloud calls what it met: `AccessDeniedException`, `PERMISSION_DENIED`.
+    pub code: Option<String>,
+    /// What a cloud calls the message that it has accepted.
+    pub message_id: Option<String>,
     /// What failed and a sentence for the merchant; `None` if the endpoint accepted.
     pub fault: Option<(Fault, String)>,
     /// What a 429 or 503 asked for.
@@ -149,6 +192,27 @@ pub struct Answer {
 }
 
 impl Answer {
+    /// Nothing but a failure.
+    pub fn failed(fault: Fault, detail: String) -> Self {
+        Self { fault: Some((fault, detail)), ..Self::accepted() }
+    }
+
+    /// Nothing but that it was accepted.
+    pub fn accepted() -> Self {
+        Self {
+            duration: Duration::ZERO,
+            status: None,
+            code: None,
+            message_id: None,
+            fault: None,
+            retry_after: None,
+            body: String::new(),
+            headers: String::new(),
+            note: None,
+            timing: Timing::default(),
+        }
+    }
+
     /// Why the endpoint is found to fail; `None` if it accepted.
     pub fn failure_reason(&self) -> Option<FailureReason> {
         let (fault, detail) = self.fault.as_ref()?;
@@ -188,7 +252,8 @@ impl Verdict {
                 | Fault::Discarded
                 | Fault::ParkingFull
                 | Fault::FilterNotMatched
-                | Fault::CarrierFailed,
+                | Fault::CarrierFailed
+                | Fault::MessageRejected,
                 _,
             )) => Self::GiveUp,
             Some(_) => schedule.delay_after(attempt, id, answer.retry_after).map_or(Self::GiveUp, Self::RetryAfter),
@@ -203,16 +268,7 @@ mod tests {
     use time::OffsetDateTime;
 
     fn verdict(fault: Option<Fault>, attempt: u32) -> Verdict {
-        let answer = Answer {
-            duration: Duration::ZERO,
-            status: None,
-            fault: fault.map(|fault| (fault, String::new())),
-            retry_after: None,
-            body: String::new(),
-            headers: String::new(),
-            note: None,
-            timing: Timing::default(),
-        };
+        let answer = fault.map_or_else(Answer::accepted, |fault| Answer::failed(fault, String::new()));
         let id =
             DeliveryId::of(&"t".parse().unwrap(), "orders", "e", OffsetDateTime::UNIX_EPOCH, WebhookId::generate());
         Verdict::of(&answer, attempt, id, &"1s,2s".parse().unwrap())
@@ -223,6 +279,8 @@ mod tests {
         assert_eq!(verdict(None, 1), Verdict::Delivered);
         assert_eq!(verdict(Some(Fault::Gone), 1), Verdict::Disable);
         assert_eq!(verdict(Some(Fault::WebhookDeleted), 1), Verdict::GiveUp);
+        assert_eq!(verdict(Some(Fault::MessageRejected), 1), Verdict::GiveUp);
+        assert!(matches!(verdict(Some(Fault::AccessDenied), 1), Verdict::RetryAfter(_)));
         assert!(matches!(verdict(Some(Fault::HttpStatus), 1), Verdict::RetryAfter(_)));
         assert!(matches!(verdict(Some(Fault::AddressForbidden), 2), Verdict::RetryAfter(_)));
         assert_eq!(verdict(Some(Fault::Timeout), 3), Verdict::GiveUp);
@@ -230,7 +288,7 @@ mod tests {
 
     #[test]
     fn a_fault_has_one_name() {
-        for fault in [Fault::DnsFailed, Fault::ResponseTooLarge, Fault::WebhookDeleted, Fault::ParkingFull] {
+        for fault in Fault::ALL {
             assert_eq!(serde_json::to_value(fault).unwrap(), fault.name());
         }
     }

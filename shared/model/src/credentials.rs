@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
-use crate::{EndpointSecret, Headers, Invalid, SignatureKind, SigningKey};
+use crate::{CloudKey, EndpointSecret, Headers, Invalid, SignatureKind, SigningKey};
 
 /// Former secrets that are valid beside the present one. A further rotation ends the oldest.
 const MAX_FORMER: usize = 2;
@@ -29,6 +29,8 @@ pub struct Credentials {
     former: Vec<Former>,
     /// Sent with every delivery.
     pub headers: Headers,
+    /// The merchant's own, for a bus or topic; the platform's if there is none.
+    pub cloud: Option<CloudKey>,
 }
 
 /// What was in use before a rotation, and signs until the overlap ends.
@@ -51,11 +53,13 @@ struct Text {
     former: Vec<Former>,
     #[serde(default, skip_serializing_if = "Headers::is_empty")]
     headers: Headers,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    cloud: Option<CloudKey>,
 }
 
 impl Credentials {
     pub fn new(secret: EndpointSecret) -> Self {
-        Self { secret, key: None, former: Vec::new(), headers: Headers::default() }
+        Self { secret, key: None, former: Vec::new(), headers: Headers::default(), cloud: None }
     }
 
     /// Puts a secret in place of the present one, and a key of its own in place of the key if there is one. An overlap
@@ -117,7 +121,8 @@ impl Credentials {
         let secrets = std::iter::once(&self.secret).chain(self.former.iter().map(|former| &former.secret));
         let secrets = secrets.map(|secret| secret.expose().trim_start_matches("whsec_"));
         let values = self.headers.iter().map(|(_, value)| value).filter(|value| value.len() >= LEAST_HIDDEN);
-        secrets.chain(values).fold(text, |text, hidden| {
+        let keys = self.cloud.iter().flat_map(CloudKey::secrets);
+        secrets.chain(values).chain(keys).fold(text, |text, hidden| {
             let text = if text.contains(hidden) { text.replace(hidden, Headers::MASK) } else { text };
             // As some write JSON.
             let escaped = if hidden.contains('/') { hidden.replace('/', "\\/") } else { return text };
@@ -126,14 +131,14 @@ impl Credentials {
     }
 
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let Self { secret, key, former, headers } = self.clone();
+        let Self { secret, key, former, headers, cloud } = self.clone();
         // Strings and times always serialise.
-        serde_json::to_vec(&Text { secret, key, former, headers }).unwrap_or_default()
+        serde_json::to_vec(&Text { secret, key, former, headers, cloud }).unwrap_or_default()
     }
 
     pub(crate) fn decode(text: &[u8]) -> Option<Self> {
-        let Text { secret, key, former, headers } = serde_json::from_slice(text).ok()?;
-        Some(Self { secret, key, former, headers })
+        let Text { secret, key, former, headers, cloud } = serde_json::from_slice(text).ok()?;
+        Some(Self { secret, key, former, headers, cloud })
     }
 }
 

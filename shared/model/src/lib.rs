@@ -5,7 +5,7 @@
 //!
 //! - [`Event`]: what a platform service published, one state of one resource (CloudEvents 1.0).
 //!   Its [`StateVersion`] says where that state stands among the others of the resource.
-//! - [`Webhook`]: a tenant's wish to have some [`EventType`]s posted to a URL.
+//! - [`Webhook`]: a tenant's wish to have some [`EventType`]s sent to a [`Destination`].
 //!   Its [`Rules`] say more: [`Filter`], what the resource must look like; [`Changed`], whose change it waits for;
 //!   [`Fields`], what of the resource it is sent.
 //!   Its [`Credentials`] are what a delivery proves itself with; they are stored [`Sealed`] by a [`Keyring`].
@@ -20,7 +20,9 @@ mod answer;
 mod attributes;
 mod catalogue;
 mod circuit;
+mod cloud;
 mod credentials;
+mod destination;
 mod digest;
 mod event;
 mod event_type;
@@ -51,7 +53,9 @@ pub use answer::{Answer, Fault, Timing, Verdict};
 pub use attributes::BinaryAttributes;
 pub use catalogue::{Catalogue, DELIVERY_FAILED, ResourceType, catalogue};
 pub use circuit::{Admission, Circuit, CircuitState, FailureReason, Gate, probe_delay};
+pub use cloud::{AwsKey, CloudKey, GoogleKey, SecretText};
 pub use credentials::{Credentials, Former, Overlap};
+pub use destination::{Destination, DestinationKind, EventBus, Partition, Topic};
 pub use digest::Digest;
 pub use event::{ABOUT_WEBHOOK, CloudEvent, Event, MAX_EVENT_BYTES, Resource, is_json};
 pub use event_type::{EventPattern, EventType};
@@ -76,4 +80,4 @@ pub use signing_key::SigningKey;
 pub use state_version::StateVersion;
 pub use timestamp::parse_time;
 pub use token::{escape, stable_hash, unescape};
-pub use webhook::{Webhook, endpoint_url, validate_description, validate_metadata, validate_name};
+pub use webhook::{Webhook, validate_description, validate_metadata, validate_name};

@@ -28,6 +28,14 @@ impl MaskedChange {
         let former = |credentials: &Credentials| Some(credentials.former(now).count()).filter(|count| *count > 0);
         let former = |credentials: &Credentials| former(credentials).map(Value::from);
         changes.extend(Self::of("previousSecrets", before.and_then(former), former(after)));
+        // The id of a key is no secret, and tells which one it is.
+        let key = |credentials: &Credentials| credentials.cloud.as_ref().map(|key| Value::from(key.id()));
+        let is_same_key = before.is_some_and(|before| before.cloud == after.cloud);
+        match (before.and_then(key), key(after)) {
+            (None, None) => {}
+            _ if is_same_key => {}
+            (from, to) => changes.push(Self { field: "credentials".to_owned(), from, to }),
+        }
         changes.extend(Self::of_headers(before.map_or(&Headers::default(), |before| &before.headers), &after.headers));
         changes
     }

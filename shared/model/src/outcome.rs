@@ -100,9 +100,16 @@ pub struct Attempt {
     #[serde(with = "time::serde::rfc3339")]
     pub started_at: OffsetDateTime,
     pub duration_ms: u32,
+    /// The address of the [`Destination`](crate::Destination), which tells its kind.
     pub url: String,
     pub request_bytes: u32,
     pub status: Option<u16>,
+    /// Of a cloud: the name of what it met.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
+    /// Of a cloud: the name of the message that it has accepted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message_id: Option<String>,
     /// The start of the response body.
     pub response_body: String,
     /// `name: value`, a line each: one text, since hardly anybody reads them.

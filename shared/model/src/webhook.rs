@@ -6,7 +6,9 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use url::Url;
 
-use crate::{Credentials, EventPattern, EventType, Invalid, Keyring, Rules, Sealed, TenantId, Unopened, WebhookId};
+use crate::{
+    Credentials, Destination, EventPattern, EventType, Invalid, Keyring, Rules, Sealed, TenantId, Unopened, WebhookId,
+};
 
 const MAX_URL_BYTES: usize = 2048;
 const MAX_NAME_CHARS: usize = 200;
@@ -21,7 +23,8 @@ const MAX_METADATA_VALUE_CHARS: usize = 500;
 pub struct Webhook {
     pub id: WebhookId,
     pub tenant: TenantId,
-    pub url: Url,
+    #[serde(rename = "url")]
+    pub destination: Destination,
     pub events: Vec<EventPattern>,
     pub is_enabled: bool,
     /// An entry of before there were keys has its secret here.
@@ -111,7 +114,7 @@ pub fn validate_metadata(pairs: &BTreeMap<String, String>) -> Result<(), Invalid
 }
 
 /// The URL of an endpoint. What its host resolves to is judged when we connect, not here.
-pub fn endpoint_url(text: &str, allow_http: bool) -> Result<Url, Invalid> {
+pub(crate) fn endpoint_url(text: &str, allow_http: bool) -> Result<Url, Invalid> {
     let invalid = |detail: &'static str| Invalid::new("url", detail);
     let too_long = || Invalid::new("url", format!("must have at most {MAX_URL_BYTES} bytes, as it is written in full"));
     if text.len() > MAX_URL_BYTES {

@@ -107,6 +107,8 @@ impl Reply {
         Answer {
             duration: Duration::ZERO,
             status: Some(self.status.as_u16()),
+            code: None,
+            message_id: None,
             fault: judge(self.status),
             retry_after: self.retry_after,
             body,
@@ -134,19 +136,6 @@ fn kept(text: &str) -> usize {
         length > MAX_KEPT
     });
     beyond.map_or(text.len(), |(place, _)| place)
-}
-
-pub(crate) fn failed(fault: Fault, detail: String) -> Answer {
-    Answer {
-        duration: Duration::ZERO,
-        status: None,
-        fault: Some((fault, detail)),
-        retry_after: None,
-        body: String::new(),
-        headers: String::new(),
-        note: None,
-        timing: Timing::default(),
-    }
 }
 
 fn judge(status: StatusCode) -> Option<(Fault, String)> {

@@ -9,7 +9,7 @@ use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use shopery_model::{Fault, Invalid, Network, endpoint_url};
+use shopery_model::{Destination, Fault, Invalid, Network};
 use shopery_runtime::Env;
 use url::{Host, Url};
 
@@ -59,11 +59,13 @@ impl Egress {
         Some(Self { allow: allow?.0.into(), ports: ports?, name_servers: name_servers?, insecure: insecure? })
     }
 
-    /// The URL of an endpoint that may be sent to, as far as that can be told without the network.
-    pub fn endpoint(&self, text: &str) -> Result<Url, Invalid> {
-        let url = endpoint_url(text, self.insecure)?;
-        self.judge(&url).map_err(|why| Invalid::new("url", why))?;
-        Ok(url)
+    /// An address that may be sent to, as far as that can be told without the network.
+    pub fn destination(&self, text: &str) -> Result<Destination, Invalid> {
+        let destination = Destination::parse(text, self.insecure)?;
+        if let Destination::Https(url) = &destination {
+            self.judge(url).map_err(|why| Invalid::new("url", why))?;
+        }
+        Ok(destination)
     }
 
     /// Judges a URL as far as it can be without the network: all of it but what a name leads to.

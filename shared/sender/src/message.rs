@@ -7,7 +7,7 @@ use shopery_model::{Headers, PayloadEvent, PayloadFormat};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::Endpoint;
+use crate::https::Endpoint;
 
 /// What a header value cannot hold as it is, as CloudEvents' HTTP binding has it: all but printable ASCII, the space, the
 /// double quote, and the percent sign that marks what was encoded. Receivers and proxies do not agree on anything else.
@@ -17,7 +17,7 @@ const ELEMENT: &AsciiSet = &VALUE.add(b',');
 /// Maximum length of `X-Shopery-Fields-Changed`: servers refuse requests whose headers are larger than 4 to 8 KiB.
 const MAX_FIELDS_CHANGED: usize = 2048;
 
-/// What is posted to an endpoint.
+/// What is sent to a destination.
 #[derive(Debug, Clone)]
 pub struct Message<'a> {
     /// The same on every attempt: the receiver's key against duplicates.
@@ -35,6 +35,8 @@ pub struct Message<'a> {
     /// Which of the paths that the webhook watches have changed, as far as a header holds them, and how many it does not.
     pub changed: &'a [String],
     pub changed_omitted: usize,
+    /// What messages are kept in order by where the destination can: the resource, of an ordered webhook.
+    pub ordering_key: Option<&'a str>,
     pub attempt: u32,
     /// Somebody tries the endpoint: nothing has happened.
     pub is_test: bool,

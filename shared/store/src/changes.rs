@@ -11,7 +11,7 @@ use sea_orm::{
 };
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
-use shopery_model::{ChangeId, EventPattern, MaskedChange, Rules, TenantId, WebhookId};
+use shopery_model::{ChangeId, Destination, EventPattern, MaskedChange, Rules, TenantId, WebhookId};
 use time::OffsetDateTime;
 
 use crate::entity::{webhook, webhook_change};
@@ -213,7 +213,7 @@ struct Plain<'a> {
     description: Option<&'a str>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     metadata: &'a BTreeMap<String, String>,
-    url: &'a url::Url,
+    url: &'a Destination,
     events: &'a [EventPattern],
     is_enabled: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -229,7 +229,7 @@ fn shown(record: &WebhookRecord) -> serde_json::Result<Shown> {
         name: &record.name,
         description: record.description.as_deref(),
         metadata: &record.metadata,
-        url: &record.url,
+        url: &record.destination,
         events: &record.events,
         is_enabled: record.state == WebhookState::Active,
         disabled_reason: record.disabled.map(|(_, reason)| reason.name()),

@@ -71,6 +71,11 @@ pub struct AttemptRecord {
     pub url: String,
     pub request_bytes: u32,
     pub status: Option<u16>,
+    /// Of a cloud: the name of what it met, and of the message that it has accepted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message_id: Option<String>,
     /// Reason and detail.
     pub fault: Option<(String, String)>,
     pub response_body: String,
@@ -429,6 +434,8 @@ fn attempt(outcome: &Outcome) -> Option<String> {
         fault: outcome.fault.as_ref().map(|(fault, detail)| (fault.name().to_owned(), detail.clone())),
         response_body: tried.response_body.clone(),
         response_headers: tried.response_headers.clone(),
+        code: tried.code.clone(),
+        message_id: tried.message_id.clone(),
         posted: tried.posted.clone(),
         note: tried.note.clone(),
     };

@@ -32,6 +32,7 @@ impl MigratorTrait for Migrator {
             Box::new(LookedInto),
             Box::new(FoundByWhatTellsThemApart),
             Box::new(Notices),
+            Box::new(FaultsOfClouds),
         ]
     }
 }
@@ -632,6 +633,35 @@ impl MigrationTrait for Notices {
         if manager.get_database_backend() != DatabaseBackend::Postgres {
             // The step before made one for a day.
             manager.get_connection().execute_unprepared("DROP INDEX IF EXISTS resources_of_tenant").await?;
+        }
+        Ok(())
+    }
+}
+
+/// What clouds answer is counted too.
+struct FaultsOfClouds;
+
+impl MigrationName for FaultsOfClouds {
+    fn name(&self) -> &'static str {
+        "m0018_faults_of_clouds"
+    }
+}
+
+#[async_trait::async_trait]
+impl MigrationTrait for FaultsOfClouds {
+    fn use_transaction(&self) -> Option<bool> {
+        Some(true)
+    }
+
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        if manager.get_database_backend() == DatabaseBackend::Postgres {
+            // Whoever waits for the lock of a table has all others wait behind it. The step is tried again.
+            manager.get_connection().execute_unprepared("SET LOCAL lock_timeout = '1s'").await?;
+        }
+        // SQLite adds one column at a time.
+        for fault in ["throttled", "access_denied", "destination_not_found", "message_rejected", "provider_error"] {
+            let column = big_integer(format!("failed_{fault}")).default(0).to_owned();
+            manager.alter_table(Table::alter().table("counts").add_column(column).to_owned()).await?;
         }
         Ok(())
     }

@@ -5,9 +5,10 @@ use sea_orm::{
     ActiveValue::Set, ColumnTrait, Condition, EntityTrait, PaginatorTrait, QueryFilter, QueryOrder, QuerySelect,
     TransactionTrait,
 };
-use shopery_model::{EventPattern, MaskedChange, Rules, Sealed, TenantId, Webhook, WebhookId, stable_hash};
+use shopery_model::{
+    Destination, EventPattern, MaskedChange, Rules, Sealed, TenantId, Webhook, WebhookId, stable_hash,
+};
 use time::OffsetDateTime;
-use url::Url;
 
 use crate::changes::{self, Action, Author, Change};
 use crate::entity::{Hidden, webhook};
@@ -30,7 +31,7 @@ pub struct WebhookRecord {
     pub description: Option<String>,
     /// The owner's own labels.
     pub metadata: BTreeMap<String, String>,
-    pub url: Url,
+    pub destination: Destination,
     pub events: Vec<EventPattern>,
     pub state: WebhookState,
     pub sealed: Sealed,
@@ -102,7 +103,7 @@ impl WebhookRecord {
         Webhook {
             id: self.id,
             tenant: self.tenant.clone(),
-            url: self.url.clone(),
+            destination: self.destination.clone(),
             events: self.events.clone(),
             is_enabled: self.state == WebhookState::Active,
             sealed: self.sealed.clone(),
@@ -130,7 +131,7 @@ pub struct WebhookChange {
     pub description: Option<Option<String>>,
     /// All of it.
     pub metadata: Option<BTreeMap<String, String>>,
-    pub url: Option<Url>,
+    pub destination: Option<Destination>,
     pub events: Option<Vec<EventPattern>>,
     pub state: Option<WebhookState>,
     pub sealed: Option<Resealed>,
@@ -163,7 +164,7 @@ impl Store {
             id: Set(record.id.to_string()),
             tenant: Set(record.tenant.to_string()),
             name: Set(record.name.clone()),
-            url: Set(record.url.to_string()),
+            url: Set(record.destination.to_string()),
             events: Set(join(&record.events)),
             state: Set(record.state.name().to_owned()),
             sealed: Set(Hidden(record.sealed.stored().to_owned())),
@@ -310,14 +311,14 @@ impl Store {
             update = update.col_expr(Column::Metadata, Expr::value(write_metadata(&metadata)));
         }
         let nothing = || Expr::value(None::<i64>);
-        if change.url.is_some() || change.state.is_some() || change.sealed.is_some() {
+        if change.destination.is_some() || change.state.is_some() || change.sealed.is_some() {
             for column in [Column::FailingSince, Column::WarnedAt, Column::WarningNotifiedAt] {
                 update = update.col_expr(column, nothing());
             }
             update = update.col_expr(Column::Failures, Expr::value(None::<String>));
         }
-        if let Some(url) = change.url {
-            update = update.col_expr(Column::Url, Expr::value(url.to_string()));
+        if let Some(destination) = change.destination {
+            update = update.col_expr(Column::Url, Expr::value(destination.to_string()));
         }
         if let Some(events) = change.events {
             update = update.col_expr(Column::Events, Expr::value(join(&events)));
@@ -404,9 +405,9 @@ impl Store {
 
 /// Whether a change makes another endpoint of it, which has been told nothing: what is set to what it was does not.
 fn is_new_endpoint(before: &WebhookRecord, change: &WebhookChange) -> bool {
-    let is_new_url = change.url.as_ref().is_some_and(|url| *url != before.url);
+    let is_elsewhere = change.destination.as_ref().is_some_and(|destination| *destination != before.destination);
     let is_enabled = change.state == Some(WebhookState::Active) && before.state != WebhookState::Active;
-    is_new_url || is_enabled || change.sealed.as_ref().is_some_and(|sealed| sealed.is_new_secret)
+    is_elsewhere || is_enabled || change.sealed.as_ref().is_some_and(|sealed| sealed.is_new_secret)
 }
 
 pub(crate) fn is(tenant: &TenantId, id: WebhookId) -> Condition {
@@ -432,7 +433,7 @@ pub(crate) fn read(row: webhook::Model) -> Result<WebhookRecord, StoreError> {
     Ok(WebhookRecord {
         id: row.id.parse().map_err(|_| corrupt("id"))?,
         tenant: row.tenant.parse().map_err(|_| corrupt("tenant"))?,
-        url: row.url.parse().map_err(|_| corrupt("url"))?,
+        destination: row.url.parse().map_err(|_| corrupt("url"))?,
         events: row
             .events
             .split(',')

@@ -68,6 +68,8 @@ fn outcome(webhook: WebhookId, event: &str, attempt: u32, state: DeliveryState) 
             status: Some(500),
             response_body: "no".to_owned(),
             response_headers: String::new(),
+            code: None,
+            message_id: None,
             posted: None,
             note: None,
         }),

@@ -45,6 +45,8 @@ fn outcome(random: &mut Random, webhooks: &[WebhookId], number: u64) -> Outcome 
         status: None,
         response_body: String::new(),
         response_headers: String::new(),
+        code: None,
+        message_id: None,
         posted: None,
         note: None,
     });

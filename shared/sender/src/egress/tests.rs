@@ -18,24 +18,24 @@ fn what_is_no_endpoint_is_refused_when_it_is_saved_and_when_it_is_sent_to() {
     let strict = egress(&[]);
     let urls = FORBIDDEN.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
     for text in urls {
-        let saved = strict.endpoint(text);
+        let saved = strict.destination(text);
         assert_eq!(saved.unwrap_err().field, "url", "{text}");
         let url: Url = text.parse().unwrap();
         assert!(strict.judge(&url).is_err(), "{text}");
     }
     // A backslash is a slash to browsers and to us: the host is the one before it.
-    let odd = strict.endpoint("https://test.example\\@127.0.0.1/").unwrap();
-    assert_eq!(odd.host_str(), Some("test.example"));
+    let odd = strict.destination("https://test.example\\@127.0.0.1/").unwrap();
+    assert_eq!(odd.host().as_deref(), Some("test.example"));
     let label = format!("https://{}.example/", "a".repeat(64));
     let long = format!("https://{}example/", "a.".repeat(130));
     for text in [label.as_str(), long.as_str(), "https://[fe80::1%25eth0]/", "https://[::1%lo]/", "https://1.2.3.4.5/"]
     {
-        assert!(strict.endpoint(text).is_err(), "{text}");
+        assert!(strict.destination(text).is_err(), "{text}");
     }
     for text in
         ["https://1.1.1.1/", "https://test.example./", "https://test.example:8443/", "https://[2606:4700::1111]/"]
     {
-        assert!(strict.endpoint(text).is_ok(), "{text}");
+        assert!(strict.destination(text).is_ok(), "{text}");
     }
 }
 

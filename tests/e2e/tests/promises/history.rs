@@ -77,6 +77,8 @@ fn outcome(random: &mut Random, webhooks: &[(TenantId, WebhookId)], number: usiz
             request_bytes: 2,
             status,
             response_headers: String::new(),
+            code: None,
+            message_id: None,
             response_body: String::new(),
             posted: None,
             note: None,

@@ -319,6 +319,8 @@ fn delivered(member: &Member, attempt: &AttemptId) -> Outcome {
             status: Some(200),
             response_body: "ok".to_owned(),
             response_headers: String::new(),
+            code: None,
+            message_id: None,
             posted: None,
             note: None,
         }),

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use bytes::Bytes;
 use rcgen::{CertificateParams, KeyPair};
 use shopery_model::{EndpointSecret, PayloadFormat};
+use shopery_runtime::Env;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio_rustls::TlsAcceptor;
@@ -16,24 +17,24 @@ use super::*;
 static FILES: AtomicUsize = AtomicUsize::new(0);
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
-fn sender(variables: &[(&str, &str)]) -> Sender {
+fn sender(variables: &[(&str, &str)]) -> Https {
     let variables = [&[("SHOPERY_INSECURE_ENDPOINTS", "true")], variables].concat();
     let mut env = Env::of(variables);
     let config = Config::read(&mut env);
-    Sender::new(&env.finish(config).unwrap(), &Runtime::default()).unwrap()
+    Https::new(&env.finish(config).unwrap(), &Runtime::default()).unwrap()
 }
 
-fn limited(limits: Limits) -> Sender {
+fn limited(limits: Limits) -> Https {
     let sender = sender(&[]);
     let connector = Connector::new(sender.egress.resolver().unwrap(), None).unwrap();
-    Sender { pool: Pool::new(connector, limits), ..sender }
+    Https { pool: Pool::new(connector, limits), ..sender }
 }
 
-async fn post(sender: &Sender, url: &str) -> Answer {
+async fn post(sender: &Https, url: &str) -> Answer {
     post_on(Wanted::Any, sender, url).await
 }
 
-async fn post_on(wanted: Wanted, sender: &Sender, url: &str) -> Answer {
+async fn post_on(wanted: Wanted, sender: &Https, url: &str) -> Answer {
     let credentials = Credentials::new(EndpointSecret::generate().unwrap());
     let url: Url = url.parse().unwrap();
     let endpoint = Endpoint { url: &url, credentials: &credentials, signature: SignatureKind::Symmetric };
@@ -48,12 +49,13 @@ async fn post_on(wanted: Wanted, sender: &Sender, url: &str) -> Answer {
         payload_of: None,
         changed: &[],
         changed_omitted: 0,
+        ordering_key: None,
         attempt: 1,
         is_test: false,
         format: PayloadFormat::Resource,
         payload: Bytes::from_static(br#"{"id":"1"}"#),
     };
-    sender.send_on(wanted, endpoint, &message, OffsetDateTime::now_utc()).await.unwrap()
+    sender.send(wanted, endpoint, &message, OffsetDateTime::now_utc()).await.unwrap()
 }
 
 fn reason(answer: &Answer) -> Option<&'static str> {
@@ -462,14 +464,14 @@ async fn of_many_addresses_each_has_its_whole_second() {
     }
     let began = Instant::now();
     // All of them are silent.
-    let failure = connect::first_to_answer(addresses.clone()).await.unwrap_err();
+    let failure = crate::connect::first_to_answer(addresses.clone()).await.unwrap_err();
     assert!(matches!(failure, Failure::Endpoint(Fault::ConnectTimeout, _)), "{failure:?}");
     let took = began.elapsed();
     assert!((Duration::from_millis(1900)..Duration::from_secs(4)).contains(&took), "{took:?}");
     // The seventh is not: it is reached after a quarter of a second for each before it, or less when those begin to fail.
     addresses.push(endpoint.address);
     let began = Instant::now();
-    let (stream, _) = connect::first_to_answer(addresses).await.unwrap();
+    let (stream, _) = crate::connect::first_to_answer(addresses).await.unwrap();
     assert_eq!(stream.peer_addr().unwrap(), endpoint.address);
     let took = began.elapsed();
     assert!((Duration::from_millis(1100)..Duration::from_secs(3)).contains(&took), "{took:?}");
