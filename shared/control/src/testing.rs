@@ -14,7 +14,7 @@ pub fn webhook() -> WebhookRecord {
         name: "a".to_owned(),
         description: None,
         metadata: Default::default(),
-        url: "https://a.example/".parse().unwrap(),
+        destination: "https://a.example/".parse().unwrap(),
         events: vec!["*".parse().unwrap()],
         state: WebhookState::Disabled,
         sealed: Sealed::of_stored("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw".to_owned()),

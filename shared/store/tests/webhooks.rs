@@ -21,7 +21,7 @@ fn record() -> WebhookRecord {
         name: "a".to_owned(),
         description: None,
         metadata: Default::default(),
-        url: "https://a.example/".parse().unwrap(),
+        destination: "https://a.example/".parse().unwrap(),
         events: vec!["*".parse().unwrap()],
         state: WebhookState::Active,
         sealed: Sealed::of_stored("v1.a.0".to_owned()),
@@ -54,7 +54,7 @@ async fn another_url_or_secret_or_enabling_it_makes_another_endpoint_and_nothing
     store.create_webhook(&created, &[], &Author::default()).await.unwrap();
     let (mut before, mut since) = (created.clone(), None);
     assert_eq!(before.config().endpoint_since, None);
-    let url = |url: &str| WebhookChange { url: Some(url.parse().unwrap()), ..WebhookChange::default() };
+    let url = |url: &str| WebhookChange { destination: Some(url.parse().unwrap()), ..WebhookChange::default() };
     let state = |state| WebhookChange { state: Some(state), ..WebhookChange::default() };
     let sealed = |number, is_new| {
         move |now: &WebhookRecord| WebhookChange {
