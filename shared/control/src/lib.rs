@@ -11,4 +11,4 @@ mod testing;
 pub mod timestamp;
 
 pub use config::{ConfigWriter, Written};
-pub use resource::{Backlog, DisabledReasonName, WebhookResource, WebhookStateName};
+pub use resource::{Backlog, DestinationKindName, DisabledReasonName, WebhookResource, WebhookStateName};

@@ -25,6 +25,9 @@ pub struct WebhookResource {
     #[serde(rename = "url")]
     #[schema(value_type = String)]
     pub destination: Destination,
+    /// Of the `url`.
+    #[schema(value_type = DestinationKindName)]
+    pub kind: &'static str,
     #[schema(value_type = Vec<String>)]
     pub events: Vec<EventPattern>,
     pub is_enabled: bool,
@@ -34,6 +37,10 @@ pub struct WebhookResource {
     /// Names, with a mask in place of each value.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub headers: BTreeMap<String, &'static str>,
+    /// The owner's own at the cloud of the bus or topic, with a mask in place of the secret; absent where the platform's are used.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<BTreeMap<String, String>>)]
+    pub credentials: Option<BTreeMap<&'static str, String>>,
     #[schema(value_type = WebhookStateName)]
     pub state: &'static str,
     #[serde(with = "crate::timestamp")]
@@ -60,11 +67,13 @@ impl From<WebhookRecord> for WebhookResource {
             name: record.name,
             description: record.description,
             metadata: record.metadata,
+            kind: record.destination.kind().name(),
             destination: record.destination,
             events: record.events,
             is_enabled: record.state == WebhookState::Active,
             rules: record.rules,
             headers: BTreeMap::new(),
+            credentials: None,
             state: record.state.name(),
             created_at: record.created_at,
             updated_at: record.updated_at,
@@ -84,6 +93,18 @@ pub struct Backlog {
     pub parked: usize,
     #[serde(with = "crate::timestamp::option", skip_serializing_if = "Option::is_none")]
     pub oldest_at: Option<OffsetDateTime>,
+}
+
+/// Describes a field.
+#[derive(ToSchema)]
+#[schema(as = DestinationKind, rename_all = "lowercase")]
+pub enum DestinationKindName {
+    /// An endpoint.
+    Https,
+    /// An event bus of Amazon EventBridge.
+    EventBridge,
+    /// A topic of Google Cloud Pub/Sub.
+    PubSub,
 }
 
 /// Describes a field.

@@ -1,10 +1,15 @@
 //! Keys of the merchant's own for a bus or a topic, in place of the platform's.
 
+use std::collections::BTreeMap;
+
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::value::RawValue;
 
 use crate::{DestinationKind, Headers, Invalid};
 
+/// Characters of an unknown member's name that an error shows.
+const MAX_SHOWN: usize = 60;
 const MAX_ID: usize = 128;
 const MAX_SECRET: usize = 256;
 /// A private key of 4,096 bits takes 3,300 bytes as PEM.
@@ -99,6 +104,127 @@ impl CloudKey {
             Self::Aws(key) => &key.access_key_id,
             Self::Google(key) => &key.client_email,
         }
+    }
+
+    /// By the names that a request gives its members, with a mask in place of the secret: what is shown can be sent back.
+    pub fn masked(&self) -> BTreeMap<&'static str, String> {
+        let mask = || Headers::MASK.to_owned();
+        match self {
+            Self::Aws(AwsKey { access_key_id, secret_access_key: _, role_arn, external_id }) => {
+                let mut members = BTreeMap::from([("accessKeyId", access_key_id.clone()), ("secretAccessKey", mask())]);
+                members.extend(role_arn.clone().map(|arn| ("roleArn", arn)));
+                members.extend(external_id.clone().map(|id| ("externalId", id)));
+                members
+            }
+            Self::Google(GoogleKey { client_email, private_key_id, private_key: _ }) => BTreeMap::from([
+                ("client_email", client_email.clone()),
+                ("private_key_id", private_key_id.clone()),
+                ("private_key", mask()),
+            ]),
+        }
+    }
+}
+
+/// A key as a request gives it. A secret that is `***` is that of the same key before, which is looked at when it is applied.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CloudKeyChange(CloudKey);
+
+impl CloudKeyChange {
+    /// Reads `{"accessKeyId", "secretAccessKey", "roleArn"?, "externalId"?}`, or the key file of a service account as it is. What is
+    /// wrong names the member, and does not repeat its value.
+    pub fn parse(json: &RawValue) -> Result<Self, Vec<Invalid>> {
+        let form = || {
+            let detail = "must be {\"accessKeyId\", \"secretAccessKey\"} for an event bus, or, for a topic, the JSON of a service \
+                          account's key file; null for none";
+            vec![Invalid::new("credentials", detail)]
+        };
+        let given = serde_json::from_str(json.get()).map_err(|_| form())?;
+        let members = Members { given, wrong: Vec::new() };
+        if ["client_email", "private_key"].iter().any(|name| members.has(name)) {
+            return members.google();
+        }
+        if ["accessKeyId", "secretAccessKey"].iter().any(|name| members.has(name)) {
+            return members.aws();
+        }
+        Err(form())
+    }
+
+    /// What it will be good for.
+    pub fn kind(&self) -> DestinationKind {
+        self.0.kind()
+    }
+
+    /// The key as it will be.
+    pub fn apply(&self, before: Option<&CloudKey>) -> Result<CloudKey, Invalid> {
+        match &self.0 {
+            CloudKey::Aws(AwsKey { access_key_id, secret_access_key, role_arn, external_id }) => {
+                let (role, external) = (role_arn.as_deref(), external_id.as_deref());
+                AwsKey::parse(access_key_id, secret_access_key.expose(), role, external, before).map(CloudKey::Aws)
+            }
+            CloudKey::Google(GoogleKey { client_email, private_key_id, private_key }) => {
+                GoogleKey::parse(client_email, private_key_id, private_key.expose(), before).map(CloudKey::Google)
+            }
+        }
+    }
+}
+
+/// The members of what a request gives as a key, taken out one by one.
+struct Members {
+    given: BTreeMap<String, Box<RawValue>>,
+    wrong: Vec<Invalid>,
+}
+
+impl Members {
+    fn has(&self, name: &str) -> bool {
+        self.given.contains_key(name)
+    }
+
+    fn text(&mut self, name: &'static str) -> Option<String> {
+        let read = serde_json::from_str(self.given.remove(name)?.get());
+        if read.is_err() {
+            self.wrong.push(Invalid::new(format!("credentials.{name}"), "must be a string"));
+        }
+        read.ok()
+    }
+
+    fn needed(&mut self, name: &'static str) -> String {
+        if !self.has(name) {
+            self.wrong.push(Invalid::new(format!("credentials.{name}"), "is missing"));
+        }
+        self.text(name).unwrap_or_default()
+    }
+
+    /// Other members of a key file are left: where it says that tokens are to be had, above all.
+    fn google(mut self) -> Result<CloudKeyChange, Vec<Invalid>> {
+        let (client_email, private_key_id) = (self.needed("client_email"), self.needed("private_key_id"));
+        let private_key = self.needed("private_key");
+        if !self.wrong.is_empty() {
+            return Err(self.wrong);
+        }
+        // For now a mask stands for itself.
+        let mask = SecretText::from(Headers::MASK.to_owned());
+        let (email, id) = (client_email.clone(), private_key_id.clone());
+        let masked = CloudKey::Google(GoogleKey { client_email, private_key_id, private_key: mask });
+        let key = GoogleKey::parse(&email, &id, &private_key, Some(&masked)).map_err(|wrong| vec![wrong])?;
+        Ok(CloudKeyChange(CloudKey::Google(key)))
+    }
+
+    fn aws(mut self) -> Result<CloudKeyChange, Vec<Invalid>> {
+        let (access_key_id, secret_access_key) = (self.needed("accessKeyId"), self.needed("secretAccessKey"));
+        let (role_arn, external_id) = (self.text("roleArn"), self.text("externalId"));
+        for name in self.given.keys() {
+            let shown: String = name.chars().take(MAX_SHOWN).collect();
+            self.wrong.push(Invalid::new(format!("credentials.{shown}"), "is not a known field"));
+        }
+        if !self.wrong.is_empty() {
+            return Err(self.wrong);
+        }
+        let (id, mask) = (access_key_id.clone(), SecretText::from(Headers::MASK.to_owned()));
+        let masked = AwsKey { access_key_id, secret_access_key: mask, role_arn: None, external_id: None };
+        let masked = CloudKey::Aws(masked);
+        let (role, external) = (role_arn.as_deref(), external_id.as_deref());
+        let key = AwsKey::parse(&id, &secret_access_key, role, external, Some(&masked)).map_err(|wrong| vec![wrong])?;
+        Ok(CloudKeyChange(CloudKey::Aws(key)))
     }
 }
 
@@ -226,6 +352,7 @@ fn no_secret(field: &'static str) -> Invalid {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     const ID: &str = "AKIAIOSFODNN7EXAMPLE";
     const SECRET: &str = "a+secret/of/forty+characters";
@@ -285,5 +412,70 @@ mod tests {
         let before = GoogleKey::parse("a@b", "0a1b", PEM, None).map(CloudKey::Google).unwrap();
         assert_eq!(GoogleKey::parse("a@b", "0a1b", "***", Some(&before)).unwrap().private_key.expose(), PEM);
         assert!(GoogleKey::parse("a@b", "0a1c", "***", Some(&before)).is_err());
+    }
+
+    fn change(json: &serde_json::Value) -> Result<CloudKeyChange, Vec<Invalid>> {
+        CloudKeyChange::parse(&RawValue::from_string(json.to_string()).unwrap())
+    }
+
+    #[test]
+    fn what_is_shown_of_a_key_can_be_sent_back() {
+        let role = "arn:aws:iam::123456789012:role/shopery";
+        let aws = json!({ "accessKeyId": ID, "secretAccessKey": SECRET, "roleArn": role, "externalId": "tnt_8w2k" });
+        // A key file, with members that we have no use for.
+        let google = json!({
+            "type": "service_account", "project_id": "shop-analytics", "private_key_id": "0a1b2c", "private_key": PEM,
+            "client_email": "shop@shop-analytics.iam.gserviceaccount.com", "client_id": "1", "universe_domain": "evil.example",
+            "token_uri": "https://evil.example/token",
+        });
+        for (given, kind, shown) in [
+            (
+                &aws,
+                DestinationKind::EventBridge,
+                json!({ "accessKeyId": ID, "secretAccessKey": "***", "roleArn": role, "externalId": "tnt_8w2k" }),
+            ),
+            (
+                &google,
+                DestinationKind::PubSub,
+                json!({ "client_email": google["client_email"], "private_key_id": "0a1b2c", "private_key": "***" }),
+            ),
+        ] {
+            let given = change(given).unwrap();
+            assert_eq!(given.kind(), kind);
+            let key = given.apply(None).unwrap();
+            assert_eq!(json!(key.masked()), shown);
+            assert_eq!(change(&shown).unwrap().apply(Some(&key)), Ok(key.clone()));
+            // Of a key that there is not, there is nothing to keep.
+            assert!(change(&shown).unwrap().apply(None).is_err());
+            assert!(!format!("{given:?} {:?}", key.masked()).contains(&key.secrets().next().unwrap()[..20]));
+        }
+    }
+
+    #[test]
+    fn all_that_is_wrong_with_a_key_is_said_by_member() {
+        for (given, fields) in [
+            (json!(null), ["credentials"].as_slice()),
+            (json!("AKIA"), &["credentials"]),
+            (json!({}), &["credentials"]),
+            (json!({ "type": "authorized_user", "refresh_token": "x" }), &["credentials"]),
+            (json!({ "accessKeyId": ID }), &["credentials.secretAccessKey"]),
+            (json!({ "secretAccessKey": 7 }), &["credentials.accessKeyId", "credentials.secretAccessKey"]),
+            (
+                json!({ "accessKeyId": ID, "secretAccessKey": SECRET, "sessionToken": "x" }),
+                &["credentials.sessionToken"],
+            ),
+            (json!({ "accessKeyId": "short", "secretAccessKey": "***" }), &["credentials.accessKeyId"]),
+            (json!({ "accessKeyId": ID, "secretAccessKey": "***", "roleArn": "x" }), &["credentials.roleArn"]),
+            (json!({ "private_key": PEM }), &["credentials.client_email", "credentials.private_key_id"]),
+            (json!({ "private_key": "x", "client_email": "a@b", "private_key_id": "1" }), &["credentials.private_key"]),
+            (
+                json!({ "private_key": "***", "client_email": "a", "private_key_id": "1" }),
+                &["credentials.client_email"],
+            ),
+        ] {
+            let wrong = change(&given).unwrap_err();
+            let named: Vec<_> = wrong.iter().map(|invalid| invalid.field.as_ref()).collect();
+            assert_eq!(named, fields, "{given}");
+        }
     }
 }

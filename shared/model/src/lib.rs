@@ -53,7 +53,7 @@ pub use answer::{Answer, Fault, Timing, Verdict};
 pub use attributes::BinaryAttributes;
 pub use catalogue::{Catalogue, DELIVERY_FAILED, ResourceType, catalogue};
 pub use circuit::{Admission, Circuit, CircuitState, FailureReason, Gate, probe_delay};
-pub use cloud::{AwsKey, CloudKey, GoogleKey, SecretText};
+pub use cloud::{AwsKey, CloudKey, CloudKeyChange, GoogleKey, SecretText};
 pub use credentials::{Credentials, Former, Overlap};
 pub use destination::{Destination, DestinationKind, EventBus, Partition, Topic};
 pub use digest::Digest;

@@ -1,6 +1,6 @@
 //! What may be told of a change of credentials: which of them were changed, never what they are.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use time::OffsetDateTime;
 
 use crate::{Credentials, Headers, SigningKey};
@@ -28,8 +28,8 @@ impl MaskedChange {
         let former = |credentials: &Credentials| Some(credentials.former(now).count()).filter(|count| *count > 0);
         let former = |credentials: &Credentials| former(credentials).map(Value::from);
         changes.extend(Self::of("previousSecrets", before.and_then(former), former(after)));
-        // The id of a key is no secret, and tells which one it is.
-        let key = |credentials: &Credentials| credentials.cloud.as_ref().map(|key| Value::from(key.id()));
+        // The ids of a key are no secrets, and tell which one it is.
+        let key = |credentials: &Credentials| credentials.cloud.as_ref().map(|key| json!(key.masked()));
         let is_same_key = before.is_some_and(|before| before.cloud == after.cloud);
         match (before.and_then(key), key(after)) {
             (None, None) => {}
@@ -62,8 +62,7 @@ impl MaskedChange {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{EndpointSecret, HeadersChange, Overlap};
-    use serde_json::json;
+    use crate::{AwsKey, CloudKey, EndpointSecret, HeadersChange, Overlap};
 
     fn headers(given: &[(&str, &str)]) -> Headers {
         let given = given.iter().map(|(name, value)| ((*name).to_owned(), (*value).into())).collect();
@@ -99,5 +98,28 @@ mod tests {
             ["headers.D", null, "***"],
         ]);
         assert_eq!(Value::from(told(Some(&before), &after)), changed);
+    }
+
+    #[test]
+    fn a_key_of_a_cloud_is_told_apart_without_its_secret() {
+        let now = OffsetDateTime::UNIX_EPOCH;
+        let without = Credentials::new(EndpointSecret::generate().unwrap());
+        let key = |id: &str, secret: &str| {
+            let mut credentials = without.clone();
+            credentials.cloud = AwsKey::parse(id, secret, None, None, None).map(CloudKey::Aws).ok();
+            credentials
+        };
+        let (first, rotated) = (key("AKIAIOSFODNN7EXAMPLE", "one"), key("AKIAIOSFODNN7EXAMPLE", "two"));
+        let shown = json!({ "accessKeyId": "AKIAIOSFODNN7EXAMPLE", "secretAccessKey": "***" });
+        for (before, after, from, to) in [
+            (&without, &first, None, Some(&shown)),
+            (&first, &rotated, Some(&shown), Some(&shown)),
+            (&rotated, &without, Some(&shown), None),
+        ] {
+            let changes = MaskedChange::between(Some(before), after, now);
+            let (from, to) = (from.cloned(), to.cloned());
+            assert_eq!(changes, [MaskedChange { field: "credentials".to_owned(), from, to }]);
+        }
+        assert!(MaskedChange::between(Some(&first), &first.clone(), now).is_empty());
     }
 }
