@@ -9,7 +9,9 @@ use axum::http::HeaderMap;
 use bytes::Bytes;
 use serde::Serialize;
 use shopery_http::{Permission, Problem};
-use shopery_model::{EventType, Extensions, NamedEvent, PayloadEvent, PayloadFormat, Posted, StateVersion, TenantId};
+use shopery_model::{
+    DestinationKind, EventType, Extensions, NamedEvent, PayloadEvent, PayloadFormat, Posted, StateVersion, TenantId,
+};
 use shopery_sender::Message;
 use shopery_store::{AttemptRecord, DeliveryRecord};
 use time::OffsetDateTime;
@@ -49,10 +51,11 @@ pub(crate) struct Attempt {
 #[schema(as = AttemptRequest)]
 struct Request {
     method: &'static str,
+    /// The address of the webhook then.
     url: String,
     bytes: u32,
-    /// As they were sent, but for what is secret, which is `***`; without those of every HTTP request, such as `Host`. Absent in
-    /// attempts of older versions.
+    /// As they were sent, but for what is secret, which is `***`; without those of every HTTP request, such as `Host`. To a bus they
+    /// are in `metadata`, to a topic they are attributes. Absent in attempts of older versions.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     #[schema(example = json!({ "webhook-id": "dlv_01HA4XCG60CT4G3EWF4CKYM1MF", "x-shopery-secret": "***" }))]
     headers: BTreeMap<String, String>,
@@ -68,9 +71,19 @@ struct Request {
 }
 
 #[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
 #[schema(as = AttemptResponse)]
 pub(crate) struct ResponsePart {
-    status: u16,
+    /// Of an HTTPS endpoint alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<u16>,
+    /// What a cloud calls what it met.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "AccessDeniedException")]
+    code: Option<String>,
+    /// What a cloud calls the message that it has accepted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message_id: Option<String>,
     /// Those that fit in 4 KiB.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     headers: Vec<ResponseHeader>,
@@ -85,9 +98,20 @@ struct ResponseHeader {
     value: String,
 }
 
+/// What an HTTPS endpoint has answered with, or a cloud.
+#[derive(Debug)]
+pub(crate) struct Answered {
+    pub(crate) status: Option<u16>,
+    pub(crate) code: Option<String>,
+    pub(crate) message_id: Option<String>,
+}
+
 impl ResponsePart {
-    pub(crate) fn of(status: u16, headers: &str, body: String) -> Self {
-        Self { status, headers: response_headers(headers), body }
+    /// `None` if nothing came back.
+    pub(crate) fn of(answered: Answered, headers: &str, body: String) -> Option<Self> {
+        let Answered { status, code, message_id } = answered;
+        let is_any = status.is_some() || code.is_some() || message_id.is_some();
+        is_any.then(|| Self { status, code, message_id, headers: response_headers(headers), body })
     }
 }
 
@@ -101,8 +125,8 @@ impl Attempt {
 
     fn whole(record: AttemptRecord, delivery: &DeliveryRecord, tenant: &TenantId) -> Self {
         let headers = record.posted.as_ref().map(|posted| sent_headers(&record, posted, delivery, tenant));
-        let response =
-            record.status.map(|status| ResponsePart::of(status, &record.response_headers, record.response_body));
+        let answered = Answered { status: record.status, code: record.code, message_id: record.message_id };
+        let response = ResponsePart::of(answered, &record.response_headers, record.response_body);
         Self {
             id: record.id,
             number: record.number,
@@ -180,7 +204,7 @@ fn sent_headers(
         format,
         payload: Bytes::new(),
     };
-    message.masked_headers(&posted.headers, record.started_at).into_iter().collect()
+    message.masked_headers(DestinationKind::of(&record.url), &posted.headers, record.started_at).into_iter().collect()
 }
 
 /// Shows an attempt with the body that was sent.

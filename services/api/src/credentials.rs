@@ -2,7 +2,8 @@
 
 use shopery_http::Problem;
 use shopery_model::{
-    Credentials, EndpointSecret, HeadersChange, MaskedChange, Sealed, SignatureKind, SigningKey, TenantId, WebhookId,
+    CloudKeyChange, Credentials, EndpointSecret, HeadersChange, MaskedChange, Sealed, SignatureKind, SigningKey,
+    TenantId, WebhookId,
 };
 use shopery_store::{Author, Resealed, WebhookChange, WebhookRecord};
 use time::OffsetDateTime;
@@ -12,7 +13,7 @@ use crate::webhooks::no_such_webhook;
 use crate::{App, database_problem, version};
 
 /// Times that a change may lose against others.
-const TRIES: usize = 5;
+pub(crate) const TRIES: usize = 5;
 
 pub(crate) fn open(app: &App, record: &WebhookRecord) -> Result<Credentials, Problem> {
     app.keys.open(&record.tenant, record.id, &record.sealed).map_err(|why| {
@@ -33,16 +34,18 @@ pub(crate) fn seal(app: &App, tenant: &TenantId, id: WebhookId, credentials: &Cr
 pub(crate) struct CredentialsChange {
     pub(crate) secret: Option<EndpointSecret>,
     pub(crate) headers: Option<HeadersChange>,
+    /// The owner's own at a cloud; `Some(None)` takes them away.
+    pub(crate) cloud: Option<Option<CloudKeyChange>>,
 }
 
 impl CredentialsChange {
     pub(crate) fn read(fields: &mut Fields) -> Self {
-        Self { secret: read_secret(fields), headers: read_headers(fields) }
+        Self { secret: read_secret(fields), headers: read_headers(fields), cloud: read_cloud(fields) }
     }
 
     /// Whether credentials have to be opened for it.
     pub(crate) fn is_any(&self) -> bool {
-        self.secret.is_some() || self.headers.is_some()
+        self.secret.is_some() || self.headers.is_some() || self.cloud.is_some()
     }
 
     /// Whoever is to sign asymmetrically gets a key to do it with.
@@ -53,6 +56,10 @@ impl CredentialsChange {
         if let Some(change) = &self.headers {
             let headers = change.apply(&credentials.headers);
             credentials.headers = headers.map_err(|invalid| Problem::invalid(vec![invalid]))?;
+        }
+        if let Some(change) = &self.cloud {
+            let key = change.as_ref().map(|change| change.apply(credentials.cloud.as_ref())).transpose();
+            credentials.cloud = key.map_err(|invalid| Problem::invalid(vec![invalid]))?;
         }
         if signature.is_asymmetric() && credentials.key.is_none() {
             credentials.key = Some(SigningKey::generate().map_err(|_| Problem::internal())?);
@@ -75,6 +82,16 @@ pub(crate) fn read_headers(fields: &mut Fields) -> Option<HeadersChange> {
         }
     });
     change.map(Option::unwrap_or_default)
+}
+
+fn read_cloud(fields: &mut Fields) -> Option<Option<CloudKeyChange>> {
+    fields.clearable("credentials", |fields| {
+        let given = fields.raw("credentials")?;
+        match CloudKeyChange::parse(&given) {
+            Ok(change) => Some(change),
+            Err(wrong) => wrong.into_iter().find_map(|invalid| fields.check(Err(invalid))),
+        }
+    })
 }
 
 /// What is done to credentials.

@@ -25,7 +25,7 @@ use crate::{App, database_problem, matching};
 
 /// Of a response that another request may be answered otherwise, though its status says nothing of that.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct NotFinal;
+struct NotFinal;
 
 const KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// Says that the answer was given before.
@@ -99,6 +99,13 @@ async fn run(app: &App, tenant: &TenantId, key: &str, request: Request, next: Ne
 fn is_final(status: StatusCode) -> bool {
     let passes = [StatusCode::REQUEST_TIMEOUT, StatusCode::CONFLICT, StatusCode::TOO_MANY_REQUESTS];
     !status.is_server_error() && !passes.contains(&status)
+}
+
+/// An answer that depends on what others may change meanwhile.
+pub(crate) fn not_final(answer: impl IntoResponse) -> Response {
+    let mut response = answer.into_response();
+    response.extensions_mut().insert(NotFinal);
+    response
 }
 
 async fn keep(app: &App, keyed: Keyed<'_>, response: Response) -> Result<Response, Problem> {

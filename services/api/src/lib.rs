@@ -3,6 +3,7 @@
 mod attempts;
 mod body;
 mod changes;
+mod clouds;
 mod credentials;
 mod deliveries;
 mod digest;
@@ -20,6 +21,7 @@ mod resend;
 mod rules;
 mod sample;
 mod secret;
+mod setup;
 mod test_call;
 mod version;
 mod waiting;
@@ -37,7 +39,7 @@ use shopery_model::Keyring;
 use shopery_queue::{Queue, read_keyring};
 use shopery_runtime::service::About;
 use shopery_runtime::{Env, Runtime};
-use shopery_sender::{Egress, Sender};
+use shopery_sender::{Clouds, Egress, Sender};
 use shopery_store::{Store, StoreError};
 use tokio::net::TcpListener;
 use utoipa_axum::router::OpenApiRouter;
@@ -107,6 +109,7 @@ struct App {
     config: ConfigWriter,
     sender: Sender,
     egress: Egress,
+    clouds: Clouds,
     test_calls: Door,
     sums: Door,
     event_pages: Door,
@@ -131,6 +134,7 @@ pub async fn run(config: Config, listener: TcpListener, runtime: Runtime) -> any
         keys: config.keys,
         config: ConfigWriter::start(&queue, store, &runtime),
         egress: config.sender.egress.clone(),
+        clouds: config.sender.clouds().clone(),
         sender: Sender::new(&config.sender, &runtime)?,
         test_calls: doors.open(TEST_CALLS),
         sums: doors.open(SUMS),
@@ -155,6 +159,7 @@ fn described() -> OpenApiRouter<App> {
         .merge(changes::routes())
         .merge(secret::routes())
         .merge(test_call::routes())
+        .merge(setup::routes())
         .merge(matching::routes())
         .merge(deliveries::routes())
         .merge(attempts::routes())

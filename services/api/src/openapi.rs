@@ -11,7 +11,7 @@ use shopery_http::document::{self, extend};
 use shopery_model::catalogue;
 use utoipa::OpenApi;
 
-use schemas::{FaultName, Rules};
+use schemas::{AwsCredentials, FaultName, GoogleCredentials, Rules};
 
 use crate::matching;
 
@@ -29,7 +29,7 @@ use crate::matching;
         (name = "recovery", description = "Sending again what was missed."),
         (name = "events", description = "The events themselves."),
     ),
-    components(schemas(Rules, FaultName))
+    components(schemas(Rules, FaultName, AwsCredentials, GoogleCredentials))
 )]
 struct About;
 
@@ -53,7 +53,7 @@ fn complete(mut document: Value) -> Value {
     for name in ["Webhook", "WebhookCreate", "WebhookUpdate", "MatchRequest"] {
         let schema = &mut document["components"]["schemas"][name];
         if name != "Webhook" {
-            close(schema, &["headers", "description", "metadata"]);
+            close(schema, &["headers", "credentials", "description", "metadata"]);
         }
         let mut rules = rules.clone();
         if name == "Webhook" {
@@ -67,8 +67,10 @@ fn complete(mut document: Value) -> Value {
         schemas.remove("Rules");
     }
     for name in ["RotateSecret", "TestRequest", "RecoverRequest", "ResendRequest", "TestOfWebhook"] {
-        close(&mut document["components"]["schemas"][name], if name == "TestRequest" { &["headers"] } else { &[] });
+        let clearable: &[&str] = if name == "TestRequest" { &["headers", "credentials"] } else { &[] };
+        close(&mut document["components"]["schemas"][name], clearable);
     }
+    close(&mut document["components"]["schemas"]["AwsCredentials"], &[]);
     document::add_common(&mut document);
     let Some(paths) = document["paths"].as_object_mut() else { return document };
     for (path, operations) in paths {
@@ -107,6 +109,18 @@ fn narrow(document: &mut Value) {
     let path = json!({ "minLength": 1, "maxLength": 200 });
     for member in ["fields", "changed"] {
         set(&format!("/components/schemas/Rules/properties/{member}/items"), path.clone());
+    }
+    for schema in ["WebhookCreate", "WebhookUpdate", "TestRequest"] {
+        let property = &mut document["components"]["schemas"][schema]["properties"]["credentials"];
+        let description = property["description"].take();
+        *property = json!({
+            "description": description,
+            "oneOf": [
+                { "$ref": "#/components/schemas/AwsCredentials" },
+                { "$ref": "#/components/schemas/GoogleCredentials" },
+                { "type": "null" },
+            ],
+        });
     }
     document["components"]["schemas"]["Filter"] = filter();
     let of_filter = &mut document["components"]["schemas"]["Rules"]["properties"]["filter"];
@@ -280,5 +294,11 @@ mod tests {
         assert_eq!(document["components"]["schemas"]["TestOfWebhook"]["additionalProperties"], false);
         assert_eq!(create["properties"]["isEnabled"]["type"], "boolean");
         assert_eq!(create["properties"]["filter"]["oneOf"][1]["type"], "null");
+        assert_eq!(create["properties"]["credentials"]["oneOf"][2]["type"], "null");
+        let key = &document["components"]["schemas"]["AwsCredentials"];
+        assert_eq!(
+            (&key["additionalProperties"], &key["properties"]["roleArn"]["type"]),
+            (&false.into(), &"string".into())
+        );
     }
 }

@@ -22,7 +22,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::body::Fields;
-use crate::idempotency::NotFinal;
+use crate::idempotency::not_final;
 use crate::openapi::schemas;
 use crate::{App, database_problem, queue_problem};
 
@@ -133,11 +133,8 @@ async fn resend_all(State(app): State<App>, headers: HeaderMap, body: Body) -> R
     let is_passing = |resent: &Resent| resent.problem.as_ref().is_some_and(|problem| PASSING.contains(&problem.status));
     // What was sent must not be sent again for what was not.
     let passes = data.iter().any(is_passing) && !data.iter().any(|resent| resent.resent);
-    let mut response = Json(Report { data }).into_response();
-    if passes {
-        response.extensions_mut().insert(NotFinal);
-    }
-    Ok(response)
+    let report = Json(Report { data });
+    Ok(if passes { not_final(report) } else { report.into_response() })
 }
 
 async fn send_again(app: &App, tenant: &TenantId, id: &str) -> Result<DeliveryId, Problem> {

@@ -10,21 +10,23 @@ use axum::http::HeaderMap;
 use serde::Serialize;
 use shopery_http::{Permission, Problem};
 use shopery_model::{
-    Answer, AttemptId, Credentials, EndpointSecret, Rules, SignatureKind, StateChange, TenantId, Timing, objections,
+    Answer, AttemptId, Credentials, DestinationKind, EndpointSecret, Fault, Rules, SignatureKind, StateChange,
+    TenantId, Timing, objections,
 };
-use shopery_sender::{Message, Target};
+use shopery_sender::{Message, SenderFault, Target};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::App;
-use crate::attempts::ResponsePart;
+use crate::attempts::{Answered, ResponsePart};
 use crate::body::Fields;
 use crate::credentials::{self, CredentialsChange};
 use crate::matching::ObjectionShown;
 use crate::openapi::schemas;
 use crate::sample::{self, Sample};
+use crate::setup::Setup;
 use crate::webhooks::find;
+use crate::{App, clouds};
 
 pub(crate) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new().routes(routes!(unsaved)).routes(routes!(saved))
@@ -34,10 +36,11 @@ pub(crate) fn routes() -> OpenApiRouter<App> {
 #[serde(rename_all = "camelCase")]
 #[schema(as = TestReport)]
 struct Report {
-    /// The endpoint answered 200.
+    /// The endpoint answered 200, or the bus or topic has accepted it.
     success: bool,
-    /// It answered with a 2xx status: a delivery would have been accepted.
+    /// It answered with a 2xx status, or accepted it: a delivery would have been accepted.
     would_deliver: bool,
+    /// Of an HTTPS endpoint alone.
     status: Option<u16>,
     duration_ms: u64,
     timing: Timings,
@@ -45,6 +48,9 @@ struct Report {
     /// What to do about it.
     #[serde(skip_serializing_if = "Option::is_none")]
     advice: Option<String>,
+    /// Where a bus or topic does not let the platform publish: what its owner does there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    setup: Option<Setup>,
     /// What was odd about the exchange and did not decide.
     #[serde(skip_serializing_if = "Option::is_none")]
     note: Option<String>,
@@ -89,7 +95,7 @@ struct Reason {
     detail: String,
 }
 
-/// Tests a URL that is not saved yet: `{"url", "secret"?, "headers"?, "eventType"?}`.
+/// Tests a URL that is not saved yet: `{"url", "secret"?, "headers"?, "credentials"?, "eventType"?}`.
 #[utoipa::path(
     post, path = "/company/webhooks/test",
     tag = "webhooks", operation_id = "testUrl",
@@ -110,6 +116,7 @@ async fn unsaved(State(app): State<App>, headers: HeaderMap, body: Body) -> Resu
     let mut credentials = Credentials::new(EndpointSecret::generate().map_err(|_| Problem::internal())?);
     asked.apply(&mut credentials, SignatureKind::Symmetric)?;
     let target = Target { destination: &destination, credentials: &credentials, signature: SignatureKind::Symmetric };
+    clouds::judge(&app, target)?;
     send(&app, &tenant, target, None, Sample::of(event_type, &Rules::default())).await.map(Json)
 }
 
@@ -152,6 +159,17 @@ async fn saved(
     Ok(Json(Report { objections, ..report }))
 }
 
+/// A test without an event, for a webhook that is to be saved. An error of the sender is ours, and says nothing of what was tried.
+pub(crate) async fn try_plain(
+    app: &App,
+    tenant: &TenantId,
+    target: Target<'_>,
+    webhook: Option<String>,
+) -> Result<Result<Answer, SenderFault>, Problem> {
+    let (answer, _) = exchange(app, tenant, target, webhook, Sample::of(None, &Rules::default())).await?;
+    Ok(answer)
+}
+
 async fn send(
     app: &App,
     tenant: &TenantId,
@@ -159,6 +177,22 @@ async fn send(
     webhook: Option<String>,
     sample: Sample,
 ) -> Result<Report, Problem> {
+    let (answer, request) = exchange(app, tenant, target, webhook, sample).await?;
+    let answer = answer.map_err(|fault| Problem::unavailable(format!("the test was not made: {fault}"), 5))?;
+    // With credentials of their own it is those that have to be let in.
+    let is_shut_out = answer.fault.as_ref().is_some_and(|(fault, _)| *fault == Fault::AccessDenied);
+    let has_own = target.credentials.cloud.is_some();
+    let setup = if is_shut_out && !has_own { Setup::of(&app.clouds, tenant, target.destination) } else { None };
+    Ok(Report { setup, ..report(target.destination.kind(), answer, request) })
+}
+
+async fn exchange(
+    app: &App,
+    tenant: &TenantId,
+    target: Target<'_>,
+    webhook: Option<String>,
+    sample: Sample,
+) -> Result<(Result<Answer, SenderFault>, Request), Problem> {
     let _admitted = app.test_calls.enter(tenant).await?;
     let now = shopery_queue::now();
     let id = AttemptId::generate().to_string();
@@ -181,20 +215,20 @@ async fn send(
         payload: sample.body(&id, now),
     };
     let answer = app.sender.send_on_new_connection(target, &message, now).await;
-    let answer = answer.map_err(|fault| Problem::unavailable(format!("the test was not made: {fault}"), 5))?;
     let own: Vec<_> = target.credentials.headers.iter().map(|(name, _)| name.to_owned()).collect();
     let request = Request {
         method: "POST",
         url: target.destination.to_string(),
-        headers: message.masked_headers(&own, now).into_iter().collect(),
+        headers: message.masked_headers(target.destination.kind(), &own, now).into_iter().collect(),
         body: String::from_utf8_lossy(&message.payload).into_owned(),
     };
-    Ok(report(answer, request))
+    Ok((answer, request))
 }
 
-fn report(answer: Answer, request: Request) -> Report {
+fn report(kind: DestinationKind, answer: Answer, request: Request) -> Report {
     let would_deliver = answer.fault.is_none();
-    let success = would_deliver && answer.status == Some(200);
+    // A cloud says yes or no; an endpoint may say yes in many ways.
+    let success = would_deliver && (kind != DestinationKind::Https || answer.status == Some(200));
     let mut advice = answer.fault.as_ref().map(|(fault, _)| fault.advice().to_owned());
     let error = match answer.fault {
         Some((fault, detail)) => Some(Reason { reason: fault.name(), detail }),
@@ -211,6 +245,7 @@ fn report(answer: Answer, request: Request) -> Report {
     };
     let millis = |time: Option<Duration>| time.map(|time| (time.as_secs_f64() * 10_000.0).round() / 10.0);
     let Timing { dns, connect, tls, first_byte } = answer.timing;
+    let answered = Answered { status: answer.status, code: answer.code, message_id: answer.message_id };
     Report {
         success,
         would_deliver,
@@ -224,9 +259,50 @@ fn report(answer: Answer, request: Request) -> Report {
         },
         error,
         advice,
+        setup: None,
         note: answer.note,
         request,
-        response: answer.status.map(|status| ResponsePart::of(status, &answer.headers, answer.body)),
+        response: ResponsePart::of(answered, &answer.headers, answer.body),
         objections: Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn shown(kind: DestinationKind, answer: Answer) -> Value {
+        let request = Request { method: "POST", url: String::new(), headers: BTreeMap::new(), body: String::new() };
+        serde_json::to_value(report(kind, answer, request)).unwrap()
+    }
+
+    #[test]
+    fn a_test_succeeds_by_what_its_kind_answers() {
+        let accepted = Answer::accepted;
+        let status = |status| Answer { status: Some(status), ..accepted() };
+        let put = Answer { message_id: Some("11710aed-b79e".to_owned()), ..accepted() };
+        let denied = Answer {
+            code: Some("AccessDeniedException".to_owned()),
+            ..Answer::failed(Fault::AccessDenied, "it says no".to_owned())
+        };
+        let lost = Answer::failed(Fault::Timeout, "no answer".to_owned());
+        use DestinationKind::{EventBridge, Https, PubSub};
+        for (kind, answer, success, would_deliver, response) in [
+            (Https, status(200), true, true, json!({ "status": 200, "body": "" })),
+            (Https, status(204), false, true, json!({ "status": 204, "body": "" })),
+            (EventBridge, put, true, true, json!({ "messageId": "11710aed-b79e", "body": "" })),
+            (PubSub, denied, false, false, json!({ "code": "AccessDeniedException", "body": "" })),
+            (PubSub, lost, false, false, Value::Null),
+        ] {
+            let shown = shown(kind, answer);
+            assert_eq!(
+                (&shown["success"], &shown["wouldDeliver"]),
+                (&success.into(), &would_deliver.into()),
+                "{shown}"
+            );
+            assert_eq!(shown["response"], response);
+            assert_eq!(shown["error"].is_null(), success, "{shown}");
+        }
     }
 }

@@ -9,11 +9,11 @@ use serde_json::json;
 use shopery_control::{Backlog, WebhookResource};
 use shopery_http::{Caller, Permission, Problem};
 use shopery_model::{
-    Credentials, EndpointSecret, EventPattern, Invalid, MaskedChange, Rules, TenantId, WebhookId, validate_description,
-    validate_metadata, validate_name,
+    CloudKey, Credentials, DestinationKind, EndpointSecret, EventPattern, Invalid, MaskedChange, Rules, TenantId,
+    WebhookId, validate_description, validate_metadata, validate_name,
 };
-use shopery_sender::Egress;
-use shopery_store::{Author, WebhookChange, WebhookRecord, WebhookState};
+use shopery_sender::{Egress, Target};
+use shopery_store::{Author, Resealed, WebhookChange, WebhookRecord, WebhookState};
 use time::OffsetDateTime;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -24,7 +24,7 @@ use crate::openapi::schemas;
 use crate::query::{List, Query};
 use crate::rules::RulesChange;
 use crate::waiting;
-use crate::{App, database_problem, version};
+use crate::{App, clouds, database_problem, idempotency, version};
 
 const MAX_EVENTS: usize = 50;
 
@@ -34,8 +34,11 @@ pub(crate) fn routes() -> OpenApiRouter<App> {
 
 /// A webhook with what of it is not in the clear. One that cannot be opened is shown without.
 fn resource(app: &App, record: WebhookRecord, waiting: Option<Backlog>) -> WebhookResource {
-    let headers = credentials::open(app, &record).map(|credentials| credentials.headers.masked());
-    WebhookResource { headers: headers.unwrap_or_default(), waiting, ..WebhookResource::from(record) }
+    let (headers, credentials) = match credentials::open(app, &record) {
+        Ok(opened) => (opened.headers.masked(), opened.cloud.as_ref().map(CloudKey::masked)),
+        Err(_) => Default::default(),
+    };
+    WebhookResource { headers, credentials, waiting, ..WebhookResource::from(record) }
 }
 
 /// Times have the precision that the database keeps.
@@ -72,6 +75,14 @@ async fn create(State(app): State<App>, headers: HeaderMap, body: Body) -> Resul
     let id = WebhookId::generate();
     let mut credentials = Credentials::new(generated);
     asked.apply(&mut credentials, rules.signature)?;
+    let target = Target { destination: &destination, credentials: &credentials, signature: rules.signature };
+    clouds::judge(&app, target)?;
+    if state == WebhookState::Active
+        && let Err(problem) = clouds::try_out(&app, &tenant, target, None).await
+    {
+        // Once the cloud lets us in, the same request is answered otherwise.
+        return Ok(idempotency::not_final(problem));
+    }
     let sealed = credentials::seal(&app, &tenant, id, &credentials)?;
     let record = WebhookRecord {
         id,
@@ -187,30 +198,71 @@ async fn change(
     Ok(show(&app, record, waiting))
 }
 
-/// Changes a webhook, and what of its credentials the change is about.
+/// Changes a webhook, and what of its credentials the change is about. What was judged is what is changed: if somebody else has
+/// changed where it is sent meanwhile, or with which credentials, it is judged again.
 async fn update(
     app: &App,
-    found: WebhookRecord,
+    mut found: WebhookRecord,
     change: WebhookChange,
     asked: &CredentialsChange,
     by: &Author,
     now: OffsetDateTime,
 ) -> Result<(), Problem> {
-    let signature = change.rules.as_ref().map_or(found.rules.signature, |rules| rules.signature);
-    if !asked.is_any() && signature == found.rules.signature {
-        let (tenant, id, of_version) = (found.tenant, found.id, change.of_version);
-        let is_changed = app.store.update_webhook(&tenant, id, change, by, now).await.map_err(database_problem)?;
+    for _ in 0..credentials::TRIES {
+        let (tenant, id) = (found.tenant.clone(), found.id);
+        let judged = judge(app, &found, change.clone(), asked, now).await?;
+        if app.store.update_webhook(&tenant, id, judged, by, now).await.map_err(database_problem)? {
+            return Ok(());
+        }
         // Whoever asks for a version that is gone may ask for a webhook that is.
-        return match of_version {
-            _ if is_changed => Ok(()),
-            Some(_) if app.store.webhook(&tenant, id).await.map_err(database_problem)?.is_some() => {
-                Err(version::changed())
-            }
-            _ => Err(no_such_webhook()),
-        };
+        found = app.store.webhook(&tenant, id).await.map_err(database_problem)?.ok_or_else(no_such_webhook)?;
+        if change.of_version.is_some_and(|version| version != found.version) {
+            return Err(version::changed());
+        }
     }
-    let edit = |credentials: &mut Credentials| asked.apply(credentials, signature);
-    credentials::update(app, found, change, by, now, &edit).await.map(drop)
+    Err(Problem::conflict("others change this webhook at the same time; try again"))
+}
+
+/// The change, with what it makes of the credentials, once the webhook that it makes was judged.
+async fn judge(
+    app: &App,
+    found: &WebhookRecord,
+    mut change: WebhookChange,
+    asked: &CredentialsChange,
+    now: OffsetDateTime,
+) -> Result<WebhookChange, Problem> {
+    let destination = change.destination.clone().unwrap_or_else(|| found.destination.clone());
+    let signature = change.rules.as_ref().map_or(found.rules.signature, |rules| rules.signature);
+    let is_enabled = change.state.unwrap_or(found.state) == WebhookState::Active;
+    let is_edited = asked.is_any() || signature != found.rules.signature;
+    if !is_edited && change.destination.is_none() && change.state != Some(WebhookState::Active) {
+        return Ok(change);
+    }
+    change.of_endpoint = Some((found.destination.clone(), found.sealed.clone()));
+    let is_https = [&destination, &found.destination].iter().all(|one| one.kind() == DestinationKind::Https);
+    if !is_edited && is_https {
+        // Also one whose credentials cannot be opened can be moved and enabled.
+        return Ok(change);
+    }
+    let before = credentials::open(app, found)?;
+    let mut credentials = before.clone();
+    if is_edited {
+        asked.apply(&mut credentials, signature)?;
+    }
+    let target = Target { destination: &destination, credentials: &credentials, signature };
+    clouds::judge(app, target)?;
+    let is_tried =
+        destination == found.destination && credentials.cloud == before.cloud && found.state == WebhookState::Active;
+    if is_enabled && !is_tried {
+        clouds::try_out(app, &found.tenant, target, Some(found.id.to_string())).await?;
+    }
+    if is_edited {
+        let told = MaskedChange::between(Some(&before), &credentials, now);
+        let is_new_secret = credentials.secret != before.secret;
+        let after = credentials::seal(app, &found.tenant, found.id, &credentials)?;
+        change.sealed = Some(Resealed { before: found.sealed.clone(), after, is_new_secret, told });
+    }
+    Ok(change)
 }
 
 /// Deletes a webhook.

@@ -139,6 +139,8 @@ pub struct WebhookChange {
     pub discard_before: Option<OffsetDateTime>,
     /// Only if that is still its version.
     pub of_version: Option<i64>,
+    /// Only if it is still sent there, with these credentials: whoever has judged them may not change what was not judged.
+    pub of_endpoint: Option<(Destination, Sealed)>,
 }
 
 /// Credentials in place of those that they were made from. Should somebody else have changed those, nothing is.
@@ -278,8 +280,8 @@ impl Store {
         Ok(true)
     }
 
-    /// Changes a webhook; false if the tenant has no such one, or not of that version or with the credentials that are to
-    /// be replaced.
+    /// Changes a webhook; false if the tenant has no such one, or not of that version, with that endpoint, or with the
+    /// credentials that are to be replaced.
     pub async fn update_webhook(
         &self,
         tenant: &TenantId,
@@ -291,6 +293,10 @@ impl Store {
         use webhook::Column;
         let transaction = self.db.begin().await?;
         let Some(before) = changes::hold(&transaction, tenant, id).await? else { return Ok(false) };
+        if change.of_endpoint.as_ref().is_some_and(|(to, sealed)| (to, sealed) != (&before.destination, &before.sealed))
+        {
+            return Ok(false);
+        }
         let mut masked = Vec::new();
         let mut update = webhook::Entity::update_many()
             .col_expr(Column::UpdatedAt, Expr::value(to_millis(now)))

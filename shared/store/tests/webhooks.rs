@@ -87,7 +87,21 @@ async fn another_url_or_secret_or_enabling_it_makes_another_endpoint_and_nothing
     }
     // Another key has sealed the same.
     assert!(store.reseal(tenant, id, &resealed(&before, 3, false)).await.unwrap());
-    assert_eq!(store.webhook(tenant, id).await.unwrap().unwrap().endpoint_since, since);
+    let resealed = store.webhook(tenant, id).await.unwrap().unwrap();
+    assert_eq!(resealed.endpoint_since, since);
+    // What was judged of an endpoint is changed only while it is that one.
+    let elsewhere = "https://c.example/".parse().unwrap();
+    for (destination, sealed, is_changed) in [
+        (elsewhere, &resealed.sealed, false),
+        (resealed.destination.clone(), &before.sealed, false),
+        (resealed.destination.clone(), &resealed.sealed, true),
+    ] {
+        let of_endpoint = Some((destination, sealed.clone()));
+        let change = WebhookChange { name: Some("c".to_owned()), of_endpoint, ..WebhookChange::default() };
+        let changed = store.update_webhook(tenant, id, change, &Author::default(), CREATED).await.unwrap();
+        assert_eq!(changed, is_changed);
+        assert_eq!(store.webhook(tenant, id).await.unwrap().unwrap().name == "c", is_changed);
+    }
     std::fs::remove_dir_all(&folder).unwrap();
 }
 

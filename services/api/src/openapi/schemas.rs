@@ -21,7 +21,9 @@ pub(crate) struct WebhookCreate {
     /// Labels of your own: at most 16, with names of up to 40 characters and values of up to 500.
     #[schema(example = json!({ "team": "logistics" }))]
     metadata: Option<BTreeMap<String, String>>,
-    /// Where to send to: `https://`, to an address that is public.
+    /// Where to send to: `https://…`, to an address that is public; an event bus of Amazon EventBridge,
+    /// `arn:aws:events:<region>:<account>:event-bus/<name>`; or a topic of Google Cloud Pub/Sub, `pubsub://<project>/<topic>`. A bus or
+    /// topic of a webhook that is enabled is sent a test first, and refused if it does not let us publish, or is not there.
     #[schema(format = "uri", max_length = 2048, example = "https://test.com/wh")]
     url: String,
     /// Event types, `order-*` for all of a resource, or `*`.
@@ -32,12 +34,47 @@ pub(crate) struct WebhookCreate {
     /// `whsec_` and the base64 of 24 to 64 bytes; one is made if there is none.
     #[schema(example = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", pattern = "^whsec_([A-Za-z0-9+/]{4}){8,21}$")]
     secret: Option<String>,
-    /// Sent with every delivery; at most 16.
+    /// Sent with every delivery; at most 16. Not to a bus or topic.
     #[schema(example = json!({ "Authorization": "Bearer of-a-gateway" }))]
     headers: Option<BTreeMap<String, String>>,
+    /// Your own at the cloud of the bus or topic. Without, the platform publishes as itself: see `GET /company/destinations/setup`.
+    #[schema(value_type = Option<Object>)]
+    credentials: Option<Value>,
 }
 
-/// Any of the fields; `null` takes a rule away, and all headers.
+/// An access key of Amazon, for an event bus.
+#[derive(ToSchema)]
+#[schema(rename_all = "camelCase")]
+pub(crate) struct AwsCredentials {
+    #[schema(example = "AKIAIOSFODNN7EXAMPLE", pattern = "^[A-Za-z0-9_]{16,128}$")]
+    access_key_id: String,
+    /// `***` keeps that of the same key.
+    #[schema(pattern = "^[!-~]{1,256}$")]
+    secret_access_key: String,
+    /// A role to assume with the key.
+    #[schema(
+        example = "arn:aws:iam::123456789012:role/shopery",
+        pattern = "^arn:aws(-cn|-us-gov)?:iam::[0-9]{12}:role/[A-Za-z0-9+=,.@_/-]{1,576}$"
+    )]
+    role_arn: Option<String>,
+    /// What the role's trust policy asks for.
+    #[schema(pattern = "^[A-Za-z0-9+=,.@:/_-]{2,1224}$")]
+    external_id: Option<String>,
+}
+
+/// The key file of a service account of Google as it is, for a topic. Its other members are left.
+#[derive(ToSchema)]
+pub(crate) struct GoogleCredentials {
+    #[schema(example = "hooks@shop-analytics.iam.gserviceaccount.com", max_length = 320, pattern = "^[!-~]*@[!-~]*$")]
+    client_email: String,
+    #[schema(pattern = "^[A-Za-z0-9]{1,128}$")]
+    private_key_id: String,
+    /// `***` keeps that of the same key.
+    #[schema(max_length = 8192, pattern = "^(-----BEGIN PRIVATE KEY-----|[*]{3}$)")]
+    private_key: String,
+}
+
+/// Any of the fields; `null` takes a rule away, all headers, and the credentials of a cloud.
 #[derive(ToSchema)]
 #[schema(rename_all = "camelCase")]
 pub(crate) struct WebhookUpdate {
@@ -59,6 +96,9 @@ pub(crate) struct WebhookUpdate {
     secret: Option<String>,
     /// All of them; a value that is `***` stays as it is.
     headers: Option<BTreeMap<String, String>>,
+    /// All of them; a secret that is `***` is that of the same key. Those of a `url` of another kind have to be replaced or taken away.
+    #[schema(value_type = Option<Object>)]
+    credentials: Option<Value>,
     /// With `isEnabled: true`: what becomes of what has waited.
     waiting: Option<Wish>,
 }
@@ -181,6 +221,16 @@ pub(crate) enum FaultName {
     FilterNotMatched,
     /// The delivery that was to tell the endpoint this, or newer, was not delivered.
     CarrierFailed,
+    /// A cloud takes no more from this account or project for now.
+    Throttled,
+    /// A bus or topic does not let us publish.
+    AccessDenied,
+    /// There is no such bus or topic.
+    DestinationNotFound,
+    /// A cloud will never take this message.
+    MessageRejected,
+    /// A cloud failed in a way that passes.
+    ProviderError,
 }
 
 /// A field before and after; what was or is not set is absent.
@@ -212,6 +262,9 @@ pub(crate) struct TestRequest {
     #[schema(pattern = "^whsec_([A-Za-z0-9+/]{4}){8,21}$")]
     secret: Option<String>,
     headers: Option<BTreeMap<String, String>>,
+    /// Your own at the cloud of the bus or topic.
+    #[schema(value_type = Option<Object>)]
+    credentials: Option<Value>,
     /// Send the example of this event type; a plain sample, if absent.
     #[schema(rename = "eventType", example = "order-created")]
     event_type: Option<String>,
@@ -342,12 +395,23 @@ pub(crate) struct OfDeliveries {
     /// Those whose last attempt failed for this reason, or that ended without one for it.
     #[param(inline)]
     reason: Option<FaultName>,
-    /// Those whose last attempt was answered so.
+    /// Those whose last attempt an HTTPS endpoint answered so.
     #[param(minimum = 100, maximum = 599, example = 503)]
     response_status: Option<u16>,
     /// Which come first, by when they were made: `newest` if absent.
     #[param(inline)]
     order: Option<ListOrder>,
+}
+
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct OfDestination {
+    /// The ARN of an event bus, or `pubsub://<project>/<topic>`.
+    #[param(
+        example = "arn:aws:events:eu-west-1:123456789012:event-bus/orders",
+        pattern = "^(arn:aws(-cn|-us-gov)?:events:[a-z0-9-]{1,32}:[0-9]{12}:event-bus/|pubsub://)[A-Za-z0-9/._~+%:-]{1,300}$"
+    )]
+    url: String,
 }
 
 #[derive(IntoParams)]
@@ -442,7 +506,7 @@ pub(crate) struct IfMatch {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use shopery_control::{DisabledReasonName, WebhookStateName};
+    use shopery_control::{DestinationKindName, DisabledReasonName, WebhookStateName};
     use utoipa::PartialSchema;
 
     fn names<T: PartialSchema>() -> Vec<String> {
@@ -472,6 +536,8 @@ mod tests {
         told.sort();
         known.sort();
         assert_eq!(told, known);
+        let kinds = shopery_model::DestinationKind::ALL.map(|kind| kind.name().to_owned());
+        assert_eq!(names::<DestinationKindName>(), kinds);
         let formats = [shopery_model::PayloadFormat::Resource, shopery_model::PayloadFormat::CloudEvent];
         assert_eq!(names::<PayloadFormat>(), formats.map(|format| format.name().to_owned()));
         let modes = [shopery_model::PayloadMode::Latest, shopery_model::PayloadMode::Original];
