@@ -46,8 +46,12 @@ struct Sent {
 }
 
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct Answered {
-    status: u16,
+    status: Option<u16>,
+    /// Of a bus or a topic.
+    code: Option<String>,
+    message_id: Option<String>,
     #[serde(default)]
     headers: Vec<Header>,
     body: String,
@@ -102,8 +106,11 @@ fn tell(attempt: &Attempt, has_colour: bool) -> String {
         (None, None) => String::new(),
     };
     let _ = writeln!(told, "\n{body}\n");
-    if let Some(Answered { status, headers, body }) = response {
-        let _ = writeln!(told, "{status}");
+    if let Some(Answered { status, code, message_id, headers, body }) = response {
+        let status = status.map(|status| status.to_string());
+        for answered in [status.as_ref(), code.as_ref(), message_id.as_ref()].into_iter().flatten() {
+            let _ = writeln!(told, "{}", plain(answered));
+        }
         for Header { name, value } in headers {
             let _ = writeln!(told, "{}: {}", plain(name), plain(value));
         }

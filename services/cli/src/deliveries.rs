@@ -35,6 +35,17 @@ const ATTEMPTS: [Column; 5] = [
     gives("ERROR", "error.detail"),
 ];
 
+/// The same where some went to a bus or a topic.
+const ATTEMPTS_AT_CLOUDS: [Column; 7] = [
+    fixed("ATTEMPT", "number"),
+    fixed("STARTED", "startedAt"),
+    fixed("MS", "durationMs"),
+    fixed("STATUS", "response.status"),
+    fixed("CODE", "response.code"),
+    fixed("MESSAGE", "response.messageId"),
+    gives("ERROR", "error.detail"),
+];
+
 /// Which deliveries.
 #[derive(Debug, Clone, Args)]
 pub struct Which {
@@ -191,8 +202,11 @@ fn tell(delivery: &json::Members, terminal: Terminal) -> String {
     let attempts: Vec<_> = attempts.unwrap_or_default().iter().filter_map(|attempt| json::of(attempt)).collect();
     let mut told = output::describe(&rest, terminal.has_colour);
     if !attempts.is_empty() {
+        let has = |path: &str| attempts.iter().any(|attempt| !attempt.text(path).is_empty());
+        let is_of_cloud = has("response.code") || has("response.messageId");
+        let columns: &[Column] = if is_of_cloud { &ATTEMPTS_AT_CLOUDS } else { &ATTEMPTS };
         told += "\n";
-        told += &Table::new(&ATTEMPTS).lines(&attempts, terminal).join("\n");
+        told += &Table::new(columns).lines(&attempts, terminal).join("\n");
     }
     told
 }
@@ -212,5 +226,16 @@ mod tests {
         let told = tell(&delivery.unwrap(), terminal);
         assert!(told.starts_with("id     dlv_1\nstate  failed\n"), "{told}");
         assert!(told.ends_with("1        2026-11-24T10:00:00Z  7   500     it answered 500"), "{told}");
+        let delivery = serde_json::from_str(
+            r#"{"id":"dlv_1","attempts":[{"number":1,"startedAt":"2026-11-24T10:00:00Z","durationMs":7,"response":
+            {"code":"ThrottlingException","body":""},"error":{"reason":"throttled","detail":"too much"}},
+            {"number":2,"startedAt":"2026-11-24T10:00:05Z","durationMs":7,"response":{"messageId":"11710aed","body":""}}]}"#,
+        );
+        let told = tell(&delivery.unwrap(), terminal);
+        for part in
+            ["STATUS  CODE                 MESSAGE   ERROR", "ThrottlingException            too much", "11710aed"]
+        {
+            assert!(told.contains(part), "{part}: {told}");
+        }
     }
 }

@@ -47,10 +47,10 @@ fn option_of(field: &str) -> Option<String> {
     let end = field.find(['[', '.']).unwrap_or(field.len());
     let (name, within) = field.split_at(end);
     let option = match name {
-        "name" | "url" | "secret" | "filter" | "changed" | "payload" | "debounce" | "signature" | "format"
-        | "ordered" | "mode" | "step" | "overlap" | "waiting" | "since" | "until" | "limit" | "event" | "status"
-        | "subject" | "time" | "source" | "id" | "description" | "metadata" | "resource" | "reason" | "webhook"
-        | "data" | "previous" => format!("--{name}"),
+        "name" | "url" | "secret" | "credentials" | "filter" | "changed" | "payload" | "debounce" | "signature"
+        | "format" | "ordered" | "mode" | "step" | "overlap" | "waiting" | "since" | "until" | "limit" | "event"
+        | "status" | "subject" | "time" | "source" | "id" | "description" | "metadata" | "resource" | "reason"
+        | "webhook" | "data" | "previous" => format!("--{name}"),
         "events" | "eventType" => "--event".into(),
         "response_status" => "--response-status".into(),
         "sinceDelivery" => "--since-delivery".into(),
@@ -76,11 +76,11 @@ mod tests {
     fn a_problem_names_the_option_and_what_to_do() {
         let body = br#"{"type":"urn:shopery:problem:invalid-fields","title":"Fields of the request are invalid","status":422,
             "detail":"url must be https (and 2 more, see errors)","errors":[{"field":"url","detail":"must be https"},
-            {"field":"events[1]","detail":"is not known"},{"field":"headers.Host","detail":"is refused"},{"field":"odd","detail":"x"}]}"#;
+            {"field":"events[1]","detail":"is not known"},{"field":"headers.Host","detail":"is refused"},{"field":"credentials.roleArn","detail":"is odd"},{"field":"odd","detail":"x"}]}"#;
         assert_eq!(
             tell(&Problem::read(422, body)),
             "Fields of the request are invalid (422)\n  --url: must be https\n  --event [1]: is not known\n  \
-             --header Host: is refused\n  odd: x"
+             --header Host: is refused\n  --credentials roleArn: is odd\n  odd: x"
         );
         let body = br#"{"title":"The token is missing or invalid","status":401,"detail":"the token has expired"}"#;
         let said = tell(&Problem::read(401, body));

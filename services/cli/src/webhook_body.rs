@@ -1,6 +1,7 @@
 //! The fields of a webhook, as options, and the body that they make.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use secrecy::{ExposeSecret, SecretString};
@@ -24,7 +25,7 @@ pub struct Fields {
     #[arg(long = "metadata", value_name = "NAME=VALUE")]
     metadata: Vec<String>,
 
-    /// Where deliveries go: https://…
+    /// Where deliveries go: https://…, the ARN of an event bus (arn:aws:events:…), or a topic (pubsub://project/topic)
     #[arg(long)]
     url: Option<String>,
 
@@ -39,6 +40,11 @@ pub struct Fields {
     /// A header that is sent with every delivery: 'Name: value'; may be repeated
     #[arg(long = "header", value_name = "HEADER")]
     headers: Vec<SecretString>,
+
+    /// Of a bus or topic: credentials of your own, in a JSON file, or - for stdin: {"accessKeyId", "secretAccessKey"}, or the key
+    /// file of a service account
+    #[arg(long, value_name = "FILE")]
+    credentials: Option<PathBuf>,
 
     /// Send these parts of the resource alone; may be repeated or have commas
     #[arg(long = "field", value_name = "PATH", value_delimiter = ',')]
@@ -90,6 +96,7 @@ pub enum Clearable {
     Debounce,
     RateLimit,
     Headers,
+    Credentials,
     Description,
     Metadata,
 }
@@ -103,6 +110,7 @@ impl Clearable {
             Self::Debounce => "debounce",
             Self::RateLimit => "rateLimit",
             Self::Headers => "headers",
+            Self::Credentials => "credentials",
             Self::Description => "description",
             Self::Metadata => "metadata",
         }
@@ -146,6 +154,7 @@ impl Fields {
         }
         set_secret(&mut body, self.secret.as_ref())?;
         set_headers(&mut body, &self.headers)?;
+        set_credentials(&mut body, self.credentials.as_deref())?;
         set_json(&mut body, "filter", "--filter", self.filter.as_ref())?;
         body.set_if("payload", self.payload.as_ref())?;
         body.set_if("debounce", self.debounce.as_ref())?;
@@ -185,6 +194,22 @@ pub fn set_headers(body: &mut Body, given: &[SecretString]) -> Result<(), Failur
         }
     }
     body.set_if("headers", Some(&headers).filter(|headers| !headers.is_empty()))
+}
+
+/// In a file or on stdin alone: as an argument they would be seen among the processes. No error has what is in it.
+pub fn set_credentials(body: &mut Body, file: Option<&Path>) -> Result<(), Failure> {
+    const OPTION: &str = "--credentials";
+    let Some(file) = file else { return Ok(()) };
+    let named = file.to_string_lossy();
+    if named.trim_start().starts_with('{') {
+        return Err(Failure::usage(format!("{OPTION} must be a file, or - for stdin: arguments are seen by others")));
+    }
+    // As other options name a file.
+    let file = named.strip_prefix('@').map_or(file, Path::new);
+    let json = input::of_file(OPTION, file)?;
+    let json: Box<RawValue> = serde_json::from_slice(&json)
+        .map_err(|error| Failure::usage(format!("{OPTION} is not JSON, at line {}", error.line())))?;
+    body.set("credentials", &json)
 }
 
 /// JSON that is given as it is, or in a file.
@@ -241,5 +266,23 @@ mod tests {
         let error = fields.body().err().unwrap().to_string();
         assert!(error.contains("--header") && !error.contains("hunter2"));
         assert!(!format!("{fields:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn credentials_come_from_a_file_and_are_in_no_error() {
+        let path = std::env::temp_dir().join(format!("shopery-credentials-{}", std::process::id()));
+        let with = |file: &Path| Fields { credentials: Some(file.to_owned()), ..Fields::default() }.body();
+        std::fs::write(&path, r#"{ "accessKeyId": "AKIA", "secretAccessKey": "hunter2" }"#).unwrap();
+        let at = PathBuf::from(format!("@{}", path.display()));
+        for file in [path.as_path(), at.as_path()] {
+            let body = String::from_utf8(with(file).unwrap().json().unwrap()).unwrap();
+            assert_eq!(body, r#"{"credentials":{ "accessKeyId": "AKIA", "secretAccessKey": "hunter2" }}"#);
+        }
+        std::fs::write(&path, "AKIA hunter2").unwrap();
+        for file in [path.as_path(), Path::new(r#"{"secretAccessKey":"hunter2"}"#)] {
+            let error = with(file).err().unwrap().to_string();
+            assert!(error.contains("--credentials") && !error.contains("hunter2"), "{error}");
+        }
+        std::fs::remove_file(&path).unwrap();
     }
 }

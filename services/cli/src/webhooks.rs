@@ -1,6 +1,7 @@
 //! `shopery webhooks`.
 
 use std::io::{self, IsTerminal};
+use std::path::PathBuf;
 
 use clap::{ArgGroup, Args, Subcommand};
 use reqwest::Method;
@@ -11,6 +12,7 @@ use serde_json::value::RawValue;
 use crate::client::{JSON, Request};
 use crate::context::Context;
 use crate::failure::Failure;
+use crate::json::Members;
 use crate::list::{Part, Times};
 use crate::output;
 use crate::table::{Column, fixed, gives};
@@ -53,7 +55,7 @@ pub enum Command {
         id: String,
         #[command(flatten)]
         fields: Fields,
-        /// Take a rule, or all headers, away
+        /// Take a rule, all headers, or the credentials of a bus or topic, away
         #[arg(long, value_name = "RULE", value_delimiter = ',')]
         clear: Vec<Clearable>,
         /// Only if the webhook still has this etag
@@ -68,8 +70,14 @@ pub enum Command {
         #[arg(long, short)]
         yes: bool,
     },
-    /// Send a test message now: to a webhook, or to a --url; exit code 1 if the endpoint does not answer 200
+    /// Send a test message now: to a webhook, or to a --url; exit code 1 if the endpoint does not answer 200, or the bus or topic
+    /// does not accept it
     Test(Test),
+    /// Show how the owner of an event bus or a topic lets us publish there: commands on stdout, what they do on stderr
+    Setup {
+        /// arn:aws:events:… or pubsub://project/topic
+        url: String,
+    },
     /// Say whether an event would make a delivery of a webhook with these rules, why not, and what would be sent; exit code 1 if
     /// it would not
     Match(Match),
@@ -120,6 +128,9 @@ pub struct Test {
     /// For --url: a header to send, 'Name: value'
     #[arg(long = "header", value_name = "HEADER", conflicts_with = "id")]
     headers: Vec<SecretString>,
+    /// For a --url of a bus or topic: credentials of your own, in a JSON file, or - for stdin
+    #[arg(long, value_name = "FILE", conflicts_with = "id")]
+    credentials: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -171,6 +182,7 @@ impl Command {
             Self::Delete { id, yes } => delete(context, &id, yes).await,
             Self::Test(test) => test.run(context).await,
             Self::Match(rules) => rules.run(context).await,
+            Self::Setup { url } => setup(context, url).await,
             Self::Changes { id, part, times } => {
                 context.list(&["company", "webhooks", &id, "changes"], times.query(), part.limit(), &CHANGES).await
             }
@@ -288,6 +300,42 @@ impl Match {
 #[derive(Debug, Deserialize)]
 struct Report {
     success: bool,
+    setup: Option<Setup>,
+}
+
+/// How an owner lets us publish to a bus or a topic.
+#[derive(Debug, Deserialize)]
+struct Setup {
+    instructions: String,
+    commands: Vec<String>,
+    policy: Option<Box<RawValue>>,
+}
+
+/// What can be pasted goes to stdout, so that it can be piped into a shell; of a bus without a command, the policy.
+async fn setup(context: &Context, url: String) -> Result<(), Failure> {
+    let answer = context.send(Request::get(&["company", "destinations", "setup"]).query(&[("url", url)])).await?;
+    if !context.output.is_human() {
+        return context.output.json(answer.json()?.get());
+    }
+    let Setup { instructions, commands, policy } = answer.read()?;
+    context.output.note(&instructions);
+    if commands.is_empty() {
+        return policy.map_or(Ok(()), |policy| context.output.json(policy.get()));
+    }
+    commands.iter().try_for_each(|command| context.output.line(&terminal::plain(command)))
+}
+
+/// A test in a line: what was answered, and how soon.
+fn tell(report: &Members) -> String {
+    let (status, accepted, code) =
+        (report.text("status"), report.text("response.messageId"), report.text("response.code"));
+    let answered = match (status.as_str(), accepted.as_str(), code.as_str()) {
+        ("", "", "") => "no answer".to_owned(),
+        ("", "", code) => terminal::plain(code),
+        ("", id, _) => format!("accepted as {}", terminal::plain(id)),
+        (status, ..) => format!("status {status}"),
+    };
+    format!("{answered} in {} ms", report.text("durationMs"))
 }
 
 impl Test {
@@ -300,16 +348,14 @@ impl Test {
                 body.set_if("url", self.url.as_ref())?;
                 webhook_body::set_secret(&mut body, self.secret.as_ref())?;
                 webhook_body::set_headers(&mut body, &self.headers)?;
+                webhook_body::set_credentials(&mut body, self.credentials.as_deref())?;
                 Request::post(&["company", "webhooks", "test"]).body(JSON, body.json()?)
             }
         };
         let answer = context.send(request).await?;
-        context.output.one(&answer.json()?, |members| {
-            let status = members.text("status");
-            let status = if status.is_empty() { "no answer".to_owned() } else { format!("status {status}") };
-            format!("{status} in {} ms", members.text("durationMs"))
-        })?;
-        if answer.read::<Report>()?.success {
+        context.output.one(&answer.json()?, tell)?;
+        let Report { success, setup } = answer.read()?;
+        if success {
             return Ok(());
         }
         let json = answer.json()?;
@@ -318,16 +364,36 @@ impl Test {
         if !advice.is_empty() {
             context.output.note(&terminal::plain(&advice));
         }
+        if let Some(Setup { instructions, commands, .. }) = setup {
+            context.output.note(&format!("{instructions}\n\n{}\n", commands.join("\n")));
+        }
         Err(Failure::failed(format!("the test failed: {}", terminal::plain(&why))))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+
+    #[test]
+    fn a_test_is_told_by_what_its_kind_answers() {
+        for (report, told) in [
+            (r#"{"status":200,"durationMs":7,"response":{"status":200,"body":""}}"#, "status 200 in 7 ms"),
+            (r#"{"status":null,"durationMs":7,"response":null}"#, "no answer in 7 ms"),
+            (
+                r#"{"status":null,"durationMs":7,"response":{"messageId":"11710aed","body":""}}"#,
+                "accepted as 11710aed in 7 ms",
+            ),
+            (r#"{"status":null,"durationMs":7,"response":{"code":"NOT_FOUND","body":""}}"#, "NOT_FOUND in 7 ms"),
+        ] {
+            assert_eq!(tell(&serde_json::from_str(report).unwrap()), told);
+        }
+    }
+
     #[test]
     fn an_etag_is_taken_with_or_without_its_quotes() {
         for (given, sent) in [("7", "\"7\""), ("\"7\"", "\"7\""), ("*", "*"), ("W/\"7\"", "W/\"7\"")] {
-            assert_eq!(super::tag(given), sent);
+            assert_eq!(tag(given), sent);
         }
     }
 }
