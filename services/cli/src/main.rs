@@ -14,6 +14,7 @@ mod config;
 mod context;
 mod deliveries;
 mod digest;
+mod envelope;
 mod events;
 mod failure;
 mod file;

@@ -50,6 +50,8 @@ pub struct Arrived<'a> {
     pub timestamp: Option<&'a str>,
     pub signature: Option<&'a str>,
     pub body: &'a [u8],
+    /// What the three above were: a header, or what a cloud has in its place.
+    pub place: &'static str,
 }
 
 /// How far the timestamp may be from now, in seconds; `None`: as far as it likes.
@@ -66,7 +68,7 @@ pub fn verify(arrived: Arrived<'_>, keys: &[Key], clock: Clock) -> Result<&'stat
         [("webhook-id", arrived.id), ("webhook-timestamp", arrived.timestamp), ("webhook-signature", arrived.signature)]
     {
         if value.is_none_or(str::is_empty) {
-            wrong.push(format!("the header {name} is missing"));
+            wrong.push(format!("the {} {name} is missing", arrived.place));
         }
     }
     let (Some(id), Some(stamp), Some(header)) = (arrived.id, arrived.timestamp, arrived.signature) else {
@@ -76,7 +78,8 @@ pub fn verify(arrived: Arrived<'_>, keys: &[Key], clock: Clock) -> Result<&'stat
         return Err(wrong);
     }
     let Ok(timestamp) = stamp.parse::<i64>() else {
-        return Err(vec!["the header webhook-timestamp is not a number of seconds since 1970".into()]);
+        let place = arrived.place;
+        return Err(vec![format!("the {place} webhook-timestamp is not a number of seconds since 1970")]);
     };
     wrong.extend(clock.complaint(timestamp));
     match good(id, timestamp, header, arrived.body, keys) {
@@ -108,8 +111,10 @@ fn good(id: &str, timestamp: i64, header: &str, body: &[u8], keys: &[Key]) -> Re
         let nth = place + 1;
         match part.split_once(',').map(|(version, text)| (version, STANDARD.decode(text))) {
             Some((version, Ok(bytes))) => signatures.push((version, bytes)),
-            Some((_, Err(_))) => wrong.push(format!("signature {nth} of the header is not base64: is it cut off?")),
-            None => wrong.push(format!("signature {nth} of the header is not like v1,<base64>")),
+            Some((_, Err(_))) => {
+                wrong.push(format!("signature {nth} of webhook-signature is not base64: is it cut off?"))
+            }
+            None => wrong.push(format!("signature {nth} of webhook-signature is not like v1,<base64>")),
         }
     }
     let by = |key: &Key, body: &[u8]| {
@@ -172,7 +177,7 @@ mod tests {
     }
 
     fn arrived<'a>(signature: &'a str, body: &'a [u8]) -> Arrived<'a> {
-        Arrived { id: Some(ID), timestamp: Some("1614265330"), signature: Some(signature), body }
+        Arrived { id: Some(ID), timestamp: Some("1614265330"), signature: Some(signature), body, place: "header" }
     }
 
     fn clock(after: i64) -> Clock {

@@ -8,13 +8,16 @@ use serde_json::json;
 use shopery_model::EndpointSecret;
 use time::OffsetDateTime;
 
+use crate::envelope::{self, Opened};
 use crate::failure::Failure;
 use crate::input;
 use crate::moment;
 use crate::output::Output;
 use crate::signature::{Arrived, Clock, Key, verify};
 
-/// Values can be @FILE, or - for stdin. Example: shopery verify --secret @secret --headers @headers.txt --body @body.json
+/// Values can be @FILE, or - for stdin. Example: shopery verify --secret @secret --headers @headers.txt --body @body.json.
+/// Without any header, the body is taken for what an event bus or a topic has passed on: an event or its detail, or a message as it
+/// is pushed or pulled
 #[derive(Debug, Args)]
 pub struct Verify {
     /// whsec_… (also: SHOPERY_WEBHOOK_SECRET); may be repeated
@@ -33,7 +36,7 @@ pub struct Verify {
     #[arg(long = "headers", value_name = "LINES")]
     lines: Option<String>,
 
-    /// The body, byte for byte
+    /// The body, byte for byte; of a bus or topic the JSON that arrived
     #[arg(long, default_value = "-")]
     body: String,
 
@@ -62,6 +65,11 @@ impl Verify {
         self.check_stdin()?;
         let (keys, headers) = (self.keys()?, self.headers()?);
         let body = input::value("the body", &self.body)?;
+        let opened = if headers.is_empty() { envelope::open(&body) } else { None };
+        let Opened { body, headers, place } = match opened.unwrap_or(Ok(Opened { body, headers, place: "header" })) {
+            Ok(opened) => opened,
+            Err(why) => return tell(output, None, Err(vec![why])),
+        };
         let header = |name: &str| {
             let found = headers.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
             found.map(|(_, value)| value.as_str())
@@ -71,21 +79,12 @@ impl Verify {
             timestamp: header("webhook-timestamp"),
             signature: header("webhook-signature"),
             body: &body,
+            place,
         };
         let now = self.at.as_deref().and_then(moment::read).unwrap_or_else(OffsetDateTime::now_utc).unix_timestamp();
         let Tolerance(tolerance) = self.tolerance;
         let tolerance = tolerance.map(|time| i64::try_from(time.as_secs()).unwrap_or(i64::MAX));
-        let verdict = verify(arrived, &keys, Clock { now, tolerance });
-        if !output.is_human() {
-            let (version, wrong) = (verdict.as_ref().ok(), verdict.as_ref().err());
-            let told = json!({ "verified": version.is_some(), "signature": version, "id": arrived.id, "wrong": wrong });
-            output.json(&told.to_string())?;
-        }
-        match verdict {
-            Ok(version) if output.is_human() => output.line(&format!("verified, by a {version} signature")),
-            Ok(_) => Ok(()),
-            Err(wrong) => Err(Failure::failed(format!("not verified\n  {}", wrong.join("\n  ")))),
-        }
+        tell(output, arrived.id, verify(arrived, &keys, Clock { now, tolerance }))
     }
 
     /// Stdin can be read once.
@@ -128,6 +127,19 @@ impl Verify {
             headers.extend(input::text("--headers", given)?.lines().filter_map(header));
         }
         Ok(headers)
+    }
+}
+
+fn tell(output: Output, id: Option<&str>, verdict: Result<&'static str, Vec<String>>) -> Result<(), Failure> {
+    if !output.is_human() {
+        let (version, wrong) = (verdict.as_ref().ok(), verdict.as_ref().err());
+        let told = json!({ "verified": version.is_some(), "signature": version, "id": id, "wrong": wrong });
+        output.json(&told.to_string())?;
+    }
+    match verdict {
+        Ok(version) if output.is_human() => output.line(&format!("verified, by a {version} signature")),
+        Ok(_) => Ok(()),
+        Err(wrong) => Err(Failure::failed(format!("not verified\n  {}", wrong.join("\n  ")))),
     }
 }
 
