@@ -43,6 +43,9 @@ pub(crate) struct Webhook {
     /// How its deliveries are signed.
     #[serde(default)]
     pub(crate) signature: Option<String>,
+    /// Of its owner's own, for a bus or topic; what is secret is masked.
+    #[serde(default)]
+    pub(crate) credentials: std::collections::BTreeMap<String, String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -189,8 +192,15 @@ pub(crate) struct Sent {
 }
 
 #[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub(crate) struct Answered {
-    pub(crate) status: u16,
+    #[serde(default)]
+    pub(crate) status: Option<u16>,
+    /// Of a bus or topic.
+    #[serde(default)]
+    pub(crate) code: Option<String>,
+    #[serde(default)]
+    pub(crate) message_id: Option<String>,
     #[serde(default)]
     pub(crate) headers: Vec<Header>,
     pub(crate) body: String,
@@ -205,10 +215,25 @@ pub(crate) struct Header {
 #[derive(Debug, Deserialize)]
 pub(crate) struct TestReport {
     pub(crate) success: bool,
+    /// Of an HTTPS endpoint.
+    #[serde(default)]
+    pub(crate) status: Option<u16>,
     #[serde(default)]
     pub(crate) error: Option<Reason>,
     #[serde(default)]
     pub(crate) advice: Option<String>,
+    /// Where a bus or topic does not let us in.
+    #[serde(default)]
+    pub(crate) setup: Option<Setup>,
+}
+
+/// How the owner of a bus or a topic lets us publish there.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Setup {
+    pub(crate) instructions: String,
+    #[serde(default)]
+    pub(crate) policy: Option<Box<RawValue>>,
+    pub(crate) commands: Vec<String>,
 }
 
 #[derive(Debug, Deserialize)]

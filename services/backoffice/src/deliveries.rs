@@ -10,6 +10,7 @@ use url::form_urlencoded::{Serializer, parse};
 
 use crate::App;
 use crate::api::{Answered, Attempt, Delivery, List, Sent};
+use crate::clouds::is_cloud;
 use crate::copy;
 use crate::form::Form;
 use crate::layout::{Room, command, key, page, pretty, quoted};
@@ -274,9 +275,12 @@ fn sent(texts: &Texts, number: u64, request: &Sent) -> Markup {
         @match (&request.body, &request.body_unavailable) {
             (Some(body), _) => {
                 (copy::block(texts, &of_attempt(texts, texts.request_body, number), &pretty(body)))
-                details {
-                    summary { (texts.as_curl) }
-                    (copy::block(texts, &of_attempt(texts, texts.curl_command, number), &curl(request, body)))
+                // Of a bus or topic the request has a signature of our own principal, which nobody can repeat.
+                @if !is_cloud(&request.url) {
+                    details {
+                        summary { (texts.as_curl) }
+                        (copy::block(texts, &of_attempt(texts, texts.curl_command, number), &curl(request, body)))
+                    }
                 }
             }
             (None, Some(why)) => { p.hint { (texts.body_missing) " " (why) } }
@@ -298,7 +302,9 @@ fn answered(texts: &Texts, number: u64, response: Option<&Answered>) -> Markup {
     html! {
         @if let Some(response) = response {
             pre { code {
-                (response.status) "\n"
+                @if let Some(status) = response.status { (status) "\n" }
+                @if let Some(code) = &response.code { (code) "\n" }
+                @if let Some(id) = &response.message_id { (id) "\n" }
                 @for header in &response.headers { (header.name) ": " (header.value) "\n" }
             } }
             @if !response.body.is_empty() {

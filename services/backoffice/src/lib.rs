@@ -9,6 +9,7 @@ mod api;
 mod assets;
 mod catalogue;
 mod charts;
+mod clouds;
 mod cookie;
 mod copy;
 mod deliveries;

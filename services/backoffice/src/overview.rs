@@ -12,6 +12,7 @@ use time::OffsetDateTime;
 use crate::App;
 use crate::api::{Change, List, Metrics, Now, Secret, TestReport, Webhook};
 use crate::charts::{Range, charts, ranges};
+use crate::clouds;
 use crate::copy;
 use crate::form::Form;
 use crate::layout::{Room, command, key, page};
@@ -19,6 +20,7 @@ use crate::live;
 use crate::moment::moment;
 use crate::texts::Texts;
 use crate::visitor::{NoPage, Visitor, html as answer};
+use crate::webhook_form::passed;
 use crate::webhooks::{latency, state, success};
 
 pub(crate) fn routes() -> Router<App> {
@@ -33,6 +35,11 @@ async fn show(visitor: Visitor, Path(id): Path<String>) -> Result<Response, NoPa
 }
 
 async fn page_of(visitor: &Visitor, id: &str, said: Markup) -> Result<Response, NoPage> {
+    page_with(visitor, id, said, false).await
+}
+
+/// `is_shut_out`: a bus or topic was just found not to let us in.
+async fn page_with(visitor: &Visitor, id: &str, said: Markup, is_shut_out: bool) -> Result<Response, NoPage> {
     let texts = visitor.texts;
     let range = Range::read(visitor.here.split_once('?').map(|(_, query)| query));
     // Of a part of the page nobody sees the charts.
@@ -41,6 +48,9 @@ async fn page_of(visitor: &Visitor, id: &str, said: Markup) -> Result<Response, 
     let (itself, counts) = (["company", "webhooks", id], ["company", "webhooks", id, "metrics"]);
     let (webhook, metrics) =
         tokio::try_join!(visitor.get::<Webhook>(&itself, &[]), visitor.get::<Metrics>(&counts, &asked))?;
+    // With credentials of their own nobody has to let the platform in.
+    let has_setup = !visitor.is_part && webhook.credentials.is_empty();
+    let setup = if has_setup { clouds::setup_of(visitor, &webhook.url).await } else { None };
     // What is asked for by a form is an answer to it, and stays.
     let is_live = visitor.sent.is_none();
     let shown = html! { div.card { (facts(texts, &webhook, &metrics)) } };
@@ -51,6 +61,7 @@ async fn page_of(visitor: &Visitor, id: &str, said: Markup) -> Result<Response, 
         (said)
         @if visitor.session.may_write() { (actions(visitor, &webhook)) }
         (live::calm_part("facts", &visitor.here, is_live, &shown))
+        @if let Some(setup) = &setup { (clouds::setup(texts, &webhook.url, setup, is_shut_out)) }
         p.links {
             a href={ "/deliveries?webhook=" (webhook.id) } { (texts.deliveries) }
             a href={ "/webhooks/" (webhook.id) "/verify" } { (texts.verify) }
@@ -70,6 +81,11 @@ fn facts(texts: &Texts, webhook: &Webhook, metrics: &Metrics) -> Markup {
         dl {
             dt { (texts.state) } dd { (state(texts, webhook)) }
             dt { (texts.url) } dd { (webhook.url) }
+            dt { (texts.kind) } dd { (clouds::kind(&webhook.url)) }
+            @if !webhook.credentials.is_empty() {
+                dt { (texts.cloud_credentials) }
+                dd { @for (name, value) in &webhook.credentials { div { (name) ": " (value) } } }
+            }
             dt { (texts.subscribed) } dd { (webhook.events.join(", ")) }
             @if let Some(description) = &webhook.description { dt { (texts.description) } dd { (description) } }
             @if let Some(name) = &metrics.now.circuit { dt { (texts.circuit) } dd { (circuit(texts, name, &metrics.now)) } }
@@ -170,7 +186,7 @@ async fn tested(visitor: &Visitor, id: &str) -> Result<Response, NoPage> {
     let tested = visitor.send(Request::post(&["company", "webhooks", id, "test"]).body(JSON, "{}")).await?;
     let report: TestReport = tested.read().map_err(|error| visitor.failed(error))?;
     let said = html! {
-        @if report.success { p.done role="status" { (texts.test_passed) } } @else {
+        @if report.success { p.done role="status" { (passed(texts, &report)) } } @else {
             div.problem role="alert" {
                 b { (texts.test_failed) } ": "
                 @if let Some(error) = &report.error { (error.detail) }
@@ -178,7 +194,7 @@ async fn tested(visitor: &Visitor, id: &str) -> Result<Response, NoPage> {
             }
         }
     };
-    page_of(visitor, id, said).await
+    page_with(visitor, id, said, report.setup.is_some()).await
 }
 
 /// Before it is deleted.

@@ -316,6 +316,29 @@ texts! {
     fields_other_hint: "Paths, a line each, such as customer.email.", "Rutas, una por línea, como customer.email.";
     no_example: "There is no example of this type: write the paths below.",
         "No hay ejemplo de este tipo: escribe las rutas abajo.";
+
+    // buses and topics
+    kind: "Kind", "Tipo";
+    url_hint: "https://…, the ARN of an event bus (arn:aws:events:…), or a topic (pubsub://project/topic).",
+        "https://…, el ARN de un bus de eventos (arn:aws:events:…) o un tema (pubsub://proyecto/tema).";
+    cloud_credentials: "Credentials of a bus or topic", "Credenciales de un bus o tema";
+    cloud_credentials_hint: "Leave them empty for an HTTPS URL, and where you let the platform publish as itself. A bus or topic takes no headers of your own and no asymmetric signature.",
+        "Déjalas vacías para una URL HTTPS y donde permitas que la plataforma publique con su propia identidad. Un bus o tema no admite cabeceras propias ni firma asimétrica.";
+    access_key_id: "Access key ID", "ID de la clave de acceso";
+    secret_access_key: "Secret access key", "Clave de acceso secreta";
+    role_arn: "Role ARN", "ARN del rol";
+    external_id: "External ID", "ID externo";
+    key_file: "Key file of a service account", "Archivo de clave de una cuenta de servicio";
+    key_file_hint: "Paste the JSON as it is. A private_key that is *** stays as it was.",
+        "Pega el JSON tal cual. Un private_key que sea *** se conserva.";
+    mask_hint: "*** keeps the one that is stored.", "*** conserva la que está guardada.";
+    setup: "How to let us publish there", "Cómo permitirnos publicar ahí";
+    setup_policy: "The policy by itself:", "La política por sí sola:";
+    test_accepted: "The bus or topic has accepted the test.", "El bus o tema ha aceptado la prueba.";
+    verify_bus: "This webhook sends to an event bus, where there is no request to verify: the signature is in detail.metadata, and covers detail.payload in its canonical form (RFC 8785) in place of a body.",
+        "Este webhook envía a un bus de eventos, donde no hay petición que verificar: la firma está en detail.metadata y cubre detail.payload en su forma canónica (RFC 8785) en lugar de un cuerpo.";
+    verify_topic: "This webhook sends to a topic, where there is no request to verify: the signature is in the attributes of the message, and covers its data in place of a body.",
+        "Este webhook envía a un tema, donde no hay petición que verificar: la firma está en los atributos del mensaje y cubre sus datos en lugar de un cuerpo.";
 }
 
 #[cfg(test)]

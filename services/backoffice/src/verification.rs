@@ -8,10 +8,12 @@ use axum::extract::{Path, RawQuery};
 use axum::response::Response;
 use axum::routing::get;
 use maud::{Markup, html};
+use shopery_model::DestinationKind;
 use url::form_urlencoded::parse;
 
 use crate::App;
 use crate::api::{Secret, Webhook};
+use crate::clouds;
 use crate::copy;
 use crate::form::Form;
 use crate::layout::{Room, command, key, page};
@@ -182,6 +184,7 @@ fn shown(visitor: &Visitor, webhook: &Webhook, language: &Language, secret: Opti
             Some("both") => { p.notice { (texts.verify_both) } }
             _ => {}
         }
+        @if clouds::is_cloud(&webhook.url) { (of_cloud(texts, &webhook.url)) }
         nav.tabs aria-label=(texts.language) {
             @for one in &LANGUAGES {
                 a href={ "/webhooks/" (webhook.id) "/verify?language=" (one.name) }
@@ -202,6 +205,17 @@ fn shown(visitor: &Visitor, webhook: &Webhook, language: &Language, secret: Opti
         (command(texts, command_line(is_asymmetric)))
     };
     answer(page(visitor, Room::Webhooks, texts.verify, &content))
+}
+
+/// What is signed elsewhere than in a request: the code below is for endpoints.
+fn of_cloud(texts: &Texts, url: &str) -> Markup {
+    let signed = match DestinationKind::of(url) {
+        DestinationKind::PubSub => texts.verify_topic,
+        DestinationKind::EventBridge | DestinationKind::Https => texts.verify_bus,
+    };
+    html! {
+        div.notice { p { (signed) } pre { code { "shopery verify --secret @secret --body @message.json" } } }
+    }
 }
 
 fn command_line(is_asymmetric: bool) -> &'static str {

@@ -11,13 +11,13 @@ use serde_json::{Map, json};
 use shopery_client::{Answer, Error, FieldError, JSON, Method, Problem, Request};
 
 use crate::App;
-use crate::api::{List, Made, MatchReport, TestReport, Type, Webhook};
-use crate::catalogue;
+use crate::api::{List, Made, MatchReport, Setup, TestReport, Type, Webhook};
 use crate::form::{Form, REOPEN};
 use crate::layout::{Room, key, page, pretty};
 use crate::texts::Texts;
 use crate::typed::Typed;
 use crate::visitor::{NoPage, Visitor, html as answer, told};
+use crate::{catalogue, clouds};
 
 pub(crate) fn routes() -> Router<App> {
     Router::new().route("/webhooks/new", get(new).post(create)).route("/webhooks/{id}/edit", get(edit).post(change))
@@ -37,20 +37,21 @@ enum Said {
 }
 
 async fn new(visitor: Visitor) -> Result<Response, NoPage> {
-    let types = types(&visitor).await?;
-    Ok(answer(shown(&visitor, None, &types, &Typed::default(), &Said::Nothing)))
+    show(&visitor, None, &Typed::default(), &Said::Nothing).await
 }
 
-async fn types(visitor: &Visitor) -> Result<Vec<Type>, NoPage> {
-    Ok(visitor.get::<List<Type>>(&["company", "event-types"], &[]).await?.data)
+/// The form, with the catalogue, and how an owner lets us in at the address that was typed.
+async fn show(visitor: &Visitor, id: Option<&str>, typed: &Typed, said: &Said) -> Result<Response, NoPage> {
+    let types = visitor.get::<List<Type>>(&["company", "event-types"], &[]).await?.data;
+    let setup = clouds::setup_of(visitor, &typed.url).await;
+    Ok(answer(shown(visitor, id, &types, typed, said, setup.as_ref())))
 }
 
 async fn edit(visitor: Visitor, Path(id): Path<String>) -> Result<Response, NoPage> {
-    let found = visitor.send(Request::get(&["company", "webhooks", &id]));
-    let (types, found) = tokio::try_join!(types(&visitor), found)?;
+    let found = visitor.send(Request::get(&["company", "webhooks", &id])).await?;
     let webhook: Webhook = found.read().map_err(|error| visitor.failed(error))?;
     let typed = Typed::of_webhook(webhook, found.etag);
-    Ok(answer(shown(&visitor, Some(&id), &types, &typed, &Said::Nothing)))
+    show(&visitor, Some(&id), &typed, &Said::Nothing).await
 }
 
 async fn create(form: Form) -> Result<Response, NoPage> {
@@ -87,8 +88,7 @@ async fn tried(form: &Form, id: Option<&str>, typed: &Typed) -> Result<Option<Re
     let said = match form.text("action") {
         REOPEN => Ok(Said::Nothing),
         "test" => {
-            let body = json!({ "url": typed.url }).to_string();
-            let request = Request::post(&["company", "webhooks", "test"]).body(JSON, body);
+            let request = test(visitor, id, typed).await?;
             read(visitor.try_send(request).await, Said::Tested)
         }
         "preview" => {
@@ -108,8 +108,19 @@ async fn tried(form: &Form, id: Option<&str>, typed: &Typed) -> Result<Option<Re
         Err(Error::Refused(problem)) if problem.status == 422 => Said::Wrong(problem),
         Err(error) => return Err(visitor.failed(error)),
     };
-    let types = types(visitor).await?;
-    Ok(Some(answer(shown(visitor, id, &types, typed, &said))))
+    show(visitor, id, typed, &said).await.map(Some)
+}
+
+/// A test of what was typed. A secret that is only shown as a mask is known to the API alone: it is tested as the webhook is saved, if
+/// that has this address.
+async fn test(visitor: &Visitor, id: Option<&str>, typed: &Typed) -> Result<Request, NoPage> {
+    if let Some(id) = id.filter(|_| typed.is_masked()) {
+        let saved: Webhook = visitor.get(&["company", "webhooks", id], &[]).await?;
+        if saved.url == typed.url {
+            return Ok(Request::post(&["company", "webhooks", id, "test"]).body(JSON, "{}"));
+        }
+    }
+    Ok(Request::post(&["company", "webhooks", "test"]).body(JSON, typed.test()))
 }
 
 fn read<T: serde::de::DeserializeOwned>(
@@ -133,12 +144,19 @@ async fn refused(form: &Form, id: Option<&str>, typed: &Typed, error: Error) -> 
         }
         error => return Err(visitor.failed(error)),
     };
-    let types = types(visitor).await?;
     let typed = Typed { etag, ..Typed::of_form(form) };
-    Ok((status, answer(shown(visitor, id, &types, &typed, &said))).into_response())
+    let page = show(visitor, id, &typed, &said).await?;
+    Ok((status, page).into_response())
 }
 
-fn shown(visitor: &Visitor, id: Option<&str>, types: &[Type], typed: &Typed, said: &Said) -> String {
+fn shown(
+    visitor: &Visitor,
+    id: Option<&str>,
+    types: &[Type],
+    typed: &Typed,
+    said: &Said,
+    setup: Option<&Setup>,
+) -> String {
     let texts = visitor.texts;
     let wrong = match said {
         Said::Wrong(problem) => problem.errors.as_slice(),
@@ -155,9 +173,12 @@ fn shown(visitor: &Visitor, id: Option<&str>, types: &[Type], typed: &Typed, sai
             (field(texts, wrong, "name", texts.name, "", |described| html! {
                 input #name type="text" name="name" value=(typed.name) required maxlength="200" aria-invalid=[invalid(wrong, "name")] aria-describedby=[described];
             }))
-            (field(texts, wrong, "url", texts.url, "", |described| html! {
-                input #url type="url" name="url" value=(typed.url) required placeholder="https://" aria-invalid=[invalid(wrong, "url")] aria-describedby=[described];
+            (field(texts, wrong, "url", texts.url, texts.url_hint, |described| html! {
+                // A browser takes the address of a topic for no URL.
+                input #url type="text" inputmode="url" autocomplete="off" spellcheck="false" name="url" value=(typed.url) required placeholder="https://" aria-invalid=[invalid(wrong, "url")] aria-describedby=[described];
             }))
+            (clouds::credentials(texts, wrong, typed))
+            @if let Some(setup) = setup { (clouds::setup(texts, &typed.url, setup, is_shut_out(said))) }
             p { button.quiet name="action" value="test" formnovalidate { (texts.test_url) } }
             fieldset {
                 legend { (texts.subscribed) }
@@ -189,7 +210,7 @@ fn message(texts: &Texts, id: Option<&str>, said: &Said) -> Markup {
                     @if let Some(id) = id { a href={ "/webhooks/" (id) "/changes" } { (texts.changes) } }
                 }
             }
-            Said::Tested(report) if report.success => { p.done role="status" { (texts.test_passed) } }
+            Said::Tested(report) if report.success => { p.done role="status" { (passed(texts, report)) } }
             Said::Tested(report) => {
                 div.problem role="alert" {
                     b { (texts.test_failed) } ": "
@@ -209,7 +230,17 @@ fn message(texts: &Texts, id: Option<&str>, said: &Said) -> Markup {
     }
 }
 
-fn invalid(wrong: &[FieldError], name: &str) -> Option<&'static str> {
+/// That a test went well.
+pub(crate) fn passed(texts: &Texts, report: &TestReport) -> &'static str {
+    if report.status.is_some() { texts.test_passed } else { texts.test_accepted }
+}
+
+/// Whether a bus or topic was just found not to let us in.
+fn is_shut_out(said: &Said) -> bool {
+    matches!(said, Said::Tested(report) if report.setup.is_some())
+}
+
+pub(crate) fn invalid(wrong: &[FieldError], name: &str) -> Option<&'static str> {
     of(wrong, name).next().map(|_| "true")
 }
 
@@ -227,7 +258,7 @@ fn described(wrong: &[FieldError], name: &str, hint: &str) -> Option<String> {
 }
 
 /// `input` is given the ids of its hint and of what is wrong with it.
-fn field(
+pub(crate) fn field(
     texts: &Texts,
     wrong: &[FieldError],
     name: &str,

@@ -13,6 +13,7 @@ use url::form_urlencoded::{Serializer, parse};
 use crate::App;
 use crate::api::{List, Metrics, Tally, Webhook, Window};
 use crate::charts::day_by_hours;
+use crate::clouds;
 use crate::layout::{Room, command, page};
 use crate::moment::moment;
 use crate::texts::Texts;
@@ -187,7 +188,10 @@ fn table(texts: &Texts, asked: &Asked, found: &[&Webhook], metrics: &HashMap<Str
                     @for webhook in found {
                         @let of = metrics.get(&webhook.id);
                         tr {
-                            td { a href={ "/webhooks/" (webhook.id) } { (webhook.name) } br; span.faint { (webhook.url) } }
+                            td {
+                                a href={ "/webhooks/" (webhook.id) } { (webhook.name) } br;
+                                span.faint { (clouds::kind(&webhook.url)) " · " (webhook.url) }
+                            }
                             td {
                                 (state(texts, webhook))
                                 @if let Some(circuit) = of.and_then(|of| of.now.circuit.as_deref()).filter(|circuit| *circuit != "closed") {
