@@ -361,3 +361,61 @@ async fn markup_in_whatever_a_page_shows_is_text() {
     let shown: Value = client.get(&format!("/company/deliveries/{id}")).await.expect(200).json();
     assert_eq!(shown["state"], "delivered", "{shown}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_credentials_of_a_bus_are_typed_shown_masked_and_kept() {
+    const BUS: &str = "arn:aws:events:eu-west-1:123456789012:event-bus/orders";
+    const ID: &str = "AKIAIOSFODNN7EXAMPLE";
+    const SECRET: &str = "hush-hush-secret";
+    let stack = Stack::start().await;
+    let (backoffice, client) = (Backoffice::start(&stack).await, stack.client("tnt_a"));
+    let mut browser = backoffice.browser();
+    browser.sign_in(&client).await;
+
+    // What is wrong stands beside its field, and how to let us in beside the address.
+    let typed =
+        [("name", "n"), ("url", BUS), ("events", "order-*"), ("accessKeyId", "short"), ("secretAccessKey", SECRET)];
+    let refused = browser.fill("/webhooks/new", "/webhooks/new", &typed).await.expect(422);
+    for says in ["accessKeyId must be an access key id", "How to let us publish there", "events:PutEvents"] {
+        assert!(refused.text.contains(says), "{says}: {}", refused.text);
+    }
+    let without = browser.fill("/webhooks/new", "/webhooks/new", &typed[..3]).await.expect(422);
+    assert!(without.text.contains("credentials are needed"), "{}", without.text);
+
+    let key = json!({ "accessKeyId": ID, "secretAccessKey": SECRET });
+    let more = json!({ "isEnabled": false, "credentials": key });
+    let webhook = client.create_webhook_with(BUS, &["order-*"], more).await;
+    let (path, api) = (format!("/webhooks/{webhook}"), format!("/company/webhooks/{webhook}"));
+    let edit = format!("{path}/edit");
+    for page in [&*path, "/webhooks", &*edit, &format!("{path}/changes")] {
+        let shown = browser.get(page).await.expect(200);
+        assert!(!shown.text.contains(SECRET), "{page}: {}", shown.text);
+    }
+    for page in [&*path, "/webhooks"] {
+        assert!(browser.get(page).await.expect(200).text.contains("Amazon EventBridge"), "{page}");
+    }
+
+    // Saved as it was shown, it has the key that it had; emptied, it has none.
+    let shown = browser.get(&edit).await.expect(200);
+    assert_eq!((shown.field("accessKeyId").as_str(), shown.field("secretAccessKey").as_str()), (ID, "***"));
+    let form = |url, id, secret| {
+        [
+            ("name", "renamed"),
+            ("url", url),
+            ("events", "order-*"),
+            ("accessKeyId", id),
+            ("secretAccessKey", secret),
+            ("hasKey", "1"),
+        ]
+    };
+    browser.fill(&edit, &edit, &form(BUS, ID, "***")).await.expect(200);
+    let kept = client.get(&api).await.expect(200).json();
+    let masked = json!({ "accessKeyId": ID, "secretAccessKey": "***" });
+    assert_eq!((&kept["name"], &kept["credentials"]), (&json!("renamed"), &masked));
+    let url = stack.merchant.url("/a");
+    let refused = browser.fill(&edit, &edit, &form(&*url, ID, "***")).await.expect(422);
+    assert!(refused.text.contains("are those of Amazon, but `url` is an HTTPS endpoint"), "{}", refused.text);
+    browser.fill(&edit, &edit, &form(&*url, "", "")).await.expect(200);
+    let moved = client.get(&api).await.expect(200).json();
+    assert_eq!((&moved["kind"], moved.get("credentials")), (&json!("https"), None));
+}

@@ -34,6 +34,7 @@ mod control_plane;
 mod crashes;
 mod custom_headers;
 mod database;
+mod destinations;
 mod documents;
 mod duplicates;
 mod egress;
