@@ -141,6 +141,7 @@ async fn no_command_hands_on_to_a_terminal_what_it_would_obey() {
         ("webhooks match", vec!["order-created"]),
         ("webhooks rotate-secret", vec![&id]),
         ("webhooks secret", vec![&id]),
+        ("webhooks setup", vec!["arn:aws:events:eu-west-1:123456789012:event-bus/orders"]),
         ("webhooks test", vec![&id]),
         ("webhooks update", vec![&id, "--name", "another"]),
         // In the second form it is gone, and the API says so.
