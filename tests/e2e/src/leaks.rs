@@ -21,6 +21,7 @@ static FORBIDDEN: LazyLock<(Vec<&str>, RegexSet)> = LazyLock::new(|| {
     let of_this_form = [
         ("a secret of a webhook", "whsec_[A-Za-z0-9+/]{24}"),
         ("a signing key", "whsk_[A-Za-z0-9+/]{24}"),
+        ("a private key", r"-----BEGIN PRIVATE KEY-----(\\n|\s)*[A-Za-z0-9+/]{8}"),
         ("a token", r"eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\."),
         ("a signature", "v1a?,[A-Za-z0-9+/]{40}"),
         ("sealed credentials", r"v1\.[a-z]+\.[A-Za-z0-9+/_-]{40}"),
@@ -52,9 +53,11 @@ mod tests {
             r#"{"note":"Grüße aus Göteborg"}"#,
             "webhook-signature: v1,K5oZfzN95Z9UVu1EsfQmfVNQhnkZ2pj9o9NDN/H/pI4=",
             "the-services-nats-password",
+            r#"{"private_key":"-----BEGIN PRIVATE KEY-----\nMIIEvQIBADAN\n"}"#,
         ] {
             assert!(find(said.as_bytes()).is_some(), "{said}");
         }
         assert_eq!(find(b"whsec_ and 32 bytes, eyJ, v1, wbh_01HA4XCG60CT4G3EWF4CKYM1MF"), None);
+        assert_eq!(find(b"must be PEM, -----BEGIN PRIVATE KEY-----"), None);
     }
 }
