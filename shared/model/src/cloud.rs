@@ -149,11 +149,6 @@ impl CloudKeyChange {
         Err(form())
     }
 
-    /// What it will be good for.
-    pub fn kind(&self) -> DestinationKind {
-        self.0.kind()
-    }
-
     /// The key as it will be.
     pub fn apply(&self, before: Option<&CloudKey>) -> Result<CloudKey, Invalid> {
         match &self.0 {
@@ -441,8 +436,8 @@ mod tests {
             ),
         ] {
             let given = change(given).unwrap();
-            assert_eq!(given.kind(), kind);
             let key = given.apply(None).unwrap();
+            assert_eq!(key.kind(), kind);
             assert_eq!(json!(key.masked()), shown);
             assert_eq!(change(&shown).unwrap().apply(Some(&key)), Ok(key.clone()));
             // Of a key that there is not, there is nothing to keep.

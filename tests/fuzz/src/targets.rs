@@ -6,9 +6,9 @@ use std::sync::LazyLock;
 use bytes::Bytes;
 use serde_json::value::RawValue;
 use shopery_model::{
-    BinaryAttributes, Changed, Debounce, Destination, EndpointSecret, Event, EventPattern, Fields, Filter, Headers,
-    HeadersChange, Keyring, MAX_EVENT_BYTES, Network, Overlap, RetrySchedule, Sealed, TenantId, Topic, WebhookId,
-    escape, unescape,
+    BinaryAttributes, Changed, CloudKeyChange, Debounce, Destination, EndpointSecret, Event, EventPattern, Fields,
+    Filter, Headers, HeadersChange, Keyring, MAX_EVENT_BYTES, Network, Overlap, RetrySchedule, Sealed, TenantId, Topic,
+    WebhookId, escape, unescape,
 };
 use shopery_runtime::Env;
 use shopery_sender::Egress;
@@ -51,6 +51,13 @@ const URLS: &[&str] = &[
     "https://[2606:4700::1111]/",
     "https://1.1.1.1:443/x",
     "https://BÜCHER.example./",
+    "arn:aws:events:eu-west-1:123456789012:event-bus/orders",
+    "pubsub://example.com:shop-analytics/orders",
+];
+const CLOUD_KEYS: &[&str] = &[
+    r#"{"accessKeyId":"AKIAIOSFODNN7EXAMPLE","secretAccessKey":"a+secret/key","roleArn":"arn:aws:iam::123456789012:role/shopery","externalId":"tnt_8w2k"}"#,
+    r#"{"type":"service_account","client_email":"hooks@p.iam.gserviceaccount.com","private_key_id":"0a1b","private_key":"-----BEGIN PRIVATE KEY-----\nMIIE\n-----END PRIVATE KEY-----\n","token_uri":"https://x"}"#,
+    r#"{"accessKeyId":"AKIAIOSFODNN7EXAMPLE","secretAccessKey":"***"}"#,
 ];
 const HEADERS: &[&str] = &["Authorization: Bearer abc", "X-A: 1\nX-B: two words\nx-c: ***", "X-Api-Key: k"];
 const SECRETS: &[&str] = &["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"];
@@ -68,6 +75,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "url", samples: URLS, check: url },
     Target { name: "headers", samples: HEADERS, check: headers },
     Target { name: "secret", samples: SECRETS, check: secret },
+    Target { name: "key of a cloud", samples: CLOUD_KEYS, check: cloud_key },
     Target { name: "sealed", samples: SEALED, check: sealed },
     Target { name: "names in subjects", samples: NAMES, check: names },
     Target { name: "settings", samples: SETTINGS, check: settings },
@@ -233,6 +241,27 @@ fn secret(input: &[u8]) -> bool {
     assert_eq!(secret.expose(), text);
     assert!(secret.sign("dlv_1", 0, input).starts_with("v1,"));
     assert!(!format!("{secret:?}").contains(&text[6..]), "Debug shows it");
+    true
+}
+
+/// What is taken is shown without its secret, and what is shown is taken for the same key again.
+fn cloud_key(input: &[u8]) -> bool {
+    let Ok(json) = serde_json::from_slice::<&RawValue>(input) else { return false };
+    let change = match CloudKeyChange::parse(json) {
+        Ok(change) => change,
+        Err(wrong) => {
+            assert!(!wrong.is_empty() && wrong.iter().all(|invalid| invalid.field.starts_with("credentials")));
+            return false;
+        }
+    };
+    // One that is masked has nothing to stay.
+    let Ok(key) = change.apply(None) else { return true };
+    let shown = key.masked();
+    let secret = shown.get("secretAccessKey").or(shown.get("private_key"));
+    assert_eq!(secret.map(String::as_str), Some(Headers::MASK));
+    let shown = serde_json::value::to_raw_value(&shown).expect("texts by name");
+    let again = CloudKeyChange::parse(&shown).expect("what is shown is taken");
+    assert_eq!(again.apply(Some(&key)).expect("it is the same key"), key);
     true
 }
 
