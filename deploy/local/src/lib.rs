@@ -9,6 +9,7 @@ mod data_dir;
 pub mod demo;
 mod endpoint;
 pub mod env_file;
+mod kept;
 pub mod nats;
 pub mod nats_server;
 mod private_file;

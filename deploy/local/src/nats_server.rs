@@ -1,25 +1,20 @@
-//! A NATS server of our own, as a child process: found or installed, started, stopped, and never left behind.
-//!
-//! The server runs in a process group with a *keeper*, a few words of shell that read a pipe from us. It passes on the
-//! signals that we write, and when the pipe ends, because we dropped it or because this process died however hard, it
-//! kills the group. So no server outlives its starter, and a Ctrl-C on the terminal reaches it only through us, after
-//! the drain. The keeper signals nothing but its own group, which exists as long as it does: it cannot hit a stranger.
+//! A NATS server of our own, as a child process: found or installed, started, stopped, and never left behind ([`Kept`]).
 
 mod config;
 mod install;
 
 use std::fs::File;
-use std::io::{PipeWriter, Write};
 use std::path::{Path, PathBuf};
-use std::process::{ExitStatus, Stdio};
+use std::process::ExitStatus;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use tokio::process::{Child, Command};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::process::Command;
+use tokio::time::{Instant, sleep};
 
 pub use install::{PINNED, find, find_or_install, install, user_cache};
 
+use crate::kept::Kept;
 use crate::private_file;
 
 /// Recovering a large store takes seconds.
@@ -30,8 +25,6 @@ const STOP_DEADLINE: Duration = Duration::from_secs(20);
 /// The server's garbage collector runs when the heap has grown by so many percent: a tenth less CPU a delivery than
 /// Go's default of 100, for more memory: under the benchmark's load, gigabytes. A GOGC of the user's own holds.
 const GOGC: &str = "400";
-
-const KEEPER: &str = r#"trap "" TERM; while read -r signal; do kill -s "$signal" 0; done; kill -s KILL 0"#;
 
 /// A server to start.
 #[derive(Debug, Clone)]
@@ -59,12 +52,9 @@ pub struct Publisher {
 /// A server that runs until it is stopped, killed or dropped.
 #[derive(Debug)]
 pub struct NatsServer {
-    server: Child,
-    pid: u32,
+    process: Kept,
     port: u16,
     log: PathBuf,
-    keeper: Child,
-    pipe: Option<PipeWriter>,
 }
 
 impl NatsServer {
@@ -79,32 +69,11 @@ impl NatsServer {
         std::fs::create_dir_all(&ports).with_context(|| format!("cannot make {}", ports.display()))?;
         private_file::write(&config, &config::text(&options, &ports))?;
 
-        let (listening, pipe) = std::io::pipe()?;
-        let keeper = Command::new("sh")
-            .args(["-c", KEEPER])
-            .process_group(0)
-            .stdin(listening)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .kill_on_drop(true)
-            .spawn()
-            .context("cannot start sh")?;
-        let group = keeper.id().and_then(|id| i32::try_from(id).ok()).context("sh ended at once")?;
-
         let output = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
-        let server = Command::new(&options.binary)
-            .arg("-c")
-            .arg(&config)
-            .env("GOGC", std::env::var_os("GOGC").unwrap_or_else(|| GOGC.into()))
-            .process_group(group)
-            .stdin(Stdio::null())
-            .stdout(output.try_clone()?)
-            .stderr(output)
-            .kill_on_drop(true)
-            .spawn()
-            .with_context(|| format!("cannot start {}", options.binary.display()))?;
-        let pid = server.id().context("nats-server ended at once")?;
-        let mut started = Self { server, pid, port: 0, log, keeper, pipe: Some(pipe) };
+        let mut command = Command::new(&options.binary);
+        command.arg("-c").arg(&config).env("GOGC", std::env::var_os("GOGC").unwrap_or_else(|| GOGC.into()));
+        command.stdout(output.try_clone()?).stderr(output);
+        let mut started = Self { process: Kept::start("nats-server", command)?, port: 0, log };
         started.port = started.listens_on(&ports).await?;
         Ok(started)
     }
@@ -119,12 +88,12 @@ impl NatsServer {
     }
 
     pub fn pid(&self) -> u32 {
-        self.pid
+        self.process.pid()
     }
 
     /// Completes when the server has ended, which it does not do by itself; the error says why it may have.
     pub async fn ended(&mut self) -> anyhow::Error {
-        match self.server.wait().await {
+        match self.process.wait().await {
             Ok(status) => self.failure(status),
             Err(error) => error.into(),
         }
@@ -132,41 +101,28 @@ impl NatsServer {
 
     /// Whether it has ended by itself and [`ended`](Self::ended) has said so.
     pub fn has_ended(&self) -> bool {
-        self.server.id().is_none()
+        self.process.has_ended()
     }
 
     /// SIGTERM. Returns when the server is gone; one that does not go is killed.
     pub async fn stop(&mut self) -> anyhow::Result<()> {
-        if let Some(pipe) = &mut self.pipe {
-            // A keeper that is gone has taken the server with it.
-            let _ = writeln!(pipe, "TERM");
-        }
-        if timeout(STOP_DEADLINE, self.server.wait()).await.is_err() {
-            tracing::warn!("nats-server does not stop; killing it");
-        }
-        self.kill().await
+        self.process.stop(STOP_DEADLINE).await
     }
 
     /// SIGKILL. Returns when the server is gone.
     pub async fn kill(&mut self) -> anyhow::Result<()> {
-        self.server.kill().await.or_else(|error| match self.server.try_wait() {
-            Ok(Some(_)) => Ok(()),
-            _ => Err(error),
-        })?;
-        self.pipe = None;
-        self.keeper.wait().await?;
-        Ok(())
+        self.process.kill().await
     }
 
     /// Waits for the file in which the server writes, when it is ready, where it listens.
     async fn listens_on(&mut self, ports: &Path) -> anyhow::Result<u16> {
         let deadline = Instant::now() + START_DEADLINE;
         while Instant::now() < deadline {
-            if let Some(port) = port_in(ports, self.pid) {
+            if let Some(port) = port_in(ports, self.process.pid()) {
                 return Ok(port);
             }
             tokio::select! {
-                status = self.server.wait() => return Err(self.failure(status?)),
+                status = self.process.wait() => return Err(self.failure(status?)),
                 () = sleep(Duration::from_millis(5)) => {}
             }
         }

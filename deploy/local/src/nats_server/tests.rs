@@ -1,3 +1,5 @@
+use std::process::Stdio;
+
 use futures_util::StreamExt;
 
 use super::*;
@@ -120,7 +122,6 @@ async fn a_server_that_cannot_start_says_why() {
 async fn the_keeper_kills_the_server_when_its_starter_is_gone() {
     let dir = TempDir::new();
     let mut server = NatsServer::start(&options(dir.path())).await.unwrap();
-    // What the kernel does when this process dies.
-    server.pipe = None;
-    tokio::time::timeout(TIMEOUT, server.server.wait()).await.unwrap().unwrap();
+    server.process.let_go();
+    tokio::time::timeout(TIMEOUT, server.process.wait()).await.unwrap().unwrap();
 }
