@@ -24,6 +24,10 @@ pub struct Arguments {
     #[arg(long)]
     pub insecure_endpoints: bool,
 
+    /// Also run emulators of the clouds (moto, and that of Pub/Sub where it is installed), and show a delivery through each
+    #[arg(long)]
+    pub cloud_emulators: bool,
+
     /// Address of the REST API
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
     pub api: SocketAddr,

@@ -13,7 +13,7 @@ use crate::{Delivery, Endpoint, TENANT};
 
 const WEBHOOK: &str = "demo";
 const EVENT: &str = "order-created";
-const TIMEOUT: Duration = Duration::from_secs(20);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The two HTTP faces, as a merchant's developer and a platform service use them.
 #[derive(Debug)]
@@ -31,7 +31,7 @@ impl Client {
         Ok(Self { http, api_url, ingest_url, token })
     }
 
-    async fn rest(&self, method: Method, path: &str, body: Option<Value>) -> anyhow::Result<Value> {
+    pub(crate) async fn rest(&self, method: Method, path: &str, body: Option<Value>) -> anyhow::Result<Value> {
         let body = body.map(|body| ("application/json", body.to_string()));
         self.call(method, format!("{}{path}", self.api_url), body).await
     }
@@ -54,16 +54,14 @@ impl Client {
 
 /// Shows one delivery. The webhook is created on the first start and reused on every later one.
 pub async fn run(client: &Client, endpoint: &mut Endpoint) -> anyhow::Result<()> {
-    let webhook = webhook(client, &endpoint.url()).await.context("the demo webhook")?;
+    let webhook = webhook(client, WEBHOOK, &endpoint.url()).await.context("the demo webhook")?;
     let answer = client.rest(Method::GET, &format!("/company/webhooks/{webhook}/secret"), None).await?;
     let secret = answer["secret"].as_str().context("the answer has no secret")?;
 
-    // An id of its own: the event of an earlier start would be a repeat, and stored once.
-    let event_id = format!("demo-{}", SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis());
+    let event_id = event_id("demo")?;
     say(format_args!("\nDemo: webhook {webhook} wants {EVENT}; publishing the sample order ...\n"));
     let published = Instant::now();
-    let event = ("application/cloudevents+json", event(&event_id));
-    client.call(Method::POST, format!("{}/events", client.ingest_url), Some(event)).await?;
+    publish(client, &event_id).await?;
 
     let Some(delivery) = arrival(endpoint, &webhook, &event_id, published + TIMEOUT).await else {
         let why = last_error(client, &webhook, &event_id).await;
@@ -86,24 +84,42 @@ pub fn announce(delivery: &Delivery) {
     say(format_args!("received {event} {id} attempt {attempt}, {} bytes", delivery.body.len()));
 }
 
-/// The id of the demo's webhook, enabled and with the endpoint's present URL.
-async fn webhook(client: &Client, url: &str) -> anyhow::Result<String> {
-    if let Some(id) = find_webhook(client).await? {
+/// An id of its own: the event of an earlier start would be a repeat, and stored once.
+pub(crate) fn event_id(prefix: &str) -> anyhow::Result<String> {
+    Ok(format!("{prefix}-{}", SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis()))
+}
+
+/// Publishes the sample order under this id.
+pub(crate) async fn publish(client: &Client, event_id: &str) -> anyhow::Result<()> {
+    let event = ("application/cloudevents+json", event(event_id));
+    client.call(Method::POST, format!("{}/events", client.ingest_url), Some(event)).await.map(drop)
+}
+
+/// The id of a demo's webhook, enabled and with its present address.
+pub(crate) async fn webhook(client: &Client, name: &str, url: &str) -> anyhow::Result<String> {
+    if let Some(id) = find_webhook(client, name).await? {
         let change = json!({ "url": url, "events": [EVENT], "isEnabled": true });
         client.rest(Method::PATCH, &format!("/company/webhooks/{id}"), Some(change)).await?;
         return Ok(id);
     }
-    let wanted = json!({ "name": WEBHOOK, "url": url, "events": [EVENT], "isEnabled": true });
+    let wanted = json!({ "name": name, "url": url, "events": [EVENT], "isEnabled": true });
     let created = client.rest(Method::POST, "/company/webhooks", Some(wanted)).await?;
     created["id"].as_str().map(str::to_owned).context("the answer has no id")
 }
 
-async fn find_webhook(client: &Client) -> anyhow::Result<Option<String>> {
+/// Pauses a demo's webhook, if there is one.
+pub(crate) async fn pause(client: &Client, name: &str) -> anyhow::Result<()> {
+    let Some(id) = find_webhook(client, name).await? else { return Ok(()) };
+    let change = json!({ "isEnabled": false });
+    client.rest(Method::PATCH, &format!("/company/webhooks/{id}"), Some(change)).await.map(drop)
+}
+
+async fn find_webhook(client: &Client, name: &str) -> anyhow::Result<Option<String>> {
     let mut path = "/company/webhooks?limit=200".to_owned();
     loop {
         let page = client.rest(Method::GET, &path, None).await?;
         let webhooks = page["data"].as_array().context("the answer has no data")?;
-        if let Some(found) = webhooks.iter().find(|webhook| webhook["name"] == WEBHOOK) {
+        if let Some(found) = webhooks.iter().find(|webhook| webhook["name"] == name) {
             return Ok(found["id"].as_str().map(str::to_owned));
         }
         let Some(cursor) = page["nextCursor"].as_str() else { return Ok(None) };
@@ -124,7 +140,7 @@ async fn arrival(endpoint: &mut Endpoint, webhook: &str, event_id: &str, deadlin
 }
 
 /// What the history says about the delivery that did not arrive.
-async fn last_error(client: &Client, webhook: &str, event_id: &str) -> String {
+pub(crate) async fn last_error(client: &Client, webhook: &str, event_id: &str) -> String {
     let path = format!("/company/webhooks/{webhook}/deliveries");
     let Ok(page) = client.rest(Method::GET, &path, None).await else { return String::new() };
     let mut deliveries = page["data"].as_array().into_iter().flatten();

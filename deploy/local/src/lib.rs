@@ -1,12 +1,15 @@
 //! Everything on one machine: what `cargo run` starts, and what the tests and the benchmark borrow from it.
 //!
 //! The launcher's cast, in the order in which it needs them: [`Arguments`] and [`Settings`] say what is wanted,
-//! [`DataDir`] is where everything is kept, [`nats`] provides the queue, [`Endpoint`] plays the merchant, [`Services`]
-//! are ours, [`env_file`] tells other programs where it all is, and [`demo`] shows a delivery.
+//! [`DataDir`] is where everything is kept, [`nats`] provides the queue, [`Endpoint`] and, if they are asked for, the
+//! [`emulators`] play the merchant, [`Services`] are ours, [`env_file`] tells other programs where it all is, and [`demo`] and
+//! [`cloud_demo`] show a delivery.
 
 mod arguments;
+pub mod cloud_demo;
 mod data_dir;
 pub mod demo;
+pub mod emulators;
 mod endpoint;
 pub mod env_file;
 mod kept;

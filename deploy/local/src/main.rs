@@ -7,11 +7,12 @@ use std::time::Duration;
 use anyhow::{Context, anyhow, bail};
 use clap::Parser;
 use shopery_backoffice::Link;
+use shopery_local::emulators::{Emulators, Receivers};
 use shopery_local::nats::{self, Nats};
 use shopery_local::screen::say;
 use shopery_local::tls::Authority;
 use shopery_local::{
-    Arguments, DataDir, Endpoint, Listeners, Services, Settings, TENANT, demo, env_file, random_hex, token,
+    Arguments, DataDir, Endpoint, Listeners, Services, Settings, TENANT, cloud_demo, demo, env_file, random_hex, token,
 };
 use shopery_runtime::service::stop_on_signals;
 use shopery_runtime::{Runtime, make_files_private, telemetry};
@@ -101,11 +102,12 @@ async fn supervise(arguments: &Arguments, settings: Settings, data: &DataDir, dr
 struct Stack {
     nats: Option<Nats>,
     endpoint: Option<Endpoint>,
+    emulators: Option<Emulators>,
     services: Option<Services>,
 }
 
 impl Stack {
-    /// In the reverse order of the start: the endpoint and NATS are there for the services to finish.
+    /// In the reverse order of the start: the endpoint, the emulators and NATS are there for the services to finish.
     async fn stop(&mut self) -> anyhow::Result<()> {
         let server = self.nats.as_mut().and_then(|nats| nats.server.as_mut());
         let drained = match (&mut self.services, &server) {
@@ -115,6 +117,10 @@ impl Stack {
             (None, _) => Ok(()),
         };
         self.endpoint = None;
+        let drained = match &mut self.emulators {
+            Some(emulators) => drained.and(emulators.stop().await),
+            None => drained,
+        };
         match server {
             Some(server) => drained.and(server.stop().await),
             None => drained,
@@ -141,6 +147,10 @@ async fn run(
     let authority = Authority::load_or_create(data.path())?;
     let endpoint = Endpoint::start(data.listen("endpoint.port").await?, &authority)?;
     let endpoint = stack.endpoint.insert(endpoint);
+    if arguments.cloud_emulators {
+        stack.emulators = Some(Emulators::start(data, &mut settings).await?);
+    }
+    let receivers = stack.emulators.as_ref().map(|emulators| emulators.receivers.clone());
 
     decide(&mut settings, arguments, data, &secret, endpoint);
     settings.set("SHOPERY_API_URL", &client.api_url);
@@ -154,21 +164,31 @@ async fn run(
     let signs_in = Link { code: code.into(), tenant: TENANT.to_owned(), token: client.token.clone().into() };
     let services = stack.services.insert(Services::start(&settings, listeners, signs_in, runtime)?);
     services.ready().await.with_context(|| format!("cannot start on the data in {}", data.path().display()))?;
-    env_file::write(data.path(), &variables(&client, pages_url, nats, endpoint, data))?;
+    let mut known = variables(&client, pages_url, nats, endpoint, data);
+    known.extend(receivers.iter().flat_map(of_emulators));
+    env_file::write(data.path(), &known)?;
     greet(arguments, &client, &link, nats, endpoint, data);
+    receivers.iter().for_each(greet_emulators);
 
     let shown = async {
         if !arguments.no_demo {
             demo::run(&client, endpoint).await?;
         }
+        match &receivers {
+            Some(receivers) if !arguments.no_demo => cloud_demo::run(&client, receivers).await?,
+            Some(_) => {}
+            // Theirs cannot be reached any more. That this cannot be said of them now is no reason not to run.
+            None => drop(cloud_demo::pause(&client).await),
+        }
         let env = data.path().join("env");
         say(format_args!("\nReady. {} says where everything is, and holds a token; Ctrl-C stops.", env.display()));
-        watch(endpoint).await
+        tokio::try_join!(watch(endpoint), watch_emulators(receivers.as_ref())).map(drop)
     };
     tokio::select! {
         shown = shown => shown,
         error = services.failed() => Err(error),
         error = ended(nats) => Err(error),
+        error = failed(stack.emulators.as_mut()) => Err(error),
     }
 }
 
@@ -216,6 +236,24 @@ fn variables(
     variables
 }
 
+/// What the env file says of the emulators, in the words of the clouds' own libraries.
+fn of_emulators(receivers: &Receivers) -> Vec<(&'static str, String)> {
+    let mut variables = vec![("AWS_ENDPOINT_URL", receivers.bus.moto.url().to_owned())];
+    if let Some(subscribed) = &receivers.topic {
+        variables.push(("PUBSUB_EMULATOR_HOST", subscribed.emulator.host().to_owned()));
+    }
+    variables
+}
+
+fn greet_emulators(receivers: &Receivers) {
+    let Receivers { bus, topic } = receivers;
+    say(format_args!("  bus       {} (moto, {}, with a queue)", bus.arn, bus.moto.url()));
+    if let Some(subscribed) = topic {
+        let host = subscribed.emulator.host();
+        say(format_args!("  topic     {} (Google's emulator, {host}, with a subscription)", subscribed.topic));
+    }
+}
+
 fn greet(arguments: &Arguments, client: &demo::Client, link: &str, nats: &Nats, endpoint: &Endpoint, data: &DataDir) {
     let note = if data.is_ephemeral() { " (removed at the end)" } else { "" };
     let database = arguments.database_url.as_ref().map_or("SQLite, in the data directory", |_| "yours");
@@ -239,6 +277,21 @@ async fn watch(endpoint: &mut Endpoint) -> anyhow::Result<()> {
         }
     }
     bail!("the sample endpoint ended by itself")
+}
+
+async fn watch_emulators(receivers: Option<&Receivers>) -> anyhow::Result<()> {
+    match receivers {
+        Some(receivers) => cloud_demo::watch(receivers).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Completes when an emulator has ended by itself.
+async fn failed(emulators: Option<&mut Emulators>) -> anyhow::Error {
+    match emulators {
+        Some(emulators) => emulators.failed().await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Completes when a server of ours has ended by itself.

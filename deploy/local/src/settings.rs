@@ -3,6 +3,10 @@ use std::collections::BTreeMap;
 use anyhow::anyhow;
 use shopery_runtime::Env;
 
+/// Of names that the services read.
+const PREFIXES: [&str; 3] = ["SHOPERY_", "OTEL_", "AWS_"];
+const OF_GOOGLE: [&str; 3] = ["GOOGLE_APPLICATION_CREDENTIALS", "GCE_METADATA_HOST", "PUBSUB_EMULATOR_HOST"];
+
 /// The variables that the services are configured with: those of this process, and those that the launcher decides.
 #[derive(Debug, Clone)]
 pub struct Settings(BTreeMap<String, String>);
@@ -16,7 +20,7 @@ impl Settings {
     }
 
     fn of(variables: impl IntoIterator<Item = (String, String)>) -> Self {
-        let ours = |name: &str| name.starts_with("SHOPERY_") || name.starts_with("OTEL_");
+        let ours = |name: &str| PREFIXES.iter().any(|prefix| name.starts_with(prefix)) || OF_GOOGLE.contains(&name);
         Self(variables.into_iter().filter(|(name, value)| ours(name) && !value.is_empty()).collect())
     }
 
