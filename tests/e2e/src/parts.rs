@@ -27,7 +27,7 @@ pub fn binary(name: &str) -> PathBuf {
     path
 }
 
-/// The Python that has the package `standardwebhooks`.
+/// The Python that has the packages of `tests/run`: `standardwebhooks`, `boto3`, `rfc8785` and so on.
 pub fn python() -> PathBuf {
     let path = folder().join("venv/bin/python");
     assert!(path.exists(), "PYTHON WITH standardwebhooks IS MISSING at {}: run tests/run", path.display());
