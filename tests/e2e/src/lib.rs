@@ -2,7 +2,8 @@
 //! merchant and its operator.
 //!
 //! The cast: a [`Stack`] is one installation of its own (NATS, a database, the services as real processes); a
-//! [`Client`] and a [`Publisher`] are the tenant's and the platform's sides of it; a [`Merchant`] receives over HTTPS.
+//! [`Client`] and a [`Publisher`] are the tenant's and the platform's sides of it; a [`Merchant`] receives over HTTPS, a [`Cloud`]
+//! on a bus or a topic, and a [`Side`] is whichever of these a test is run with.
 //! Nothing is mocked, and nothing outlives the test that started it.
 //!
 //! What correctness rests on: a test waits for a condition ([`wait`]), never for a time to pass; every [`Stack`] has
@@ -19,11 +20,13 @@ pub mod browser;
 pub mod burst;
 pub mod certificates;
 pub mod client;
+pub mod cloud;
 pub mod collector;
 pub mod distance;
 pub mod dns;
 pub mod documents;
 pub mod event;
+pub mod fault_proxy;
 mod folder;
 pub mod leaks;
 pub mod lighthouse;
@@ -40,7 +43,9 @@ pub mod postgres;
 pub mod process;
 pub mod provider;
 pub mod publisher;
+pub mod received;
 pub mod reference;
+pub mod side;
 pub mod silent;
 pub mod small_disk;
 pub mod stack;
@@ -52,9 +57,11 @@ pub mod wait;
 pub use browser::{Browser, Theme};
 pub use burst::Burst;
 pub use client::{Client, Reply};
+pub use cloud::Cloud;
 pub use distance::Distance;
 pub use dns::NameServer;
 pub use event::Event;
+pub use fault_proxy::{Fault, FaultProxy};
 pub use folder::Folder;
 pub use merchant::{Arrival, Behaviour, Merchant};
 pub use metrics::Metrics;
@@ -64,6 +71,8 @@ pub use person::Person;
 pub use process::{Process, Signal};
 pub use provider::{Provider, SigningKey};
 pub use publisher::Publisher;
+pub use received::Received;
+pub use side::Side;
 pub use silent::Silent;
 pub use small_disk::SmallDisk;
 pub use stack::{Apart, DatabaseKind, Service, Stack};

@@ -16,7 +16,7 @@ use crate::nats_cluster::NatsCluster;
 use crate::process::{self, tail};
 use crate::publisher::Credentials;
 use crate::{
-    Client, Folder, Merchant, Metrics, Process, Publisher, Signal, SmallDisk, leaks, metrics, parts, ports,
+    Client, Cloud, Folder, Merchant, Metrics, Process, Publisher, Signal, SmallDisk, leaks, metrics, parts, ports,
     postgres::Postgres, token, wait,
 };
 
@@ -114,6 +114,11 @@ impl Plan {
     pub fn database(mut self, kind: DatabaseKind) -> Self {
         self.database = kind;
         self
+    }
+
+    /// Services that send to this cloud what is addressed there.
+    pub fn cloud(self, cloud: &Cloud) -> Self {
+        cloud.variables().into_iter().fold(self, |plan, (name, value)| plan.env(name, value))
     }
 
     /// The tenants that have a NATS publisher; without this, `tnt_a` and `tnt_b`.

@@ -11,7 +11,7 @@ use serde_json::json;
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
-use crate::{Arrival, parts};
+use crate::{Arrival, Received, parts};
 
 /// A message as a receiver has it.
 #[derive(Debug, Clone)]
@@ -27,6 +27,13 @@ impl Message {
         let names = ["webhook-id", "webhook-timestamp", "webhook-signature"];
         let headers = names.map(|name| (name.to_owned(), arrival.header(name).to_owned()));
         Self { secret: secret.to_owned(), headers: headers.into(), body: arrival.body.to_vec() }
+    }
+
+    /// What came through a cloud; `body` is what its signature covers.
+    pub fn of_received(received: &Received, secret: &str, body: Vec<u8>) -> Self {
+        let names = ["webhook-id", "webhook-timestamp", "webhook-signature"];
+        let headers = names.map(|name| (name.to_owned(), received.name(name).to_owned()));
+        Self { secret: secret.to_owned(), headers: headers.into(), body }
     }
 
     pub fn with_header(mut self, name: &str, value: &str) -> Self {
@@ -75,6 +82,14 @@ fn verify_by_crate(message: &Message) -> Result<(), String> {
     verifier.verify(&message.body, &headers).map_err(|error| error.to_string())
 }
 
+/// The canonical forms (RFC 8785) of JSON texts, by PyPI's `rfc8785`.
+pub async fn canonical(texts: &[Vec<u8>]) -> Vec<Vec<u8>> {
+    let mut python = Command::new(parts::python());
+    python.args(["-c", include_str!("canonical.py")]);
+    let lines: Vec<_> = texts.iter().map(|text| format!("{}\n", STANDARD.encode(text))).collect();
+    talk(python, lines).await.iter().map(|line| STANDARD.decode(line).unwrap_or_else(|_| panic!("{line}"))).collect()
+}
+
 /// Everybody's code accepts an arrival with this secret or public key, and refuses it once it was tampered with.
 pub async fn assert_accepted(arrival: &Arrival, secret: &str) {
     for (who, verdicts) in verdicts(arrival, secret).await {
@@ -101,22 +116,24 @@ async fn verdicts(arrival: &Arrival, secret: &str) -> Vec<(&'static str, Vec<Res
     all
 }
 
-/// Gives a program the messages, line by line, and takes what it says of each.
-async fn ask(mut program: Command, messages: &[Message]) -> Vec<Result<(), String>> {
+/// Gives a program the messages, and takes what it says of each.
+async fn ask(program: Command, messages: &[Message]) -> Vec<Result<(), String>> {
+    let verdict = |line: String| if line == "ok" { Ok(()) } else { Err(line) };
+    talk(program, messages.iter().map(Message::line).collect()).await.into_iter().map(verdict).collect()
+}
+
+/// Gives a program lines, and takes one for each.
+async fn talk(mut program: Command, lines: Vec<String>) -> Vec<String> {
     let started = program.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true).spawn();
-    let mut verifier = started.unwrap_or_else(|error| panic!("{program:?} IS MISSING: run tests/run: {error}"));
-    let lines: String = messages.iter().map(Message::line).collect();
-    let mut input = verifier.stdin.take().unwrap();
+    let mut child = started.unwrap_or_else(|error| panic!("{program:?} IS MISSING: run tests/run: {error}"));
+    let mut input = child.stdin.take().unwrap();
+    let (count, text) = (lines.len(), lines.concat());
     // It answers while it reads, so both must go on at once.
-    let write = async move { input.write_all(lines.as_bytes()).await };
-    let (written, done) = tokio::join!(write, verifier.wait_with_output());
+    let write = async move { input.write_all(text.as_bytes()).await };
+    let (written, done) = tokio::join!(write, child.wait_with_output());
     let done = done.unwrap();
-    assert!(written.is_ok() && done.status.success(), "the verifier failed: {written:?} {done:?}");
-    let verdicts: Vec<_> = String::from_utf8(done.stdout)
-        .unwrap()
-        .lines()
-        .map(|line| if line == "ok" { Ok(()) } else { Err(line.to_owned()) })
-        .collect();
-    assert_eq!(verdicts.len(), messages.len());
-    verdicts
+    assert!(written.is_ok() && done.status.success(), "the program failed: {written:?} {done:?}");
+    let said: Vec<_> = String::from_utf8(done.stdout).unwrap().lines().map(str::to_owned).collect();
+    assert_eq!(said.len(), count);
+    said
 }
