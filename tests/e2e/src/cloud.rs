@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use rcgen::{KeyPair, PKCS_RSA_SHA256, RsaKeySize};
+use serde_json::{Value, json};
 use shopery_local::emulators::{Moto, PubSub, REGION};
 use shopery_model::{Destination, DestinationKind, Topic};
 use tokio::sync::Mutex;
@@ -168,6 +170,16 @@ impl Cloud {
         })
         .await
     }
+}
+
+/// The key file of a service account of a merchant. What it says of where tokens are to be had leads nowhere.
+pub fn google_key(id: &str) -> Value {
+    let key = KeyPair::generate_rsa_for(&PKCS_RSA_SHA256, RsaKeySize::_2048).unwrap();
+    json!({
+        "type": "service_account", "project_id": PROJECT, "private_key_id": id, "private_key": key.serialize_pem(),
+        "client_email": format!("shop@{PROJECT}.iam.gserviceaccount.com"), "client_id": "1",
+        "token_uri": "https://tokens.invalid/", "universe_domain": "clouds.invalid",
+    })
 }
 
 fn topic(name: &str) -> Topic {

@@ -25,6 +25,10 @@ impl Side {
         Some(Self { cloud })
     }
 
+    pub fn kind(&self) -> DestinationKind {
+        self.cloud.as_ref().map_or(DestinationKind::Https, |cloud| cloud.kind)
+    }
+
     /// A plan whose services can send there.
     pub fn plan(&self, plan: Plan) -> Plan {
         self.cloud.iter().fold(plan, Plan::cloud)

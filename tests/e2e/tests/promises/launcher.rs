@@ -11,6 +11,7 @@ use reqwest::StatusCode;
 use serde_json::Value;
 use shopery_e2e::publisher::Credentials;
 use shopery_e2e::{Client, Event, Folder, Process, Publisher, Signal, parts, ports, process, wait};
+use shopery_local::emulators::PubSub;
 use shopery_model::catalogue;
 use tokio::process::Command;
 use tokio::sync::mpsc;
@@ -136,6 +137,76 @@ async fn the_demo_delivers_an_order_with_a_verified_signature_and_ctrl_c_leaves_
     for address in [api, ingest] {
         assert!(TcpListener::bind(&address).is_ok(), "{address} is still taken");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delivery_is_shown_through_each_cloud_that_has_an_emulator_here() {
+    let folder = Folder::create();
+    let data = folder.join(".local").display().to_string();
+    let [api, ingest] = addresses();
+    let arguments = ["--data-dir", &data, "--cloud-emulators", "--api", &api, "--ingest", &ingest];
+    let has_pubsub = PubSub::find().is_some();
+    let mut launcher = Launcher::start(&folder, &arguments).await;
+    launcher.says("signature through eventbridge verified").await;
+    if has_pubsub {
+        launcher.says("signature through pub/sub verified").await;
+    } else {
+        launcher.says("there is no emulator of pub/sub on this machine").await;
+    }
+    launcher.says("ready.").await;
+    // What comes later is said too.
+    let env = launcher.env().await;
+    let client = client(&env);
+    client.publish(&Event::order("later")).await.expect(202);
+    let ways = ["through eventbridge"].into_iter().chain(has_pubsub.then_some("through pub/sub"));
+    for way in ways {
+        wait::until(&format!("the next delivery {way}"), SOON, async || {
+            let output = launcher.process.output().to_lowercase();
+            let came = output.lines().filter(|line| line.starts_with("received order-created") && line.ends_with(way));
+            if came.count() >= 1 { Ok(()) } else { Err(process::tail(&output, 20)) }
+        })
+        .await;
+    }
+    let named = client.all("/company/webhooks").await;
+    let named: Vec<_> = named.iter().map(|webhook| webhook["name"].as_str().unwrap()).collect();
+    assert!(named.contains(&"demo-eventbridge") && named.contains(&"demo-pubsub") == has_pubsub, "{named:?}");
+    assert!(
+        env["AWS_ENDPOINT_URL"].starts_with("http://127.0.0.1:")
+            && env.contains_key("PUBSUB_EMULATOR_HOST") == has_pubsub
+    );
+    // All of it ends, the emulators too.
+    launcher.interrupt().await;
+
+    // Without them, what was sent to them is paused.
+    let mut launcher =
+        Launcher::start(&folder, &arguments.map(|one| if one == "--cloud-emulators" { "--no-demo" } else { one }))
+            .await;
+    launcher.says("ready.").await;
+    let client = self::client(&launcher.env().await);
+    for webhook in client.all("/company/webhooks").await {
+        let is_of_a_cloud = webhook["name"].as_str().unwrap().starts_with("demo-");
+        assert_eq!(webhook["isEnabled"], !is_of_a_cloud, "{webhook}");
+    }
+    launcher.interrupt().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn emulators_that_are_missing_are_one_clear_line() {
+    let folder = Folder::create();
+    let [api, ingest] = addresses();
+    // A copy of it has no Python of ours beside it, and no PATH either.
+    let binary = folder.join("shopery-local");
+    std::fs::copy(parts::binary("shopery-local"), &binary).unwrap();
+    let mut command = Command::new(&binary);
+    let nats = parts::nats_server().await;
+    let path = format!("{}:/usr/bin:/bin", nats.parent().unwrap().display());
+    command.env_clear().env("PATH", path).env("HOME", folder.path()).current_dir(folder.path());
+    command.args(["--ephemeral", "--cloud-emulators", "--api", &api, "--ingest", &ingest]);
+    let mut process = Process::start("shopery-local", command, &folder.join("launcher.log"));
+    assert_eq!(process.exit(START).await.code(), Some(1));
+    let output = process.output();
+    assert!(output.contains("moto_server is missing: pip install 'moto[server]'"), "{output}");
+    assert!(!output.contains("panicked") && output.lines().count() <= 3, "{output}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -20,6 +20,51 @@ macro_rules! on_both_databases {
     };
 }
 
+/// A test of each name for each kind of destination, of which a cloud may have no emulator on this machine.
+macro_rules! on_every_kind {
+    ($($name:ident),+ $(,)?) => {
+        on_every_kind!(@ https Https $($name),+);
+        on_every_kind!(@ eventbridge EventBridge $($name),+);
+        on_every_kind!(@ pubsub PubSub $($name),+);
+    };
+    (@ $module:ident $kind:ident $($name:ident),+) => {
+        mod $module {
+            $(
+                #[tokio::test(flavor = "multi_thread")]
+                async fn $name() {
+                    if let Some(side) = shopery_e2e::Side::start(shopery_model::DestinationKind::$kind).await {
+                        super::$name(side).await;
+                    }
+                }
+            )+
+        }
+    };
+}
+
+/// A test of each name for each cloud that has an emulator on this machine.
+macro_rules! on_both_clouds {
+    ($($name:ident),+ $(,)?) => {
+        mod eventbridge {
+            $(
+                #[tokio::test(flavor = "multi_thread")]
+                async fn $name() {
+                    super::$name(shopery_e2e::Cloud::amazon().await).await;
+                }
+            )+
+        }
+        mod pubsub {
+            $(
+                #[tokio::test(flavor = "multi_thread")]
+                async fn $name() {
+                    if let Some(cloud) = shopery_e2e::Cloud::google().await {
+                        super::$name(cloud).await;
+                    }
+                }
+            )+
+        }
+    };
+}
+
 mod access;
 mod accounting;
 mod attempts;
@@ -29,6 +74,7 @@ mod broken;
 mod changes;
 mod cli;
 mod clocks;
+mod clouds;
 mod cluster;
 mod control_plane;
 mod crashes;
