@@ -2,12 +2,13 @@
 //!
 //! - [`options`]: what the user asks for.
 //! - [`stack`] and [`service`]: NATS, the services and their tenants, as processes of their own.
-//! - [`sink`]: the endpoint that webhooks point at; [`publish`]: the services that publish events; both in this process.
+//! - [`sink`]: the endpoint that webhooks point at, and [`clouds`] in it; [`publish`]: the services that publish events; both in this process.
 //! - [`ledger`]: when each event was published and each delivery arrived; [`payload`]: what is in them.
 //! - [`measure`] and [`meter`]: CPU, memory, percentiles, by process; [`raw`]: the POSTs of row (a).
 //! - [`retries`] and [`parked`]: what waits in rows (f) and (g); [`doors`]: what is asked for in row (j).
 //! - [`rows`]: the rows, one by one; [`report`] and [`table`]: what they say.
 
+mod clouds;
 mod doors;
 mod ledger;
 mod machine;

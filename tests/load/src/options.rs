@@ -69,6 +69,8 @@ pub enum Row {
     I,
     /// At each door, a quiet tenant alone, and beside one that asks for all that it can get
     J,
+    /// End to end over HTTP ingest, to an endpoint, an event bus and a topic
+    K,
 }
 
 impl Row {
@@ -84,6 +86,7 @@ impl Row {
             Self::H => 'h',
             Self::I => 'i',
             Self::J => 'j',
+            Self::K => 'k',
         }
     }
 }
@@ -95,7 +98,9 @@ impl Options {
 
     /// Whether a row needs the services.
     pub fn wants_services(&self) -> bool {
-        [Row::B, Row::C, Row::D, Row::E, Row::F, Row::G, Row::H, Row::I, Row::J].into_iter().any(|row| self.wants(row))
+        [Row::B, Row::C, Row::D, Row::E, Row::F, Row::G, Row::H, Row::I, Row::J, Row::K]
+            .into_iter()
+            .any(|row| self.wants(row))
     }
 }
 

@@ -140,6 +140,9 @@ impl Bench<'_> {
         if self.options.wants(Row::J) {
             self.doors(stack).await?;
         }
+        if self.options.wants(Row::K) {
+            self.clouds(stack).await?;
+        }
         // The last one: what it leaves behind is never delivered.
         if self.options.wants(Row::E) {
             self.beside(stack, "alone", None).await?;
@@ -212,18 +215,46 @@ impl Bench<'_> {
 
     /// As the first line of row b, to a webhook whose deliveries of one resource are made one after the other.
     async fn ordered(&mut self, stack: &mut Stack) -> anyhow::Result<()> {
-        eprintln!("row i: HTTP, fan-out 1, ordered");
-        let headers = stack.tenant_named(stack::ORDERED)?.headers.clone();
-        let ingest = stack.service("shopery-ingest")?.address;
-        let mut lanes = Vec::new();
-        for _ in 0..self.options.concurrency {
-            lanes.push(Lane::http(ingest, &headers).await?);
+        self.one_by_one(stack, Row::I, stack::ORDERED, "HTTP, fan-out 1, ordered").await
+    }
+
+    /// The same to an endpoint, an event bus and a topic, each warm.
+    async fn clouds(&mut self, stack: &mut Stack) -> anyhow::Result<()> {
+        let endpoint = stack.tenant(1, true)?.id;
+        for (tenant, name) in [
+            (endpoint, "HTTP, fan-out 1, to an HTTPS endpoint"),
+            (stack::BUS, "HTTP, fan-out 1, to EventBridge"),
+            (stack::TOPIC, "HTTP, fan-out 1, to Pub/Sub"),
+        ] {
+            let warm = self.ledger.open(MAX_RATE, 1, self.backlog())?;
+            let lanes = self.lanes_of(stack, tenant).await?;
+            publish::until(Instant::now() + WARM_UP, lanes, 1, &warm).await?;
+            arrived(&warm, SILENCE).await;
+            stack.settled().await?;
+            self.one_by_one(stack, Row::K, tenant, name).await?;
         }
+        Ok(())
+    }
+
+    /// A tenant's events over HTTP, one a request.
+    async fn one_by_one(&mut self, stack: &mut Stack, row: Row, tenant: &str, name: &str) -> anyhow::Result<()> {
+        eprintln!("row {}: {name}", row.letter());
+        let lanes = self.lanes_of(stack, tenant).await?;
         tokio::time::sleep(ALONE).await;
         let sheet = self.sheet(1, self.backlog())?;
         let meter = Meter::start(stack.processes(), &self.sink)?;
         publish::until(self.end(), lanes, 1, &sheet).await?;
-        self.finish(stack, meter, Row::I, "HTTP, fan-out 1, ordered".to_owned(), sheet, None).await
+        self.finish(stack, meter, row, name.to_owned(), sheet, None).await
+    }
+
+    async fn lanes_of(&self, stack: &Stack, tenant: &str) -> anyhow::Result<Vec<Lane>> {
+        let headers = &stack.tenant_named(tenant)?.headers;
+        let ingest = stack.service("shopery-ingest")?.address;
+        let mut lanes = Vec::new();
+        for _ in 0..self.options.concurrency {
+            lanes.push(Lane::http(ingest, headers).await?);
+        }
+        Ok(lanes)
     }
 
     /// At each door, a quiet tenant alone and then beside a loud one.

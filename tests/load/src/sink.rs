@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use anyhow::Context;
 use bytes::Bytes;
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -20,12 +20,13 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
+use crate::clouds;
 use crate::ledger::Ledger;
 
 pub struct Sink {
     /// HTTPS, HTTP/1.1.
     pub secure: SocketAddr,
-    /// The same without TLS, for comparison.
+    /// The same without TLS, for comparison, and what stands for the clouds.
     pub plain: SocketAddr,
     connections: Arc<AtomicU64>,
     gate: Arc<AtomicBool>,
@@ -130,7 +131,10 @@ async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin + Send, endpoint: End
     let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
 }
 
-async fn receive(mut request: Request<Incoming>, endpoint: &Endpoint) -> Result<Response<Empty<Bytes>>, Infallible> {
+async fn receive(mut request: Request<Incoming>, endpoint: &Endpoint) -> Result<Response<Full<Bytes>>, Infallible> {
+    if clouds::is_for(request.uri().path()) {
+        return Ok(clouds::receive(request, &endpoint.ledger).await);
+    }
     let mut bytes = 0;
     while let Some(Ok(frame)) = request.body_mut().frame().await {
         bytes += frame.data_ref().map_or(0, Bytes::len);
@@ -139,15 +143,15 @@ async fn receive(mut request: Request<Incoming>, endpoint: &Endpoint) -> Result<
         std::future::pending::<()>().await;
     }
     if request.uri().path() == "/test" {
-        return Ok(Response::new(Empty::new()));
+        return Ok(Response::new(Full::default()));
     }
     if request.uri().path().starts_with("/gate/") && !endpoint.gate.load(Ordering::Relaxed) {
-        let mut answer = Response::new(Empty::new());
+        let mut answer = Response::new(Full::default());
         *answer.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
         return Ok(answer);
     }
     let header = |name| request.headers().get(name).map(hyper::header::HeaderValue::as_bytes).unwrap_or_default();
     let webhook = request.uri().path().rsplit('/').next().and_then(|number| number.parse().ok()).unwrap_or(usize::MAX);
     endpoint.ledger.arrived(header("x-shopery-event-id"), webhook, header("webhook-id"), bytes);
-    Ok(Response::new(Empty::new()))
+    Ok(Response::new(Full::default()))
 }

@@ -13,17 +13,20 @@ use shopery_local::nats_server::{self, NatsServer, Publisher};
 use shopery_local::tls::Authority;
 use shopery_model::{EndpointSecret, WebhookId};
 
+use crate::clouds;
 use crate::service::{self, Service};
 use crate::sink::Sink;
 
 /// Tenants, how many webhooks each has for the events that we publish, and whether their endpoints answer.
-const TENANTS: [(&str, usize, bool); 12] = [
+const TENANTS: [(&str, usize, bool); 14] = [
     ("tnt_load_1", 1, true),
     ("tnt_load_5", 5, true),
     (IMPORT, 1, true),
     (RETRIES, 1, true),
     (PARKED, 1, true),
     (ORDERED, 1, true),
+    (BUS, 1, true),
+    (TOPIC, 1, true),
     (QUIET, 1, true),
     (QUIET_PUBLISHER, 0, true),
     (LOUD, 1, true),
@@ -39,6 +42,9 @@ pub const RETRIES: &str = "tnt_retries";
 pub const PARKED: &str = "tnt_parked";
 /// The tenant whose webhook is ordered.
 pub const ORDERED: &str = "tnt_ordered";
+/// The tenants of row k, one with an event bus and one with a topic.
+pub const BUS: &str = "tnt_bus";
+pub const TOPIC: &str = "tnt_topic";
 /// The tenants of row j: at each door one is quiet and one is loud. Those who publish batches have no webhooks.
 pub const QUIET: &str = "tnt_quiet";
 pub const QUIET_PUBLISHER: &str = "tnt_quiet_publisher";
@@ -96,7 +102,7 @@ impl Stack {
         let ca_file = directory.path.join("ca.pem");
         std::fs::write(&ca_file, authority.pem())?;
         let database = directory.path.join("history.db");
-        let variables = [
+        let mut variables = vec![
             ("SHOPERY_NATS_URL", nats_url.to_string()),
             ("SHOPERY_NATS_USER", user),
             ("SHOPERY_NATS_PASSWORD", password),
@@ -109,6 +115,7 @@ impl Stack {
             ("SHOPERY_EGRESS_ALLOW", sink.secure.to_string()),
             ("SHOPERY_CA_FILE", ca_file.display().to_string()),
         ];
+        variables.extend(clouds::variables(sink.plain));
         let start = |name| {
             let binary = binaries.get(name).with_context(|| format!("no binary {name}"))?;
             Service::start(name, binary, &variables, &directory.path)
@@ -124,6 +131,8 @@ impl Stack {
         for ((id, fan_out, answers), publisher) in TENANTS.into_iter().zip(publishers) {
             let headers = credentials(id, &secret)?;
             let url = |number| match (id, answers) {
+                (BUS, _) => clouds::BUS.to_owned(),
+                (TOPIC, _) => clouds::TOPIC.to_owned(),
                 (PARKED, _) => sink.gated_url(number),
                 (_, true) => sink.url(number),
                 (_, false) => sink.silent_url(number),
