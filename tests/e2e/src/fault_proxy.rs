@@ -20,6 +20,9 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::ports;
 
+/// The destination of what is asked of Amazon's STS: keys for a role.
+pub const STS: &str = "sts";
+
 /// What requests to publish meet.
 #[derive(Debug, Clone)]
 pub enum Fault {
@@ -190,7 +193,7 @@ impl FaultProxy {
         format!("127.0.0.1:{}", self.port)
     }
 
-    /// From now on what is published to this destination, an address of a webhook, meets this.
+    /// From now on what is published to this destination, an address of a webhook or [`STS`], meets this.
     pub fn behave(&self, destination: &str, fault: Fault) {
         self.set(destination, fault, None);
     }
@@ -248,7 +251,9 @@ async fn answer(
         answer: OnceLock::new(),
     });
     shared.requests.lock().unwrap().push(request.clone());
-    let plan = plan(&mut shared.rules.lock().unwrap(), &request.entries);
+    let is_sts = body.starts_with(b"Action=Assume");
+    let destinations = request.entries.iter().map(|entry| entry.destination.as_str()).chain(is_sts.then_some(STS));
+    let plan = plan(&mut shared.rules.lock().unwrap(), destinations, &request.entries);
     let (status, headers, body, refused) = match plan {
         Plan::Hang => std::future::pending().await,
         Plan::Refuse { status, code } => {
@@ -265,11 +270,9 @@ async fn answer(
     (StatusCode::from_u16(status).unwrap(), headers, body)
 }
 
-fn plan(rules: &mut HashMap<String, Rule>, entries: &[Entry]) -> Plan {
-    let mut refused = HashMap::new();
-    // In the order of the entries, so that a request to several destinations meets the first of their faults that is for all of it.
-    let mut met = HashSet::new();
-    let destinations = entries.iter().map(|entry| entry.destination.as_str());
+/// A request to several destinations meets the first of their faults that is for all of it.
+fn plan<'a>(rules: &mut HashMap<String, Rule>, destinations: impl Iterator<Item = &'a str>, entries: &[Entry]) -> Plan {
+    let (mut refused, mut met) = (HashMap::new(), HashSet::new());
     for destination in destinations.filter(|destination| met.insert(*destination)) {
         let Some(rule) = rules.get_mut(destination) else { continue };
         match &mut rule.left {

@@ -7,7 +7,7 @@ mod failures;
 mod kinds;
 mod tenants;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -22,11 +22,14 @@ use tokio::process::Command;
 const SOON: Duration = Duration::from_secs(60);
 /// Documents for each cloud.
 const COUNT: usize = 1000;
-/// A bus or topic for each: moto looks at all that a queue holds for each message that it takes or gives.
-const TYPES: [(&str, &[&str]); 3] = [
-    ("order", &["created", "updated", "paid", "fulfilled", "refunded", "cancelled"]),
-    ("product", &["created", "updated", "deleted"]),
-    ("customer", &["created", "updated", "deleted"]),
+/// A bus or topic for each line: moto looks at all that a queue holds for each message that it takes or gives.
+const TYPES: [&[&str]; 6] = [
+    &["order-created", "order-updated"],
+    &["order-paid", "order-fulfilled"],
+    &["order-refunded", "order-cancelled"],
+    &["product-created", "product-updated"],
+    &["customer-created", "customer-updated"],
+    &["product-deleted", "customer-deleted"],
 ];
 
 on_both_clouds!(
@@ -59,11 +62,11 @@ impl Webhook {
 
 fn make(random: &mut Random, number: usize) -> (Document, Event) {
     let document = document(random, number);
-    let (_, actions) = TYPES.iter().find(|(kind, _)| *kind == document.kind).unwrap();
-    let event_type = format!("{}-{}", document.kind, random.pick(actions));
+    let of_kind = |name: &&&str| name.starts_with(document.kind);
+    let types: Vec<_> = TYPES.iter().flat_map(|line| line.iter()).filter(of_kind).copied().collect();
     let event = Event {
         id: if random.once_in(5) { format!("evt {number}: é") } else { format!("evt_{number}") },
-        event_type,
+        event_type: random.pick(&types).to_owned(),
         subject: format!("{}/{}", document.kind, document.id),
         data: document.json.clone(),
         ..Event::order("")
@@ -73,14 +76,12 @@ fn make(random: &mut Random, number: usize) -> (Document, Event) {
 
 async fn a_thousand_documents_arrive_once_each_with_their_bytes(cloud: Cloud) {
     // moto does one thing at a time: as much is under way as it does in time.
-    let plan = Stack::plan().cloud(&cloud).env("SHOPERY_ACK_WAIT", "60s").env("SHOPERY_SLOTS", "64");
+    let plan = Stack::plan().cloud(&cloud).env("SHOPERY_ACK_WAIT", "60s").env("SHOPERY_SLOTS", "128");
     let stack = plan.start().await;
     let client = stack.client("tnt_a");
-    let mut webhooks = BTreeMap::new();
-    for event_type in TYPES.iter().flat_map(|(kind, actions)| actions.iter().map(move |what| format!("{kind}-{what}")))
-    {
-        let webhook = Webhook::create(&cloud, &client, &event_type, &[&event_type], json!({})).await;
-        webhooks.insert(event_type, webhook);
+    let mut webhooks = Vec::new();
+    for types in TYPES {
+        webhooks.push((types, Webhook::create(&cloud, &client, types[0], types, json!({})).await));
     }
     let mut random = Random::new(seed());
     let sent: Vec<_> = (0..COUNT).map(|number| make(&mut random, number)).collect();
@@ -90,14 +91,14 @@ async fn a_thousand_documents_arrive_once_each_with_their_bytes(cloud: Cloud) {
     }
     let received = wait::until("everything", SOON, async || {
         let mut received = Vec::new();
-        for (event_type, webhook) in &webhooks {
-            received.extend(cloud.received(&webhook.address).await.into_iter().map(|one| (event_type.clone(), one)));
+        for (place, (_, webhook)) in webhooks.iter().enumerate() {
+            received.extend(cloud.received(&webhook.address).await.into_iter().map(|one| (place, one)));
         }
         if received.len() >= COUNT { Ok(received) } else { Err(format!("{} of {COUNT}", received.len())) }
     })
     .await;
-    for (event_type, webhook) in &webhooks {
-        let due = events.iter().filter(|event| event.event_type == *event_type).count();
+    for (types, webhook) in &webhooks {
+        let due = events.iter().filter(|event| types.contains(&event.event_type.as_str())).count();
         let history = client.settled(&webhook.id, due, SOON).await;
         assert!(history.iter().all(|delivery| delivery["state"] == "delivered"), "{history:?}");
     }
@@ -112,11 +113,11 @@ async fn a_thousand_documents_arrive_once_each_with_their_bytes(cloud: Cloud) {
     // Of what a bus passes on no byte has to be as it was: what it says has, which is what the canonical form shows.
     let expected = if cloud.kind == DestinationKind::PubSub { published } else { canonical(&published).await };
     let mut messages = Vec::new();
-    for (((event_type, one), covered), expected) in received.iter().zip(covered).zip(expected) {
-        let (_, event) = by_id[&one.event_id()];
-        assert!(event.event_type == *event_type, "{} came to the place of {event_type}", event.event_type);
+    for (((place, one), covered), expected) in received.iter().zip(covered).zip(expected) {
+        let ((types, webhook), (_, event)) = (&webhooks[*place], by_id[&one.event_id()]);
+        assert!(types.contains(&event.event_type.as_str()), "{} came to the place of {types:?}", event.event_type);
         assert!(covered == expected, "{}: {}", event.id, String::from_utf8_lossy(&covered));
-        messages.push(Message::of_received(one, &webhooks[event_type].secret, covered));
+        messages.push(Message::of_received(one, &webhook.secret, covered));
     }
     let refused: Vec<_> = verify::verify(&messages).await.into_iter().filter_map(Result::err).collect();
     assert!(refused.is_empty(), "{} of {COUNT}: {:?}", refused.len(), refused.first());
