@@ -3,6 +3,7 @@
 
 mod address;
 mod answer;
+mod cloud;
 mod connect;
 mod dns;
 mod egress;
@@ -23,6 +24,7 @@ use shopery_runtime::{Counts, Env, Runtime};
 use time::OffsetDateTime;
 use tokio::time::Instant;
 
+pub use cloud::{Clouds, bus_source, tenant_label};
 pub use egress::Egress;
 pub use failure::SenderFault;
 pub use message::{Message, fitting};
@@ -38,13 +40,21 @@ const FAULT_SHOWN: Duration = Duration::from_secs(60);
 pub struct Config {
     pub egress: Egress,
     ca_file: Option<String>,
+    clouds: Clouds,
 }
 
 impl Config {
     pub fn read(env: &mut Env) -> Option<Self> {
         let egress = Egress::read(env);
-        let ca_file = env.optional("SHOPERY_CA_FILE", "PEM file of a CA to trust besides the system's, for endpoints");
-        Some(Self { egress: egress?, ca_file })
+        let ca_file =
+            env.optional("SHOPERY_CA_FILE", "PEM file of a CA to trust besides the system's, for endpoints and clouds");
+        let clouds = Clouds::read(env);
+        Some(Self { egress: egress?, ca_file, clouds: clouds? })
+    }
+
+    /// What this platform is known by at the clouds.
+    pub fn clouds(&self) -> &Clouds {
+        &self.clouds
     }
 }
 

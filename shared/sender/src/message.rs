@@ -3,7 +3,7 @@ use std::borrow::Cow;
 use bytes::Bytes;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
-use shopery_model::{Headers, PayloadEvent, PayloadFormat};
+use shopery_model::{DestinationKind, Headers, PayloadEvent, PayloadFormat};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -16,6 +16,9 @@ const VALUE: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'%');
 const ELEMENT: &AsciiSet = &VALUE.add(b',');
 /// Maximum length of `X-Shopery-Fields-Changed`: servers refuse requests whose headers are larger than 4 to 8 KiB.
 const MAX_FIELDS_CHANGED: usize = 2048;
+/// Maximum length of the value of an attribute of a Pub/Sub message. The id and the source of an event, of 128 characters, exceed it
+/// if they are of some other script: then the attribute is left out, since half of an id is the id of something else.
+const MAX_ATTRIBUTE: usize = 1024;
 
 /// What is sent to a destination.
 #[derive(Debug, Clone)]
@@ -44,6 +47,27 @@ pub struct Message<'a> {
     pub payload: Bytes,
 }
 
+/// What a value is told under: in lower case, as HTTP/2 wants it, and as documents write it, which is how a cloud keeps it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Name {
+    http: &'static str,
+    cloud: &'static str,
+}
+
+impl Name {
+    const fn new(http: &'static str, cloud: &'static str) -> Self {
+        Self { http, cloud }
+    }
+
+    /// One that documents write in lower case too.
+    const fn lower(name: &'static str) -> Self {
+        Self::new(name, name)
+    }
+}
+
+const CONTENT_TYPE: Name = Name::lower("content-type");
+const SIGNATURE: Name = Name::lower("webhook-signature");
+
 impl Message<'_> {
     /// `now` becomes `webhook-timestamp`, which the signature covers.
     pub(crate) fn headers(&self, endpoint: Endpoint<'_>, now: OffsetDateTime) -> HeaderMap {
@@ -53,13 +77,35 @@ impl Message<'_> {
         self.headers_with(credentials.headers.iter(), &signatures, credentials.secret.expose(), now)
     }
 
-    /// The headers as they were sent at `now`, for those who look into the history: what is secret is masked. `own` are the
-    /// names of the webhook's own headers.
-    pub fn masked_headers(&self, own: &[String], now: OffsetDateTime) -> Vec<(String, String)> {
+    /// The headers, or what a cloud is told in their place, as they were sent at `now`, for those who look into the history:
+    /// what is secret is masked. `own` are the names of the webhook's own headers, which no cloud is sent.
+    pub fn masked_headers(&self, kind: DestinationKind, own: &[String], now: OffsetDateTime) -> Vec<(String, String)> {
+        if kind != DestinationKind::Https {
+            let told = self.metadata(kind, Headers::MASK, now);
+            return told.into_iter().map(|(name, value)| (name.to_owned(), value.into_owned())).collect();
+        }
         let own = own.iter().map(|name| (name.as_str(), Headers::MASK));
         let headers = self.headers_with(own, Headers::MASK, Headers::MASK, now);
         let shown = |value: &HeaderValue| value.to_str().unwrap_or_default().to_owned();
         headers.iter().map(|(name, value)| (name.as_str().to_owned(), shown(value))).collect()
+    }
+
+    /// What a cloud is told beside the payload. Never the secret: whoever reads a bus or topic could sign with it.
+    pub(crate) fn metadata<'a>(
+        &'a self,
+        kind: DestinationKind,
+        signatures: &'a str,
+        now: OffsetDateTime,
+    ) -> Vec<(&'static str, Cow<'a, str>)> {
+        let (max_changed, max_value) = match kind {
+            DestinationKind::PubSub => (MAX_ATTRIBUTE, MAX_ATTRIBUTE),
+            DestinationKind::Https | DestinationKind::EventBridge => (MAX_FIELDS_CHANGED, usize::MAX),
+        };
+        // JSON of the resource needs no saying.
+        let format =
+            (self.format == PayloadFormat::CloudEvent).then(|| (CONTENT_TYPE, content_type(self.format).into()));
+        let told = format.into_iter().chain(self.told(signatures, now, max_changed));
+        told.filter(|(_, value)| value.len() <= max_value).map(|(name, value)| (name.cloud, value)).collect()
     }
 
     fn headers_with<'a>(
@@ -82,38 +128,51 @@ impl Message<'_> {
                 headers.insert(HeaderName::from_static(name), value);
             }
         };
-        set("content-type", content_type(self.format), false);
-        set("webhook-id", &self.webhook_id, false);
-        set("webhook-timestamp", &now.unix_timestamp().to_string(), false);
-        set("webhook-signature", signatures, true);
+        set(CONTENT_TYPE.http, content_type(self.format), false);
         set("x-shopery-secret", secret, true);
-        set("x-shopery-event", self.event, false);
-        set("x-shopery-event-id", &encoded(self.event_id), false);
-        if !self.event_source.is_empty() {
-            set("x-shopery-event-source", &encoded(self.event_source), false);
-        }
-        if let Some(webhook) = &self.webhook {
-            set("x-shopery-webhook-id", webhook, false);
-        }
-        set("x-shopery-tenant-id", &encoded(self.tenant), false);
-        set("x-shopery-triggered-at", &timestamp(self.triggered_at), false);
-        if let Some(PayloadEvent { id, version, .. }) = self.payload_of {
-            set("x-shopery-payload-event-id", &encoded(id), false);
-            set("x-shopery-payload-at", &timestamp(version.at()), false);
-            set("x-shopery-sequence", &version.to_string(), false);
-        }
-        if !self.changed.is_empty() || self.changed_omitted > 0 {
-            let list: Vec<_> = self.changed.iter().map(|path| element(path)).collect();
-            set("x-shopery-fields-changed", &list.join(","), false);
-            if self.changed_omitted > 0 {
-                set("x-shopery-fields-changed-omitted", &self.changed_omitted.to_string(), false);
-            }
-        }
-        set("x-shopery-attempt", &self.attempt.to_string(), false);
-        if self.is_test {
-            set("x-shopery-test", "true", false);
+        for (name, value) in self.told(signatures, now, MAX_FIELDS_CHANGED) {
+            set(name.http, &value, name == SIGNATURE);
         }
         headers
+    }
+
+    /// What a destination of any kind is told, in ASCII, with at most so many bytes of the paths that have changed.
+    fn told<'a>(&'a self, signatures: &'a str, now: OffsetDateTime, max_changed: usize) -> Vec<(Name, Cow<'a, str>)> {
+        let mut told = Vec::with_capacity(20);
+        let mut tell = |name: Name, value: Cow<'a, str>| told.push((name, value));
+        tell(Name::lower("webhook-id"), self.webhook_id.as_str().into());
+        tell(Name::lower("webhook-timestamp"), now.unix_timestamp().to_string().into());
+        tell(SIGNATURE, signatures.into());
+        tell(Name::new("x-shopery-event", "X-Shopery-Event"), self.event.into());
+        tell(Name::new("x-shopery-event-id", "X-Shopery-Event-Id"), encoded(self.event_id));
+        if !self.event_source.is_empty() {
+            tell(Name::new("x-shopery-event-source", "X-Shopery-Event-Source"), encoded(self.event_source));
+        }
+        if let Some(webhook) = &self.webhook {
+            tell(Name::new("x-shopery-webhook-id", "X-Shopery-Webhook-Id"), webhook.as_str().into());
+        }
+        tell(Name::new("x-shopery-tenant-id", "X-Shopery-Tenant-Id"), encoded(self.tenant));
+        tell(Name::new("x-shopery-triggered-at", "X-Shopery-Triggered-At"), timestamp(self.triggered_at).into());
+        if let Some(PayloadEvent { id, version, .. }) = self.payload_of {
+            tell(Name::new("x-shopery-payload-event-id", "X-Shopery-Payload-Event-Id"), encoded(id));
+            tell(Name::new("x-shopery-payload-at", "X-Shopery-Payload-At"), timestamp(version.at()).into());
+            tell(Name::new("x-shopery-sequence", "X-Shopery-Sequence"), version.to_string().into());
+        }
+        let (changed, omitted) = fitting_in(max_changed, self.changed);
+        let omitted = self.changed_omitted.saturating_add(omitted);
+        if !changed.is_empty() || omitted > 0 {
+            let list: Vec<_> = changed.iter().map(|path| element(path)).collect();
+            tell(Name::new("x-shopery-fields-changed", "X-Shopery-Fields-Changed"), list.join(",").into());
+            if omitted > 0 {
+                let name = Name::new("x-shopery-fields-changed-omitted", "X-Shopery-Fields-Changed-Omitted");
+                tell(name, omitted.to_string().into());
+            }
+        }
+        tell(Name::new("x-shopery-attempt", "X-Shopery-Attempt"), self.attempt.to_string().into());
+        if self.is_test {
+            tell(Name::new("x-shopery-test", "X-Shopery-Test"), "true".into());
+        }
+        told
     }
 }
 
@@ -139,10 +198,14 @@ fn element(path: &str) -> Cow<'_, str> {
 
 /// The paths that fit in `X-Shopery-Fields-Changed`, and how many do not.
 pub fn fitting(paths: &[String]) -> (&[String], usize) {
+    fitting_in(MAX_FIELDS_CHANGED, paths)
+}
+
+fn fitting_in(max: usize, paths: &[String]) -> (&[String], usize) {
     let mut length = 0;
     for (index, path) in paths.iter().enumerate() {
         length += usize::from(index > 0) + element(path).len();
-        if length > MAX_FIELDS_CHANGED {
+        if length > max {
             return (&paths[..index], paths.len() - index);
         }
     }
