@@ -213,7 +213,7 @@ fn no_connection() -> Failure {
     Failure::Endpoint(Fault::ConnectTimeout, format!("no connection within {} s", CONNECT_TIMEOUT.as_secs()))
 }
 
-fn explain(error: &io::Error) -> Failure {
+pub(crate) fn explain(error: &io::Error) -> Failure {
     if let Some(ours) = SenderFault::of(error) {
         return Failure::Ours(ours);
     }

@@ -25,6 +25,12 @@ pub enum SenderFault {
     Memory,
     #[error("no name server answers: see SHOPERY_EGRESS_DNS, or the resolver of this host")]
     Resolver,
+    #[error("a cloud refuses the platform's credentials, or there are none: see what the log says of them")]
+    CloudCredentials,
+    #[error("the clock of this host is off, so that clouds refuse what it signs")]
+    Clock,
+    #[error("a request to a cloud was given up amid its work")]
+    Interrupted,
 }
 
 impl SenderFault {
@@ -34,7 +40,15 @@ impl SenderFault {
             Self::Ports => "ports",
             Self::Memory => "memory",
             Self::Resolver => "resolver",
+            Self::CloudCredentials => "cloud_credentials",
+            Self::Clock => "clock",
+            Self::Interrupted => "interrupted",
         }
+    }
+
+    /// Whether deliveries of all kinds meet it.
+    pub(crate) fn is_of_all(self) -> bool {
+        !matches!(self, Self::CloudCredentials | Self::Clock | Self::Interrupted)
     }
 
     /// Of an error of the operating system, by its number.

@@ -19,7 +19,7 @@ use crate::failure::Failure;
 use crate::pool::{Limits, Pool, Sender as Protocol, Wanted};
 use crate::{Config, Egress, Message};
 
-const AGENT: &str = concat!("Shopery-Webhooks/", env!("CARGO_PKG_VERSION"));
+pub(crate) const AGENT: &str = concat!("Shopery-Webhooks/", env!("CARGO_PKG_VERSION"));
 /// The whole exchange, connection included.
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a connection that has served a request may take to be good for another.

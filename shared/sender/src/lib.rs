@@ -15,6 +15,7 @@ mod name;
 mod pool;
 mod wire;
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -29,6 +30,7 @@ pub use egress::Egress;
 pub use failure::SenderFault;
 pub use message::{Message, fitting};
 
+use crate::cloud::{CloudSender, Posting};
 use crate::failure::Failure;
 use crate::https::{Endpoint, Https};
 use crate::pool::Wanted;
@@ -70,26 +72,30 @@ pub struct Target<'a> {
 #[derive(Debug, Clone)]
 pub struct Sender {
     https: Https,
+    clouds: CloudSender,
     faults: Counts,
-    last_fault: Arc<Mutex<Option<(Instant, SenderFault)>>>,
+    /// When each was met last.
+    met: Arc<Mutex<HashMap<SenderFault, Instant>>>,
 }
 
 impl Sender {
     pub fn new(config: &Config, runtime: &Runtime) -> anyhow::Result<Self> {
         let https = Https::new(config, runtime)?;
+        let clouds = CloudSender::new(config, runtime)?;
         let faults = runtime.metrics.shared(
             "sender_faults",
             "Attempts that were not made for want of something of this process or host, by what was missing",
         );
-        Ok(Self { https, faults, last_fault: Arc::default() })
+        Ok(Self { https, clouds, faults, met: Arc::default() })
     }
 
-    /// A fault of ours makes the service not ready, for a minute after it was met last: of one that can do nothing else.
+    /// A fault of ours that keeps back all deliveries makes the service not ready, for a minute after it was met last.
     pub fn watch_faults(&self, runtime: &Runtime) {
-        let last_fault = self.last_fault.clone();
+        let met = self.met.clone();
         runtime.health.check("sender", move || {
-            let last = *last_fault.lock().unwrap_or_else(PoisonError::into_inner);
-            last.filter(|(at, _)| at.elapsed() < FAULT_SHOWN).map_or(Ok(()), |(_, fault)| Err(fault.to_string()))
+            let met = met.lock().unwrap_or_else(PoisonError::into_inner);
+            let recent = met.iter().filter(|(fault, at)| fault.is_of_all() && at.elapsed() < FAULT_SHOWN);
+            recent.max_by_key(|(_, at)| **at).map_or(Ok(()), |(fault, _)| Err(fault.to_string()))
         });
     }
 
@@ -114,7 +120,8 @@ impl Sender {
         self.send_on(Wanted::Any, target, message, now).await
     }
 
-    /// The same on a connection of its own, so that all parts of the exchange are seen, and timed.
+    /// The same on a connection of its own, so that all parts of the exchange are seen, and timed. To a cloud: alone, and whether the
+    /// owner of a topic lets the tenant send there is asked anew.
     pub async fn send_on_new_connection(
         &self,
         target: Target<'_>,
@@ -132,13 +139,13 @@ impl Sender {
         now: OffsetDateTime,
     ) -> Result<Answer, SenderFault> {
         let Target { destination, credentials, signature } = target;
+        let posting = Posting { message, credentials, now, is_alone: wanted == Wanted::New };
         let answered = match destination {
             Destination::Https(url) => {
                 self.https.send(wanted, Endpoint { url, credentials, signature }, message, now).await
             }
-            Destination::EventBridge(_) | Destination::PubSub(_) => {
-                Err(Failure::Endpoint(shopery_model::Fault::ProviderError, "not built".to_owned()))
-            }
+            Destination::EventBridge(bus) => self.clouds.send_to_bus(bus, posting).await,
+            Destination::PubSub(topic) => self.clouds.send_to_topic(topic, posting).await,
         };
         match answered {
             Ok(answer) => Ok(answer),
@@ -152,8 +159,8 @@ impl Sender {
 
     fn note(&self, fault: SenderFault) {
         self.faults.get_or_create(&[("fault", fault.name().to_owned())]).inc();
-        let before = self.last_fault.lock().unwrap_or_else(PoisonError::into_inner).replace((Instant::now(), fault));
-        if before.is_none_or(|(at, before)| before != fault || at.elapsed() >= FAULT_SHOWN) {
+        let before = self.met.lock().unwrap_or_else(PoisonError::into_inner).insert(fault, Instant::now());
+        if before.is_none_or(|at| at.elapsed() >= FAULT_SHOWN) {
             tracing::error!("attempts wait: {fault}");
         }
     }
