@@ -40,7 +40,7 @@ use self::renewal::Fetches;
 use crate::failure::Failure;
 use crate::{Config, Message};
 
-/// Of one request, as of HTTPS endpoints, with what it takes to prove who we are.
+/// Of one message, as of an HTTPS endpoint's: until its turn comes, until we can prove who we are, and of its request.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// One kind of cloud.
@@ -114,7 +114,7 @@ impl CloudSender {
 
 async fn send<C: Cloud>(batcher: &Batcher<C>, address: &C::Address, posting: Posting<'_>) -> Result<Answer, Failure> {
     let started = Instant::now();
-    let sent = try_send(batcher, address, posting, started + TIMEOUT).await;
+    let sent = try_send(batcher, address, posting, started).await;
     answer(sent, posting.credentials).map(|answer| Answer { duration: started.elapsed(), ..answer })
 }
 
@@ -122,14 +122,15 @@ async fn try_send<C: Cloud>(
     batcher: &Batcher<C>,
     address: &C::Address,
     posting: Posting<'_>,
-    deadline: Instant,
+    started: Instant,
 ) -> Sent {
     let Posting { message, credentials, now, is_alone } = posting;
+    let deadline = started + TIMEOUT;
     let cloud = batcher.requests();
     let route = cloud.route(address, credentials.cloud.as_ref(), message)?;
     let entry = cloud.prepare(address, message, credentials, now)?;
     cloud.permit(&route, message.tenant, is_alone, deadline).await?;
-    if is_alone { batcher.send_alone(&route, entry, deadline).await } else { batcher.send(route, entry).await }
+    if is_alone { batcher.send_alone(&route, entry, deadline).await } else { batcher.send(route, entry, started).await }
 }
 
 /// Of one kind. Services that share a process share them.

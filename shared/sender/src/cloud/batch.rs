@@ -4,14 +4,15 @@
 //! the next request. There is no timer and nothing to tune: the busier a route, the fuller its requests.
 //!
 //! - A *route* is what a request can carry: messages for one address, sent by one principal.
-//! - An *account* is whose limit the cloud counts them by. One that is throttled is [paced](Pace), with all its routes and no other;
+//! - An *account* is whose limit the cloud counts them by. One that is throttled is [paced](super::pace), with all its routes and no other;
 //!   its routes take turns.
 //!
 //! Invariants: an entry is in one request at most, but for a request that was refused as a whole, whose parts are sent again. Each
 //! entry has an answer of its own. Requests outlive those who wait for them: a caller that goes away takes no other entry with it,
 //! and its own is left out if it has not gone yet.
 
-use std::collections::{HashMap, VecDeque};
+mod queue;
+
 use std::fmt;
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::ops::Range;
@@ -23,24 +24,18 @@ use shopery_model::Fault;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use self::queue::{Account, Accounts, Batch, Waiting};
 use super::TIMEOUT;
-use super::pace::{Met, Pace};
+use super::pace::Met;
 use super::refusal::{Refusal, Sent};
 use crate::failure::SenderFault;
 
-/// How long an entry may wait for its turn.
-const MAX_WAIT: Duration = Duration::from_secs(2);
-/// Requests of a route that may be under way without being full.
-const PARTIAL_REQUESTS: usize = 4;
-/// Requests of an account that may be under way.
-const MAX_REQUESTS: usize = 32;
-/// Of one account. All accounts together wait for as many entries as there are callers.
-const MAX_WAITING: usize = 10_000;
-const MAX_WAITING_BYTES: usize = 64 * 1024 * 1024;
+/// How long an entry may wait for its turn, and for that of an account that is throttled. The rest of its time is its request's: all
+/// of it is no more than an HTTPS endpoint has, since whoever sends repeats what has taken longer.
+const MAX_WAIT: Duration = Duration::from_secs(3);
+const MAX_THROTTLED_WAIT: Duration = Duration::from_secs(2);
 /// When those that wait are told to come again if there are too many.
 const FULL_RETRY: Duration = Duration::from_secs(1);
-/// Accounts beyond which those that are only remembered for having been throttled are forgotten.
-const MAX_REMEMBERED: usize = 1024;
 
 /// How requests of a kind are made.
 pub(crate) trait Requests: Send + Sync + 'static {
@@ -93,67 +88,34 @@ impl<R: Requests> fmt::Debug for Batcher<R> {
 struct Shared<R: Requests> {
     requests: R,
     counters: Counters,
-    state: Mutex<State<R>>,
+    accounts: Mutex<Accounts<R>>,
     /// Of random numbers.
     spread: RandomState,
 }
 
-struct State<R: Requests> {
-    accounts: HashMap<R::Account, Account<R>>,
-    next_ticket: u64,
-    /// How many accounts there are when they are looked through next.
-    sweep_at: usize,
-}
-
-struct Account<R: Requests> {
-    routes: HashMap<R::Route, Queue<R::Entry>>,
-    /// Those that may send, in turn.
-    ready: VecDeque<R::Route>,
-    pace: Pace,
-    waiting: usize,
-    waiting_bytes: usize,
-    /// Somebody comes back when its pause is over.
-    has_timer: bool,
-}
-
-/// What waits for a route.
-struct Queue<E> {
-    entries: VecDeque<Waiting<E>>,
-    bytes: usize,
-    under_way: usize,
-    is_ready: bool,
-}
-
-struct Waiting<E> {
-    ticket: u64,
-    entry: E,
-    size: usize,
-    since: Instant,
-    reply: oneshot::Sender<Sent>,
-}
-
 impl<R: Requests> Batcher<R> {
     pub(crate) fn new(requests: R, counters: Counters) -> Self {
-        let state = State { accounts: HashMap::new(), next_ticket: 0, sweep_at: MAX_REMEMBERED };
-        Self(Arc::new(Shared { requests, counters, state: Mutex::new(state), spread: RandomState::new() }))
+        let accounts = Mutex::new(Accounts::new());
+        Self(Arc::new(Shared { requests, counters, accounts, spread: RandomState::new() }))
     }
 
     pub(crate) fn requests(&self) -> &R {
         &self.0.requests
     }
 
-    /// Sends an entry with others of its route.
-    pub(crate) async fn send(&self, route: R::Route, entry: R::Entry) -> Sent {
-        let since = Instant::now();
+    /// Sends an entry, whose time began at `since`, with others of its route.
+    pub(crate) async fn send(&self, route: R::Route, entry: R::Entry, since: Instant) -> Sent {
         let (ticket, mut answered) = self.0.push(&route, entry, since)?;
-        match tokio::time::timeout_at(since + MAX_WAIT, &mut answered).await {
-            Ok(answered) => answered.unwrap_or_else(|_| Err(interrupted())),
-            Err(_) => match self.0.withdraw(&route, ticket) {
-                Some(refusal) => Err(refusal),
-                // It is on its way.
-                None => answered.await.unwrap_or_else(|_| Err(interrupted())),
-            },
+        for wait in [MAX_THROTTLED_WAIT, MAX_WAIT] {
+            if let Ok(answered) = tokio::time::timeout_at(since + wait, &mut answered).await {
+                return answered.unwrap_or_else(|_| Err(interrupted()));
+            }
+            if let Some(refusal) = self.0.withdraw(&route, ticket, wait == MAX_WAIT) {
+                return Err(refusal);
+            }
         }
+        // It is on its way.
+        answered.await.unwrap_or_else(|_| Err(interrupted()))
     }
 
     /// Sends an entry alone, and at once.
@@ -174,8 +136,8 @@ fn throttled(pause: Duration) -> Refusal {
 }
 
 impl<R: Requests> Shared<R> {
-    fn state(&self) -> MutexGuard<'_, State<R>> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn accounts(&self) -> MutexGuard<'_, Accounts<R>> {
+        self.accounts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn push(
@@ -184,51 +146,50 @@ impl<R: Requests> Shared<R> {
         entry: R::Entry,
         since: Instant,
     ) -> Result<(u64, oneshot::Receiver<Sent>), Refusal> {
-        let (size, name) = (R::size(&entry), R::account(route));
-        let mut state = self.state();
-        state.next_ticket += 1;
-        let ticket = state.next_ticket;
-        let account = state.account(&name, since);
-        if let Some(pause) = account.pace.paused(since).filter(|pause| *pause > MAX_WAIT) {
+        let (size, name, now) = (R::size(&entry), R::account(route), Instant::now());
+        let mut accounts = self.accounts();
+        let (account, ticket) = accounts.enter(&name, now);
+        if let Some(pause) = account.pace.paused(now).filter(|pause| *pause > MAX_THROTTLED_WAIT) {
             return Err(throttled(pause));
         }
-        if account.waiting >= MAX_WAITING || account.waiting_bytes + size > MAX_WAITING_BYTES {
+        if !account.has_room(size) {
             return Err(throttled(FULL_RETRY));
         }
         let (reply, answered) = oneshot::channel();
-        account.waiting += 1;
-        account.waiting_bytes += size;
-        let queue = account.routes.entry(route.clone()).or_insert_with(Queue::new);
-        queue.bytes += size;
-        queue.entries.push_back(Waiting { ticket, entry, size, since, reply });
-        account.note_ready(route);
-        let launched = self.launch(&name, account, since);
-        drop(state);
+        account.push(route, Waiting { ticket, entry, size, since, reply });
+        let launched = self.launch(&name, account, now);
+        drop(accounts);
         self.spawn(&name, launched);
         Ok((ticket, answered))
     }
 
-    /// Takes an entry back that has waited for too long; `None` if it has gone.
-    fn withdraw(&self, route: &R::Route, ticket: u64) -> Option<Refusal> {
-        let mut state = self.state();
-        let account = state.accounts.get_mut(&R::account(route))?;
-        let queue = account.routes.get_mut(route)?;
-        let place = queue.entries.iter().position(|waiting| waiting.ticket == ticket)?;
-        let size = queue.entries.remove(place)?.size;
-        queue.bytes -= size;
-        if queue.is_over() {
-            account.routes.remove(route);
+    /// Takes an entry back that has waited for too long, if its account is throttled or it `is_last_chance`; `None` if it stays, or
+    /// has gone.
+    fn withdraw(&self, route: &R::Route, ticket: u64, is_last_chance: bool) -> Option<Refusal> {
+        let mut accounts = self.accounts();
+        let account = accounts.all.get_mut(&R::account(route))?;
+        let is_throttled = account.pace.is_throttled();
+        if !(is_throttled || is_last_chance) || !account.withdraw(route, ticket) {
+            return None;
         }
-        account.waiting -= 1;
-        account.waiting_bytes -= size;
-        if account.pace.is_throttled() {
+        if is_throttled {
             return Some(throttled(account.pace.paused(Instant::now()).unwrap_or_default()));
         }
-        let why = format!("requests before it have had no answer for {} s", MAX_WAIT.as_secs());
+        let why = format!("the cloud is slow: its turn did not come within {} s", MAX_WAIT.as_secs());
         Some(Refusal::new(Fault::Timeout, why))
     }
 
-    /// Begins what may begin. Without the lock: a task that cannot run is dropped here, and what it drops takes the lock.
+    /// As many requests as may begin, and the pause to wait for if there is one.
+    fn launch(self: &Arc<Self>, name: &R::Account, account: &mut Account<R>, now: Instant) -> Launched<R> {
+        let mut requests = Vec::new();
+        while let Some((route, batch)) = account.begin(now) {
+            let (shared, name) = (self.clone(), name.clone());
+            requests.push(UnderWay { shared, name, route, batch, begun: now, met: None });
+        }
+        Launched { requests, pause: account.set_timer(now) }
+    }
+
+    /// Begins them. Without the lock: a task that cannot run is dropped here, and what it drops takes the lock.
     fn spawn(self: &Arc<Self>, name: &R::Account, launched: Launched<R>) {
         for under_way in launched.requests {
             tokio::spawn(under_way.run());
@@ -237,33 +198,14 @@ impl<R: Requests> Shared<R> {
         let (shared, name, until) = (self.clone(), name.clone(), Instant::now() + pause);
         tokio::spawn(async move {
             tokio::time::sleep_until(until).await;
-            let launched = shared.state().accounts.get_mut(&name).map(|account| {
-                account.has_timer = false;
+            let launched = shared.accounts().all.get_mut(&name).map(|account| {
+                account.timer_is_over();
                 shared.launch(&name, account, Instant::now())
             });
             if let Some(launched) = launched {
                 shared.spawn(&name, launched);
             }
         });
-    }
-
-    /// As many requests as may be under way, and the pause to wait for if there is one.
-    fn launch(self: &Arc<Self>, name: &R::Account, account: &mut Account<R>, now: Instant) -> Launched<R> {
-        let mut requests = Vec::new();
-        while account.pace.may_begin(now) {
-            let Some(route) = account.ready.pop_front() else { break };
-            let batch = account.take(&route);
-            if batch.is_empty() {
-                continue;
-            }
-            account.pace.begin();
-            account.note_ready(&route);
-            let (shared, name) = (self.clone(), name.clone());
-            requests.push(UnderWay { shared, name, route, batch, begun: now, met: None });
-        }
-        let pause = account.pace.paused(now).filter(|_| account.waiting > 0 && !account.has_timer);
-        account.has_timer |= pause.is_some();
-        Launched { requests, pause }
     }
 
     /// Sends a batch. One that the cloud refuses as a whole for one of its messages is halved until that is found.
@@ -301,94 +243,6 @@ impl<R: Requests> Shared<R> {
     }
 }
 
-impl<R: Requests> State<R> {
-    fn account(&mut self, name: &R::Account, now: Instant) -> &mut Account<R> {
-        if self.accounts.len() >= self.sweep_at && !self.accounts.contains_key(name) {
-            self.accounts.retain(|_, account| !account.routes.is_empty() || !account.pace.is_idle(now));
-            self.sweep_at = MAX_REMEMBERED.max(self.accounts.len() * 2);
-        }
-        self.accounts.entry(name.clone()).or_insert_with(|| Account {
-            routes: HashMap::new(),
-            ready: VecDeque::new(),
-            pace: Pace::new(MAX_REQUESTS),
-            waiting: 0,
-            waiting_bytes: 0,
-            has_timer: false,
-        })
-    }
-}
-
-impl<R: Requests> Account<R> {
-    fn note_ready(&mut self, route: &R::Route) {
-        let Some(queue) = self.routes.get_mut(route) else { return };
-        let is_full = queue.entries.len() >= R::MAX_ENTRIES || queue.bytes >= R::MAX_BYTES;
-        let allowed = match (R::is_serial(route), is_full) {
-            (true, _) => 1,
-            (false, true) => MAX_REQUESTS,
-            (false, false) => PARTIAL_REQUESTS,
-        };
-        if !queue.is_ready && !queue.entries.is_empty() && queue.under_way < allowed {
-            queue.is_ready = true;
-            self.ready.push_back(route.clone());
-        }
-    }
-
-    /// The next batch of a route whose turn it is, which counts as under way unless it is empty.
-    fn take(&mut self, route: &R::Route) -> Vec<Waiting<R::Entry>> {
-        let mut batch = Vec::new();
-        let Some(queue) = self.routes.get_mut(route) else { return batch };
-        queue.is_ready = false;
-        let mut bytes = 0;
-        while let Some(next) = queue.entries.front() {
-            let is_gone = next.reply.is_closed();
-            if !is_gone && !batch.is_empty() && (batch.len() >= R::MAX_ENTRIES || bytes + next.size > R::MAX_BYTES) {
-                break;
-            }
-            let Some(next) = queue.entries.pop_front() else { break };
-            queue.bytes -= next.size;
-            self.waiting -= 1;
-            self.waiting_bytes -= next.size;
-            if !is_gone {
-                bytes += next.size;
-                batch.push(next);
-            }
-        }
-        if !batch.is_empty() {
-            queue.under_way += 1;
-        } else if queue.is_over() {
-            self.routes.remove(route);
-        }
-        batch
-    }
-
-    /// Answers what would wait for longer than it may.
-    fn turn_away(&mut self, pause: Duration, now: Instant) {
-        let until = now + pause;
-        self.routes.retain(|_, queue| {
-            while let Some(next) = queue.entries.front().filter(|next| next.since + MAX_WAIT < until) {
-                let size = next.size;
-                queue.bytes -= size;
-                self.waiting -= 1;
-                self.waiting_bytes -= size;
-                if let Some(next) = queue.entries.pop_front() {
-                    let _gone = next.reply.send(Err(throttled(pause)));
-                }
-            }
-            !queue.is_over()
-        });
-    }
-}
-
-impl<E> Queue<E> {
-    fn new() -> Self {
-        Self { entries: VecDeque::new(), bytes: 0, under_way: 0, is_ready: false }
-    }
-
-    fn is_over(&self) -> bool {
-        self.entries.is_empty() && self.under_way == 0
-    }
-}
-
 /// What the lock is given back before.
 struct Launched<R: Requests> {
     requests: Vec<UnderWay<R>>,
@@ -400,7 +254,7 @@ struct UnderWay<R: Requests> {
     shared: Arc<Shared<R>>,
     name: R::Account,
     route: R::Route,
-    batch: Vec<Waiting<R::Entry>>,
+    batch: Batch<R::Entry>,
     begun: Instant,
     /// Once it is over.
     met: Option<Met>,
@@ -409,8 +263,10 @@ struct UnderWay<R: Requests> {
 impl<R: Requests> UnderWay<R> {
     async fn run(mut self) {
         let batch = std::mem::take(&mut self.batch);
+        let first = batch.iter().map(|waiting| waiting.since).min();
         let (entries, replies): (Vec<_>, Vec<_>) = batch.into_iter().map(|it| (it.entry, it.reply)).unzip();
-        let sents = self.shared.send_in_parts(&self.route, &entries, self.begun + TIMEOUT).await;
+        let deadline = first.unwrap_or(self.begun) + TIMEOUT;
+        let sents = self.shared.send_in_parts(&self.route, &entries, deadline).await;
         self.met = Some(met(&sents));
         for (reply, sent) in replies.into_iter().zip(sents) {
             // Who has gone away does not want to know.
@@ -427,25 +283,15 @@ impl<R: Requests> Drop for UnderWay<R> {
         }
         let (shared, now) = (self.shared.clone(), Instant::now());
         let met = self.met.unwrap_or(Met::Neither);
-        let mut state = shared.state();
-        let Some(account) = state.accounts.get_mut(&self.name) else { return };
-        account.pace.end(self.begun, met, now, shared.random(self.begun));
         if matches!(met, Met::Throttled(_)) {
             shared.counters.throttles.inc();
-            account.turn_away(account.pace.paused(now).unwrap_or_default(), now);
         }
-        if let Some(queue) = account.routes.get_mut(&self.route) {
-            queue.under_way -= 1;
-            if queue.is_over() {
-                account.routes.remove(&self.route);
-            }
-        }
-        account.note_ready(&self.route);
+        let mut accounts = shared.accounts();
+        let Some(account) = accounts.all.get_mut(&self.name) else { return };
+        account.end(&self.route, self.begun, met, now, shared.random(self.begun));
         let launched = shared.launch(&self.name, account, now);
-        if account.routes.is_empty() && account.pace.is_settled(now) {
-            state.accounts.remove(&self.name);
-        }
-        drop(state);
+        accounts.leave(&self.name, now);
+        drop(accounts);
         shared.spawn(&self.name, launched);
     }
 }

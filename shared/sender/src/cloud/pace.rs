@@ -1,12 +1,20 @@
-//! How many requests one account has under way: AIMD, as TCP does it. A cloud that throttles halves them and is left alone for a
-//! while, which grows; each request that it takes allows one more.
+//! How many requests one account has under way: AIMD, as TCP does it.
+//!
+//! It begins with few. A request that is taken soon allows one more, one that is slow or gets no answer halves them: a cloud that is
+//! behind would answer what we add when nobody waits for it any more, and get it again. A cloud that throttles halves them too, and
+//! is left alone for a while, which grows.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+const FIRST_LIMIT: usize = 4;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const MAX_PAUSE: Duration = Duration::from_secs(5);
+/// A request that takes less allows one more.
+const SOON: Duration = Duration::from_millis(500);
+/// One that takes more is slow: a fifth of what it may take.
+const SLOW: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub(crate) struct Pace {
@@ -15,8 +23,10 @@ pub(crate) struct Pace {
     under_way: usize,
     pause: Duration,
     paused_until: Option<Instant>,
-    /// When it was throttled last.
+    /// When the limit was halved last.
     lowered_at: Option<Instant>,
+    /// The cloud has throttled it, and has taken nothing since.
+    is_throttled: bool,
 }
 
 /// What a request has met.
@@ -32,7 +42,15 @@ pub(crate) enum Met {
 
 impl Pace {
     pub(crate) fn new(max: usize) -> Self {
-        Self { max, limit: max, under_way: 0, pause: Duration::ZERO, paused_until: None, lowered_at: None }
+        Self {
+            max,
+            limit: FIRST_LIMIT.min(max),
+            under_way: 0,
+            pause: Duration::ZERO,
+            paused_until: None,
+            lowered_at: None,
+            is_throttled: false,
+        }
     }
 
     pub(crate) fn may_begin(&self, now: Instant) -> bool {
@@ -45,12 +63,12 @@ impl Pace {
     }
 
     pub(crate) fn is_throttled(&self) -> bool {
-        self.limit < self.max
+        self.is_throttled
     }
 
-    /// There is nothing to remember.
+    /// There is nothing that has to be remembered.
     pub(crate) fn is_settled(&self, now: Instant) -> bool {
-        self.under_way == 0 && self.paused(now).is_none() && !self.is_throttled()
+        self.is_idle(now) && !self.is_throttled && self.limit >= FIRST_LIMIT.min(self.max)
     }
 
     pub(crate) fn is_idle(&self, now: Instant) -> bool {
@@ -63,26 +81,29 @@ impl Pace {
 
     /// `begun`: when the request was. `spread`: from 0 to 1, so that processes do not go on all at once.
     pub(crate) fn end(&mut self, begun: Instant, met: Met, now: Instant, spread: f64) {
-        let before = self.under_way;
+        let (before, took) = (self.under_way, now - begun);
         self.under_way = before.saturating_sub(1);
         // It tells of the time before.
         let is_old = self.lowered_at.is_some_and(|at| begun <= at);
-        match met {
-            Met::Throttled(_) if is_old => {}
-            Met::Throttled(asked) => {
-                self.limit = (before / 2).clamp(1, self.max);
-                self.pause = (self.pause * 2).clamp(FIRST_PAUSE, MAX_PAUSE);
-                let pause = self.pause.mul_f64(0.5 + spread / 2.0).max(asked.unwrap_or_default()).min(MAX_PAUSE);
-                self.paused_until = Some(now + pause);
-                self.lowered_at = Some(now);
-            }
-            Met::Taken => {
+        if met == Met::Taken {
+            if took < SOON {
                 self.limit = (self.limit + 1).min(self.max);
-                if !is_old {
-                    self.pause = Duration::ZERO;
-                }
             }
-            Met::Neither => {}
+            if !is_old {
+                (self.is_throttled, self.pause) = (false, Duration::ZERO);
+            }
+        }
+        let is_behind = took >= SLOW || matches!(met, Met::Throttled(_));
+        if is_old || !is_behind {
+            return;
+        }
+        self.limit = (before / 2).max(1);
+        self.lowered_at = Some(now);
+        if let Met::Throttled(asked) = met {
+            self.is_throttled = true;
+            self.pause = (self.pause * 2).clamp(FIRST_PAUSE, MAX_PAUSE);
+            let pause = self.pause.mul_f64(0.5 + spread / 2.0).max(asked.unwrap_or_default()).min(MAX_PAUSE);
+            self.paused_until = Some(now + pause);
         }
     }
 }
@@ -93,14 +114,21 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
 
-    #[tokio::test(start_paused = true)]
-    async fn it_is_halved_once_however_many_are_throttled_and_comes_back_one_by_one() {
-        let (mut pace, begun) = (Pace::new(8), Instant::now());
-        for _ in 0..8 {
-            assert!(pace.may_begin(begun));
+    /// With so many requests under way.
+    fn pace(under_way: usize, now: Instant) -> Pace {
+        let mut pace = Pace { limit: under_way, ..Pace::new(8) };
+        for _ in 0..under_way {
+            assert!(pace.may_begin(now));
             pace.begin();
         }
-        assert!(!pace.may_begin(begun));
+        assert!(!pace.may_begin(now));
+        pace
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_is_halved_once_however_many_are_throttled_and_comes_back_one_by_one() {
+        let begun = Instant::now();
+        let mut pace = pace(8, begun);
         let now = begun + 20 * MS;
         for _ in 0..4 {
             pace.end(begun, Met::Throttled(None), now, 1.0);
@@ -112,7 +140,10 @@ mod tests {
             pace.end(begun, Met::Taken, now, 1.0);
             assert_eq!(pace.limit, limit);
         }
-        assert!(pace.may_begin(now) && pace.is_settled(now));
+        assert!(pace.may_begin(now) && !pace.is_settled(now), "what was begun before says nothing of now");
+        pace.begin();
+        pace.end(now, Met::Taken, now, 1.0);
+        assert!(pace.is_settled(now));
     }
 
     #[tokio::test(start_paused = true)]
@@ -130,11 +161,32 @@ mod tests {
         now += MAX_PAUSE;
         pace.begin();
         pace.end(now, Met::Neither, now, 0.0);
-        assert_eq!(pace.limit, 1);
+        assert!(pace.limit == 1 && pace.is_throttled());
         pace.begin();
         pace.end(now, Met::Taken, now, 0.0);
+        assert!(pace.limit == 2 && !pace.is_throttled());
         pace.begin();
         pace.end(now, Met::Throttled(Some(3 * MAX_PAUSE)), now, 0.0);
         assert_eq!(pace.paused(now), Some(MAX_PAUSE), "what a cloud asks for is bounded");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_begins_with_few_and_a_cloud_that_is_behind_gets_no_more() {
+        let mut now = Instant::now();
+        assert_eq!(Pace::new(8).limit, FIRST_LIMIT);
+        let mut pace = pace(8, now);
+        for (met, took, limit) in [
+            (Met::Taken, SOON, 8),
+            (Met::Taken, SLOW, 3),
+            (Met::Neither, Duration::ZERO, 3),
+            (Met::Neither, 5 * SLOW, 2),
+            (Met::Taken, MS, 3),
+        ] {
+            let begun = now + MS;
+            now = begun + took;
+            pace.end(begun, met, now, 0.0);
+            assert_eq!(pace.limit, limit, "{met:?} after {took:?}");
+            assert_eq!(pace.paused(now), None);
+        }
     }
 }
