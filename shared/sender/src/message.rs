@@ -214,6 +214,8 @@ fn fitting_in(max: usize, paths: &[String]) -> (&[String], usize) {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     fn owned(paths: &[&str]) -> Vec<String> {
@@ -245,5 +247,42 @@ mod tests {
         let (some, omitted) = fitting(&long);
         assert!(some.join(",").len() <= MAX_FIELDS_CHANGED && some.len() + omitted == 50, "{omitted}");
         assert_eq!(fitting(&owned(&[&"é".repeat(2000)])), (&[][..], 1));
+    }
+
+    #[test]
+    fn a_cloud_is_told_what_an_endpoint_is_but_no_secret() {
+        let changed = owned(&["total"]);
+        let at = time::macros::datetime!(2026-12-01 10:00 UTC);
+        let version = shopery_model::StateVersion::of(at, at, 7);
+        let of = PayloadEvent { source: "orders".into(), id: "evt_1".into(), version };
+        let message = Message {
+            webhook_id: "dlv_1".to_owned(),
+            event: "order-paid",
+            event_id: "evt 1",
+            event_source: "orders",
+            webhook: Some("wbh_1".to_owned()),
+            tenant: "acme",
+            triggered_at: at,
+            payload_of: Some(&of),
+            changed: &changed,
+            changed_omitted: 2,
+            ordering_key: None,
+            attempt: 1,
+            is_test: true,
+            format: PayloadFormat::CloudEvent,
+            payload: Bytes::new(),
+        };
+        let own = owned(&["Authorization"]);
+        let shown = |kind| {
+            let lower = |(name, value): (String, String)| (name.to_ascii_lowercase(), value);
+            message.masked_headers(kind, &own, at).into_iter().map(lower).collect::<BTreeMap<_, _>>()
+        };
+        let mut https = shown(DestinationKind::Https);
+        for secret in ["authorization", "x-shopery-secret"] {
+            assert_eq!(https.remove(secret).as_deref(), Some("***"));
+        }
+        assert_eq!(https.len(), 17);
+        assert_eq!(shown(DestinationKind::EventBridge), https);
+        assert_eq!(shown(DestinationKind::PubSub), https);
     }
 }

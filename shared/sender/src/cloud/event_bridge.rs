@@ -4,7 +4,8 @@
 //! allowed, so the bus of one merchant would keep out the messages of others.
 
 use std::fmt;
-use std::time::SystemTime;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use http::StatusCode;
 use serde::{Deserialize, Serialize, Serializer};
@@ -30,6 +31,8 @@ use crate::failure::SenderFault;
 const TIME_BYTES: usize = 14;
 /// All entries of a request together must have fewer bytes.
 const MAX_BYTES: usize = 1024 * 1024 - 1;
+/// How long it counts that a region has taken the platform's keys.
+const JUST_NOW: Duration = Duration::from_secs(60);
 const SERVICE: &str = "events";
 const HEADERS: [(&str, &str); 2] =
     [("content-type", "application/x-amz-json-1.1"), ("x-amz-target", "AWSEvents.PutEvents")];
@@ -40,6 +43,8 @@ pub(crate) struct EventBridge {
     platform: Option<Principal<KeySource>>,
     own: OwnPrincipals<KeySource>,
     fetches: Fetches,
+    /// The region that has taken the platform's keys last, and when.
+    taken_by: Mutex<Option<(String, Instant)>>,
 }
 
 /// One bus, and who sends to it.
@@ -65,7 +70,14 @@ impl EventBridge {
             let fetches = if source.principal.is_renewed() { fetches.clone() } else { Fetches::default() };
             Principal::platform(source, fetches)
         });
-        Self { clouds: clouds.clone(), client: client.clone(), platform, own: OwnPrincipals::new(), fetches }
+        Self {
+            clouds: clouds.clone(),
+            client: client.clone(),
+            platform,
+            own: OwnPrincipals::new(),
+            fetches,
+            taken_by: Mutex::default(),
+        }
     }
 
     fn own(&self, key: &AwsKey, bus: &EventBus) -> Principal<KeySource> {
@@ -87,13 +99,23 @@ impl EventBridge {
         if response.says_our_clock_is_off() {
             return Refusal::ours(SenderFault::Clock);
         }
-        route.principal.refused(used);
         match route.principal.id {
+            // A region that our account has not enabled says the same as one that is given a wrong key. It is the tenant's choice.
+            PrincipalId::Platform
+                if matches!(code, "UnrecognizedClientException" | "InvalidClientTokenId")
+                    && self.are_keys_taken_beside(&route.bus.region, used) =>
+            {
+                let why = "the principal of this platform is not known in this region: give accessKeyId and secretAccessKey, \
+                           or use a bus of another region";
+                Refusal::new(Fault::AccessDenied, why).with_code(code)
+            }
             PrincipalId::Platform => {
+                route.principal.refused(used);
                 tracing::error!("Amazon refuses the keys of the platform's principal: {code}");
                 Refusal::ours(SenderFault::CloudCredentials)
             }
             PrincipalId::Own(_) if route.principal.source().principal.is_renewed() => {
+                route.principal.refused(used);
                 Refusal::new(Fault::ProviderError, "Amazon refuses the keys of the role, which are fetched again")
                     .with_code(code)
             }
@@ -102,6 +124,22 @@ impl EventBridge {
                 Refusal::new(Fault::AccessDenied, why).with_code(code)
             }
         }
+    }
+
+    fn note_taken(&self, route: &Route) {
+        if route.principal.id == PrincipalId::Platform {
+            let mut taken_by = self.taken_by.lock().unwrap_or_else(PoisonError::into_inner);
+            match taken_by.as_mut().filter(|(region, _)| *region == route.bus.region) {
+                Some((_, at)) => *at = Instant::now(),
+                None => *taken_by = Some((route.bus.region.clone(), Instant::now())),
+            }
+        }
+    }
+
+    /// Whether another region has taken the platform's keys just now.
+    fn are_keys_taken_beside(&self, region: &str, now: Instant) -> bool {
+        let taken_by = self.taken_by.lock().unwrap_or_else(PoisonError::into_inner);
+        taken_by.as_ref().is_some_and(|(other, at)| other != region && now.duration_since(*at) < JUST_NOW)
     }
 }
 
@@ -142,7 +180,10 @@ impl Requests for EventBridge {
         match read(&response, entries.len()) {
             Err(Refused::Request(refusal)) => Err(refusal),
             Err(Refused::Key(code)) => Err(self.bad_key(route, &code, &response, used)),
-            Ok(sents) => Ok(sents),
+            Ok(sents) => {
+                self.note_taken(route);
+                Ok(sents)
+            }
         }
     }
 }

@@ -46,6 +46,8 @@ struct Model {
     under_way: Mutex<HashMap<To, usize>>,
     most: AtomicUsize,
     spread: AtomicU64,
+    /// What it should not have been asked for. A panic would be taken for that of a request.
+    wrong: Mutex<Vec<String>>,
 }
 
 const MAX_ENTRIES: usize = 5;
@@ -73,14 +75,20 @@ impl Requests for Arc<Model> {
 
     async fn send(&self, route: &To, entries: &[Item], deadline: Instant) -> Result<Vec<Sent>, Refusal> {
         let bytes: usize = entries.iter().map(|entry| entry.size).sum();
-        assert!(!entries.is_empty() && entries.len() <= MAX_ENTRIES && (bytes <= MAX_BYTES || entries.len() == 1));
+        let mut wrong = Vec::new();
+        if entries.is_empty() || entries.len() > MAX_ENTRIES || (bytes > MAX_BYTES && entries.len() > 1) {
+            wrong.push(format!("{} entries of {bytes} bytes", entries.len()));
+        }
         self.calls.lock().unwrap().push((*route, entries.iter().map(|entry| entry.id).collect(), Instant::now()));
         {
             let mut under_way = self.under_way.lock().unwrap();
             *under_way.entry(*route).or_default() += 1;
-            assert!(!route.is_serial || under_way[route] == 1, "order counts");
+            if route.is_serial && under_way[route] > 1 {
+                wrong.push("two at a time, where order counts".to_owned());
+            }
             self.most.fetch_max(under_way.values().sum(), Ordering::Relaxed);
         }
+        self.wrong.lock().unwrap().append(&mut wrong);
         // Requests overtake each other.
         let takes = self.takes * (1 + u32::try_from(self.spread.fetch_add(7, Ordering::Relaxed) % 5).unwrap());
         tokio::time::sleep(takes).await;
@@ -132,6 +140,7 @@ fn faults(sents: &[Sent]) -> Vec<Option<Fault>> {
 
 /// Nothing waits, nothing is under way, and what has not been throttled is forgotten.
 fn assert_is_over(batcher: &Batcher<Arc<Model>>) {
+    assert!(batcher.requests().wrong.lock().unwrap().is_empty(), "{:?}", batcher.requests().wrong);
     let accounts = batcher.0.accounts();
     for account in accounts.all.values() {
         assert!(account.routes.is_empty() && account.waiting == Amount::default());
@@ -313,6 +322,7 @@ async fn play(steps: Vec<Step>, takes: u64) {
     }
     // What nobody waits for comes to its end too.
     tokio::time::sleep(Duration::from_secs(20)).await;
+    assert!(model.wrong.lock().unwrap().is_empty(), "{:?}", model.wrong);
     assert_eq!(answers.len(), steps.len(), "everybody has one answer");
     let accepted = model.accepted.lock().unwrap().clone();
     let once: HashSet<_> = accepted.iter().map(|(_, id)| *id).collect();

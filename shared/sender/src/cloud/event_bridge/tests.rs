@@ -268,6 +268,20 @@ async fn a_key_that_is_refused_is_its_owners_to_mend() {
 }
 
 #[tokio::test]
+async fn a_region_that_alone_does_not_know_the_platform_is_its_tenants_choice() {
+    let refused = says(400, r#"{"__type":"UnrecognizedClientException","message":"invalid"}"#);
+    let server = Server::start([says(200, ACCEPTED), refused]).await;
+    let clouds = clouds(&with_platform(&server));
+    assert_eq!(fault_of(&send(&clouds, None).await), None);
+    let (message, credentials) = (message("{}"), credentials(None));
+    let elsewhere = "arn:aws:events:ap-east-1:123456789012:event-bus/orders".parse().unwrap();
+    let answer = clouds.send_to_bus(&elsewhere, posting(&message, &credentials)).await;
+    assert_eq!(fault_of(&answer), Some(Fault::AccessDenied));
+    // In the region that has taken them, they are ours to mend.
+    assert!(matches!(send(&clouds, None).await, Err(Failure::Ours(SenderFault::CloudCredentials))));
+}
+
+#[tokio::test]
 async fn without_a_principal_a_delivery_waits_and_in_our_own_account_it_is_refused() {
     let server = Server::start([says(200, ACCEPTED)]).await;
     let none = clouds(&[("AWS_ENDPOINT_URL", &server.url)]);
