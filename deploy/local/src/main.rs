@@ -1,5 +1,6 @@
 //! `cargo run`: everything on one machine, and a delivery to look at.
 
+use std::path::Path;
 use std::pin::pin;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -182,6 +183,7 @@ async fn run(
         }
         let env = data.path().join("env");
         say(format_args!("\nReady. {} says where everything is, and holds a token; Ctrl-C stops.", env.display()));
+        say(format_args!("To publish an order, paste this in another terminal:\n{}", publish_command(&env)));
         tokio::try_join!(watch(endpoint), watch_emulators(receivers.as_ref())).map(drop)
     };
     tokio::select! {
@@ -206,6 +208,19 @@ fn decide(settings: &mut Settings, arguments: &Arguments, data: &DataDir, secret
         Some(url) => settings.set("SHOPERY_DATABASE_URL", url),
         None => settings.set("SHOPERY_DATABASE_URL", data.sqlite_url("shopery.db")),
     }
+}
+
+/// A command that publishes an order-created by nothing but curl: the command line is another binary, which may not be built.
+fn publish_command(env: &Path) -> String {
+    let order = r#"{"id":"ord_123","number":1042,"status":"open","currency":"EUR","total_price":59.80}"#;
+    let event = format!(
+        r#"{{"specversion":"1.0","id":"evt-'$(date +%s)'","source":"orders","type":"order-created","subject":"order/ord_123","data":{order}}}"#
+    );
+    format!(
+        "  (. '{}'; curl -sS \"$SHOPERY_INGEST_URL/events\" -H \"Authorization: Bearer $SHOPERY_TOKEN\" -H \"X-tenant-ID: $SHOPERY_TENANT\" \\\n    \
+         -H 'Content-Type: application/cloudevents+json' -d '{event}')",
+        env.display()
+    )
 }
 
 /// What the env file says.
@@ -263,7 +278,9 @@ fn greet(arguments: &Arguments, client: &demo::Client, link: &str, nats: &Nats, 
     say(format_args!("  ingest    {}/events", client.ingest_url));
     say(format_args!("  NATS      {}", nats.url));
     say(format_args!("  database  {database}"));
-    say(format_args!("  endpoint  {} (a sample merchant)", endpoint.url()));
+    let own =
+        if arguments.insecure_endpoints { "" } else { "; --insecure-endpoints allows one of your own on this machine" };
+    say(format_args!("  endpoint  {} (a sample merchant{own})", endpoint.url()));
     say(format_args!("  pages     {link} (signs you in)"));
 }
 

@@ -9,7 +9,7 @@ use shopery_client::Request;
 use url::form_urlencoded::{Serializer, parse};
 
 use crate::App;
-use crate::api::{Answered, Attempt, Delivery, List, Sent};
+use crate::api::{Answered, Attempt, Delivery, List, Sent, Webhook};
 use crate::clouds::is_cloud;
 use crate::copy;
 use crate::form::Form;
@@ -54,7 +54,10 @@ fn value<'a>(asked: &'a [(&'static str, String)], name: &str) -> &'a str {
 async fn list(visitor: Visitor, RawQuery(query): RawQuery) -> Result<Response, NoPage> {
     let texts = visitor.texts;
     let asked = asked(query.as_deref());
-    let found: List<Delivery> = visitor.get(&["company", "deliveries"], &asked).await?;
+    let found = visitor.get::<List<Delivery>>(&["company", "deliveries"], &asked);
+    let limit = [("limit", "200".to_owned())];
+    let webhooks = visitor.get::<List<Webhook>>(&["company", "webhooks"], &limit);
+    let (found, webhooks) = tokio::try_join!(found, webhooks)?;
     let without_cursor = || asked.iter().filter(|(name, _)| *name != "cursor");
     let link = |path: &str, more: Option<(&str, &str)>| {
         let mut pairs = Serializer::new(format!("{path}?"));
@@ -66,7 +69,7 @@ async fn list(visitor: Visitor, RawQuery(query): RawQuery) -> Result<Response, N
     let is_newest = value(&asked, "cursor").is_empty();
     let is_live = is_newest && parse(query.as_deref().unwrap_or_default().as_bytes()).any(|(name, _)| name == "live");
     let shown = html! {
-        @if found.data.is_empty() { p { (texts.no_deliveries) } } @else { (table(texts, &found.data)) }
+        @if found.data.is_empty() { p { (texts.no_deliveries) } } @else { (table(texts, &found.data, &webhooks.data)) }
     };
     if let Some(unchanged) = live::unchanged(&visitor, &shown) {
         return Ok(unchanged);
@@ -152,7 +155,9 @@ fn class(state: &str) -> &'static str {
     }
 }
 
-fn table(texts: &Texts, deliveries: &[Delivery]) -> Markup {
+fn table(texts: &Texts, deliveries: &[Delivery], webhooks: &[Webhook]) -> Markup {
+    // One that was deleted has no name any more.
+    let name = |id: &str| webhooks.iter().find(|webhook| webhook.id == id).map_or(id.to_owned(), |it| it.name.clone());
     html! {
         div.wide #delivery-table tabindex="0" role="region" aria-label=(texts.deliveries) {
             table {
@@ -160,6 +165,7 @@ fn table(texts: &Texts, deliveries: &[Delivery]) -> Markup {
                     tr {
                         th scope="col" { (texts.event) }
                         th scope="col" { (texts.resource) }
+                        th scope="col" { (texts.webhook) }
                         th scope="col" { (texts.state) }
                         th.number scope="col" { (texts.attempts) }
                         th scope="col" { (texts.response) }
@@ -171,6 +177,7 @@ fn table(texts: &Texts, deliveries: &[Delivery]) -> Markup {
                         tr {
                             td { a id={ "to-" (delivery.id) } href={ "/deliveries/" (delivery.id) } { (delivery.event) } }
                             td { (delivery.resource) }
+                            td { (name(&delivery.webhook_id)) }
                             td { span id={ "state-" (delivery.id) } class=(class(&delivery.state)) { (delivery.state) } }
                             td.number { (delivery.attempt_count) }
                             td {
@@ -208,7 +215,7 @@ async fn one(visitor: Visitor, Path(id): Path<String>) -> Result<Response, NoPag
                     (copy::inline(texts, "copy-event", texts.event_id, &delivery.event_id))
                 }
                 dt { (texts.resource) } dd { (delivery.resource) }
-                dt { (texts.webhooks) } dd { a href={ "/webhooks/" (delivery.webhook_id) } { (delivery.webhook_id) } }
+                dt { (texts.webhook) } dd { a href={ "/webhooks/" (delivery.webhook_id) } { (delivery.webhook_id) } }
                 dt { (texts.at) } dd { (moment(texts, &delivery.created_at)) }
                 @if let Some(next) = &delivery.next_attempt_at { dt { (texts.waiting) } dd { (moment(texts, next)) } }
                 @if let Some(carrier) = &delivery.carried_by {

@@ -59,7 +59,7 @@ async fn list(visitor: Visitor, RawQuery(query): RawQuery) -> Result<Response, N
                 a.button.quiet href={ "/events?cursor=" (cursor) } { (texts.older_events) }
             }
         }
-        (command(texts, "shopery events list --newest-first"))
+        (command(texts, "shopery events publish order-created --subject order/ord_123 @order.json; shopery events list --newest-first"))
     };
     Ok(answer(page(&visitor, Room::Events, texts.events, &content)))
 }

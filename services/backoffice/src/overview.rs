@@ -164,7 +164,12 @@ async fn act(Path(id): Path<String>, form: Form) -> Result<Response, NoPage> {
     };
     match form.text("action") {
         "test" => return tested(visitor, &id).await,
-        "delete" if form.given("sure").is_none() => return ask(visitor, &id).await,
+        "delete" if form.given("sure").is_none() => {
+            return ask(visitor, &id, "delete", visitor.texts.delete_sure, visitor.texts.delete).await;
+        }
+        "rotate" if form.given("sure").is_none() => {
+            return ask(visitor, &id, "rotate", visitor.texts.rotate_sure, visitor.texts.rotate).await;
+        }
         "delete" => {
             visitor.send(Request::new(Method::DELETE, &["company", "webhooks", &id])).await?;
             return Ok(Redirect::to("/webhooks").into_response());
@@ -175,6 +180,7 @@ async fn act(Path(id): Path<String>, form: Form) -> Result<Response, NoPage> {
         }
         "rotate" => {
             visitor.send(Request::post(&["company", "webhooks", &id, "rotate-secret"]).body(JSON, "{}")).await?;
+            return page_of(visitor, &id, html! { p.done role="status" { (visitor.texts.rotated) } }).await;
         }
         _ => return Err(NoPage::Malformed { texts: visitor.texts }),
     }
@@ -197,15 +203,15 @@ async fn tested(visitor: &Visitor, id: &str) -> Result<Response, NoPage> {
     page_with(visitor, id, said, report.setup.is_some()).await
 }
 
-/// Before it is deleted.
-async fn ask(visitor: &Visitor, id: &str) -> Result<Response, NoPage> {
+/// Before something is done that cannot be taken back.
+async fn ask(visitor: &Visitor, id: &str, action: &str, question: &str, does: &str) -> Result<Response, NoPage> {
     let texts = visitor.texts;
     let said = html! {
         form.notice method="post" action={ "/webhooks/" (id) } {
             (key(visitor))
             input type="hidden" name="sure" value="yes";
-            p { (texts.delete_sure) }
-            button.danger name="action" value="delete" { (texts.delete) }
+            p { (question) }
+            button.danger name="action" value=(action) { (does) }
             " " a.button.quiet href={ "/webhooks/" (id) } { (texts.cancel) }
         }
     };

@@ -70,6 +70,7 @@ texts! {
     in_time: "in {}", "dentro de {}";
     just_now: "just now", "ahora mismo";
     created: "Created", "Creado";
+    webhook: "Webhook", "Webhook";
     back_to_webhook: "Back to the webhook", "Volver al webhook";
     switch_tenant: "Switch shop", "Cambiar de tienda";
     next_probe: "It is tried again at", "Se probará de nuevo a las";
@@ -164,6 +165,10 @@ texts! {
     secret: "Secret", "Secreto";
     reveal: "Reveal", "Mostrar";
     rotate: "Rotate", "Rotar";
+    rotate_sure: "Make a new secret? Deliveries have the signatures of both for 24 hours, so that a receiver may change over in between.",
+        "¿Crear un secreto nuevo? Durante 24 horas las entregas llevan las firmas de ambos, para que el receptor pueda cambiar mientras tanto.";
+    rotated: "There is a new secret. The previous one stays valid for 24 hours.",
+        "Hay un secreto nuevo. El anterior sigue siendo válido 24 horas.";
     rotate_hint: "The previous secret stays valid for 24 hours.", "El secreto anterior sigue siendo válido 24 horas.";
     previous_until: "The previous secret is valid until", "El secreto anterior es válido hasta";
     changes: "Changes", "Cambios";
@@ -267,7 +272,7 @@ texts! {
     chart_no_failures: "No attempt has failed in this time.", "Ningún intento ha fallado en este periodo.";
     share: "Of all attempts", "De todos los intentos";
     as_table: "The numbers as a table", "Los números en una tabla";
-    circuit_closed: "the endpoint works", "el endpoint funciona";
+    circuit_closed: "deliveries are sent as they come", "las entregas se envían según llegan";
     circuit_open: "the endpoint fails. Deliveries are parked, and from time to time one of them is sent, to see whether it works again.",
         "el endpoint falla. Las entregas quedan aparcadas, y de vez en cuando se envía una para ver si vuelve a funcionar.";
     circuit_draining: "what was parked is being sent", "se está enviando lo aparcado";

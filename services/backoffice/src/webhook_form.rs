@@ -244,6 +244,12 @@ pub(crate) fn invalid(wrong: &[FieldError], name: &str) -> Option<&'static str> 
     of(wrong, name).next().map(|_| "true")
 }
 
+/// Whether the field is one that is never folded.
+fn is_in_sight(error: &FieldError) -> bool {
+    let name = error.field.split(['[', '.']).next().unwrap_or_default();
+    ["name", "url", "credentials", "events", "description"].contains(&name)
+}
+
 /// What is wrong with a field, or with a part of it.
 fn of<'a>(wrong: &'a [FieldError], name: &'a str) -> impl Iterator<Item = &'a FieldError> {
     wrong.iter().filter(move |error| error.field.split(['[', '.']).next() == Some(name))
@@ -332,7 +338,7 @@ fn advanced(texts: &Texts, wrong: &[FieldError], types: &[Type], typed: &Typed) 
         })
     };
     html! {
-        details.card open[is_open || typed.is_advanced || !wrong.is_empty()] {
+        details.card open[is_open || typed.is_advanced || wrong.iter().any(|error| !is_in_sight(error))] {
             summary { (texts.advanced) }
             (fields(texts, wrong, types, typed))
             (area("filter", texts.filter_rule, texts.filter_hint, &typed.filter))

@@ -208,7 +208,7 @@ async fn the_whole_story_is_told_without_javascript() {
     }
     let revealed = browser.fill(&path, &format!("{path}/secret"), &[]).await.expect(200);
     assert!(revealed.text.contains(&secret), "{}", revealed.text);
-    browser.fill(&path, &path, &[("action", "rotate")]).await.expect(200);
+    browser.fill(&path, &path, &[("action", "rotate"), ("sure", "yes")]).await.expect(200);
     assert_ne!(client.secret(&id).await, secret);
 
     // It is deleted by who is sure.

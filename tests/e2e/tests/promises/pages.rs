@@ -138,6 +138,9 @@ async fn a_person_lives_the_whole_story_in_a_browser() {
     let before = fact(&browser, "Secret").await;
     assert_eq!(before, client.secret(&webhook).await);
     browser.press("Secret: Rotate").await;
+    browser.shows("Make a new secret?").await;
+    browser.press("Rotate").await;
+    browser.shows("There is a new secret.").await;
     browser.press("Secret: Reveal").await;
     browser.shows("The previous secret is valid until").await;
     assert_ne!(fact(&browser, "Secret").await, before);
