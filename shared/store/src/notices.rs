@@ -43,7 +43,7 @@ pub struct PendingFailures {
     pub failures: Vec<PendingFailure>,
     /// The tenant after which the next ones come; empty if these were the last.
     pub cursor: String,
-    /// Whether there may be more at once.
+    /// Whether to look again at once.
     pub is_more: bool,
 }
 
@@ -76,12 +76,11 @@ impl Store {
         }
         let is_last = (tenants.len() as u64) < TENANTS;
         let cursor = tenants.last().filter(|_| !is_last).cloned().unwrap_or_default();
-        let (mut failures, mut is_more) = (Vec::new(), !is_last);
+        let mut failures = Vec::new();
         for tenant in tenants {
             let of_tenant = failure_outbox::Entity::find().filter(Column::Tenant.eq(tenant));
             let oldest = of_tenant.order_by_asc(Column::DeliveryId).order_by_asc(Column::Round).limit(OF_A_TENANT);
             let rows = oldest.all(&self.db).await?;
-            is_more |= rows.len() as u64 == OF_A_TENANT;
             for row in rows {
                 match read_failure(&row) {
                     Some(failure) => failures.push(failure),
@@ -89,6 +88,8 @@ impl Store {
                 }
             }
         }
+        // Tenants before these may have had more than their part.
+        let is_more = !failures.is_empty() || !after.is_empty();
         Ok(PendingFailures { failures, cursor, is_more })
     }
 
