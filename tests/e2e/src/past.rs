@@ -123,7 +123,8 @@ impl Past {
     fn count(&self, row: &Row, counts: &mut Counts) {
         let tenant = self.members[row.member].tenant.to_string();
         let now = i64::try_from(self.now.unix_timestamp_nanos() / 1_000_000).unwrap();
-        let sizes = if row.updated > now - 48 * HOUR { &[MINUTES, HOURS][..] } else { &[HOURS] };
+        // Minutes are kept for 49 hours.
+        let sizes = if row.updated > now - 49 * HOUR { &[MINUTES, HOURS][..] } else { &[HOURS] };
         let mut columns = Vec::new();
         if row.is_attempted() {
             let bucket = ((row.millis as f64).log2() * 4.0).ceil();
