@@ -5,10 +5,11 @@ use std::time::Duration;
 use shopery_e2e::{DatabaseKind, Event, Service, Stack, stored, wait};
 
 const DEADLINE: Duration = Duration::from_secs(60);
-/// What the last two steps have added.
+/// What the steps from the fifteenth on have added.
 const ADDED: [&str; 3] = ["resources_of_tenant", "faults_of_tenant", "faults_of_webhook"];
 const COLUMNS: [(&str, &str); 3] =
     [("webhooks", "description"), ("webhooks", "metadata"), ("deliveries", "response_status")];
+const FAULTS: [&str; 5] = ["throttled", "access_denied", "destination_not_found", "message_rejected", "provider_error"];
 
 on_both_databases!(
     a_database_of_before_is_brought_up_to_date_and_keeps_what_it_has,
@@ -27,14 +28,17 @@ async fn start(stack: &mut Stack) {
     }
 }
 
-/// The tables of the last step.
-const TABLES: &str = "DROP TABLE failure_outbox; DROP TABLE circuit_notices;";
+/// What the last two steps have added, to be taken back.
+fn tables_and_faults() -> String {
+    let faults = FAULTS.map(|fault| format!("ALTER TABLE counts DROP COLUMN failed_{fault};")).concat();
+    format!("DROP TABLE failure_outbox; DROP TABLE circuit_notices; {faults}")
+}
 
-/// As it was before the last three steps.
+/// As it was before the last four steps.
 async fn take_back(stack: &Stack) {
     let mut sql: Vec<_> = ADDED.iter().map(|index| format!("DROP INDEX IF EXISTS {index};")).collect();
     sql.extend(COLUMNS.iter().map(|(table, column)| format!("ALTER TABLE {table} DROP COLUMN {column};")));
-    sql.push(TABLES.to_owned());
+    sql.push(tables_and_faults());
     sql.push("DELETE FROM seaql_migrations WHERE version >= 'm0015';".to_owned());
     stored::execute(stack, &sql.concat()).await;
 }
@@ -98,7 +102,7 @@ async fn a_step_that_was_cut_short_leaves_nothing_or_is_begun_again(database: Da
     stop(&mut stack).await;
     // The indexes: some are there, and one is not whole.
     let mut sql = format!("DROP INDEX IF EXISTS {}; DROP INDEX IF EXISTS {};", ADDED[1], ADDED[0]);
-    sql += TABLES;
+    sql += &tables_and_faults();
     sql += "DELETE FROM seaql_migrations WHERE version >= 'm0016';";
     if stack.postgres.is_some() {
         sql += &format!("CREATE INDEX {} ON ONLY deliveries (tenant, fault, id) WHERE fault IS NOT NULL;", ADDED[1]);
