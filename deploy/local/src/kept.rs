@@ -67,13 +67,13 @@ impl Kept {
         self.child.id().is_none()
     }
 
-    /// SIGTERM. Returns when the process is gone; one that does not go within `patience` is killed.
-    pub async fn stop(&mut self, patience: Duration) -> anyhow::Result<()> {
+    /// SIGTERM. Returns when the process is gone; one that does not end within `limit` is killed.
+    pub async fn stop(&mut self, limit: Duration) -> anyhow::Result<()> {
         if let Some(pipe) = &mut self.pipe {
             // A keeper that is gone has taken the process with it.
             let _ = writeln!(pipe, "TERM");
         }
-        if timeout(patience, self.child.wait()).await.is_err() {
+        if timeout(limit, self.child.wait()).await.is_err() {
             tracing::warn!("{} does not stop; killing it", self.name);
         }
         self.kill().await

@@ -136,7 +136,7 @@ impl Message<'_> {
         headers
     }
 
-    /// What a destination of any kind is told, in ASCII, with at most so many bytes of the paths that have changed.
+    /// What a destination of any kind is told, in ASCII, with at most this number of bytes of the paths that have changed.
     fn told<'a>(&'a self, signatures: &'a str, now: OffsetDateTime, max_changed: usize) -> Vec<(Name, Cow<'a, str>)> {
         let mut told = Vec::with_capacity(20);
         let mut tell = |name: Name, value: Cow<'a, str>| told.push((name, value));

@@ -37,7 +37,7 @@ pub(crate) const HOUR: i64 = 3_600_000;
 const MINUTE_MILLIS: i64 = 60_000;
 /// Counts are told by the minute for this time, then by the hour.
 const MINUTES_TOLD: time::Duration = time::Duration::days(2);
-/// Whoever has begun to read by the minute finds all of them.
+/// Longer than they are told, so that a query that has begun to read minutes finds all of them.
 pub(crate) const MINUTES_KEPT: time::Duration = time::Duration::hours(49);
 /// Webhooks and tenants whose minutes are folded at a time.
 const FOLDED: usize = 100;

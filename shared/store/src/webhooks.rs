@@ -139,7 +139,7 @@ pub struct WebhookChange {
     pub discard_before: Option<OffsetDateTime>,
     /// Only if that is still its version.
     pub of_version: Option<i64>,
-    /// Only if it is still sent there, with these credentials: whoever has judged them may not change what was not judged.
+    /// Only if it is still sent there, with these credentials: a caller that has judged them must not change what it has not judged.
     pub of_endpoint: Option<(Destination, Sealed)>,
 }
 

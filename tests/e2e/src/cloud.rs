@@ -162,7 +162,7 @@ impl Cloud {
         self.all_received(address).await.into_iter().filter(|one| !one.is_test()).collect()
     }
 
-    /// Waits until so many deliveries have come.
+    /// Waits until this number of deliveries has come.
     pub async fn wait_at(&self, address: &str, count: usize, deadline: Duration) -> Vec<Received> {
         wait::until(&format!("{count} deliveries at {address}"), deadline, async || {
             let received = self.received(address).await;

@@ -77,7 +77,7 @@ impl Side {
         }
     }
 
-    /// Waits until so many deliveries have been accepted.
+    /// Waits until this number of deliveries has been accepted.
     pub async fn wait_at(&self, stack: &Stack, address: &str, count: usize, deadline: Duration) -> Vec<Received> {
         wait::until(&format!("{count} deliveries at {address}"), deadline, async || {
             let received = self.received(stack, address).await;

@@ -301,7 +301,7 @@ enum Refused {
     Key(String),
 }
 
-/// What became of each of so many entries.
+/// What became of each entry of a request that had `count` of them.
 fn read(response: &Response, count: usize) -> Result<Vec<Sent>, Refused> {
     #[derive(Deserialize)]
     #[serde(rename_all = "PascalCase")]
