@@ -186,7 +186,8 @@ async fn change(
     let is_enabled = change.state == Some(WebhookState::Active);
     let wish = waiting::Wish::read(&mut fields, is_enabled);
     fields.finish()?;
-    let (now, is_new_chance) = (now(), is_enabled || change.destination.is_some());
+    // Of a bus or topic that let nobody in, other credentials are as good a reason to try again as another address.
+    let (now, is_new_chance) = (now(), is_enabled || change.destination.is_some() || asked.cloud.is_some());
     (change.discard_before, change.of_version) = ((wish == waiting::Wish::Discard).then_some(now), of_version);
     update(&app, found, change, &asked, &by, now).await?;
     let waiting = if is_enabled { waiting::look(&app.queue, &tenant, id).await } else { None };
