@@ -325,6 +325,8 @@ fn answered(status: u16) -> Condition {
     if status < REFUSALS {
         return is_it;
     }
+    // As their index has it: a plan for any status would not see that it is one of these.
+    let is_it = is_it.add(Expr::cust(format!("response_status >= {REFUSALS}")));
     // What is delivered was refused before, by a recorder of before.
     is_it.add(Column::State.ne(DeliveryState::Delivered.name()))
 }

@@ -33,6 +33,7 @@ impl MigratorTrait for Migrator {
             Box::new(FoundByWhatTellsThemApart),
             Box::new(Notices),
             Box::new(FaultsOfClouds),
+            Box::new(FoundByARefusal),
         ]
     }
 }
@@ -662,6 +663,38 @@ impl MigrationTrait for FaultsOfClouds {
         for fault in ["throttled", "access_denied", "destination_not_found", "message_rejected", "provider_error"] {
             let column = big_integer(format!("failed_{fault}")).default(0).to_owned();
             manager.alter_table(Table::alter().table("counts").add_column(column).to_owned()).await?;
+        }
+        Ok(())
+    }
+}
+
+/// On PostgreSQL what an endpoint refused is found by the status that it answered. Of what it took there is so much that a list of it
+/// needs no index, and the recorder would pay for one with each delivery.
+struct FoundByARefusal;
+
+impl MigrationName for FoundByARefusal {
+    fn name(&self) -> &'static str {
+        "m0019_found_by_a_refusal"
+    }
+}
+
+#[async_trait::async_trait]
+impl MigrationTrait for FoundByARefusal {
+    fn use_transaction(&self) -> Option<bool> {
+        Some(false)
+    }
+
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        if manager.get_database_backend() != DatabaseBackend::Postgres {
+            return Ok(());
+        }
+        for (name, whose) in [("refusals_of_tenant", "tenant"), ("refusals_of_webhook", "webhook_id")] {
+            partitions::add_index(
+                manager,
+                name,
+                &format!("({whose}, response_status, id) WHERE response_status >= 300"),
+            )
+            .await?;
         }
         Ok(())
     }

@@ -58,7 +58,7 @@ impl Past {
         let indexes = drop_indexes(postgres).await;
         let mut copy = postgres.copy(
             "deliveries (id, tenant, webhook_id, event_id, event_type, resource, event_sequence, triggered_at, state, rank, \
-             attempt_count, fault, fault_detail, next_attempt_at, updated_at, late_at, carried_by, attempts)",
+             attempt_count, fault, fault_detail, next_attempt_at, updated_at, late_at, carried_by, response_status, attempts)",
         );
         let mut lines = String::new();
         for number in 0..self.deliveries {
@@ -154,10 +154,19 @@ impl Past {
         let at = OffsetDateTime::from_unix_timestamp_nanos(i128::from(*created) * 1_000_000).unwrap();
         let id = DeliveryId::of(tenant, "e2e", &event, at, *webhook);
         let late = if updated - created >= 600_000 { updated.to_string() } else { "\\N".to_owned() };
-        let fault = if *state == "failed" { "http_status\tit answered 500" } else { "\\N\t\\N" };
+        let status = match *state {
+            "failed" if number.is_multiple_of(20) => 503,
+            "failed" => 500,
+            _ => 200,
+        };
+        let answered = if row.is_attempted() { status.to_string() } else { "\\N".to_owned() };
+        let fault = match *state {
+            "failed" => format!("http_status\tit answered {status}"),
+            _ => "\\N\t\\N".to_owned(),
+        };
         let attempts = match row.is_attempted() {
             true => format!(
-                r#"{{"id":"att_{}","number":1,"started_at":{created},"duration_ms":{millis},"url":"https://shop.example.com/webhooks/orders","request_bytes":1200,"status":200,"fault":null,"response_body":"ok"}}"#,
+                r#"{{"id":"att_{}","number":1,"started_at":{created},"duration_ms":{millis},"url":"https://shop.example.com/webhooks/orders","request_bytes":1200,"status":{status},"fault":null,"response_body":"ok"}}"#,
                 &id.to_string()[4..]
             ),
             false => String::new(),
@@ -165,7 +174,7 @@ impl Past {
         writeln!(
             lines,
             "{id}\t{tenant}\t{webhook}\t{event}\t{event_type}\torder/{number}\t{number}\t{created}\t{state}\t{}\t{}\t{fault}\t\\N\t\
-             {updated}\t{late}\t\\N\t{attempts}",
+             {updated}\t{late}\t\\N\t{answered}\t{attempts}",
             if *state == "delivered" { (1_i64 << 40) - 1 } else { 5 },
             u8::from(row.is_attempted()),
         )

@@ -6,7 +6,8 @@ use shopery_e2e::{DatabaseKind, Event, Service, Stack, stored, wait};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 /// What the steps from the fifteenth on have added.
-const ADDED: [&str; 3] = ["resources_of_tenant", "faults_of_tenant", "faults_of_webhook"];
+const ADDED: [&str; 5] =
+    ["resources_of_tenant", "faults_of_tenant", "faults_of_webhook", "refusals_of_tenant", "refusals_of_webhook"];
 const COLUMNS: [(&str, &str); 3] =
     [("webhooks", "description"), ("webhooks", "metadata"), ("deliveries", "response_status")];
 const FAULTS: [&str; 5] = ["throttled", "access_denied", "destination_not_found", "message_rejected", "provider_error"];
@@ -28,13 +29,13 @@ async fn start(stack: &mut Stack) {
     }
 }
 
-/// What the last two steps have added, to be taken back.
+/// What the tables of notices and the faults of clouds are, to be taken back.
 fn tables_and_faults() -> String {
     let faults = FAULTS.map(|fault| format!("ALTER TABLE counts DROP COLUMN failed_{fault};")).concat();
     format!("DROP TABLE failure_outbox; DROP TABLE circuit_notices; {faults}")
 }
 
-/// As it was before the last four steps.
+/// As it was before the last five steps.
 async fn take_back(stack: &Stack) {
     let mut sql: Vec<_> = ADDED.iter().map(|index| format!("DROP INDEX IF EXISTS {index};")).collect();
     sql.extend(COLUMNS.iter().map(|(table, column)| format!("ALTER TABLE {table} DROP COLUMN {column};")));
