@@ -9,13 +9,16 @@ use serde_json::{Value, json};
 use shopery_e2e::cloud::{OWN_KEY, OWN_KEY_ID, PLATFORM_KEY, PLATFORM_KEY_ID, PRINCIPAL, google_key};
 use shopery_e2e::fault_proxy::Request;
 use shopery_e2e::stored::Stored;
-use shopery_e2e::{Client, Cloud, Event, Service, Stack, wait};
+use shopery_e2e::{Client, Cloud, Event, Fault, Service, Stack, wait};
 use shopery_local::emulators::ACCOUNT;
 use shopery_model::DestinationKind;
 
 use super::SOON;
 
-on_both_clouds!(keys_of_a_merchants_own_are_used_for_it_alone_sealed_and_shown_to_nobody);
+on_both_clouds!(
+    keys_of_a_merchants_own_are_used_for_it_alone_sealed_and_shown_to_nobody,
+    what_waits_is_sent_at_once_when_there_are_other_keys,
+);
 
 /// The requests that published something for this tenant to this address, tests included.
 fn published_by(cloud: &Cloud, address: &str, tenant: &str) -> usize {
@@ -229,6 +232,32 @@ async fn keys_of_a_merchants_own_are_used_for_it_alone_sealed_and_shown_to_nobod
         let problem = client.patch(&path, &json!({ "credentials": null })).await.expect(422).problem();
         assert_eq!(problem["errors"][0]["field"], "url", "{problem}");
     }
+}
+
+async fn what_waits_is_sent_at_once_when_there_are_other_keys(cloud: Cloud) {
+    // Nothing else would try again for as long as the test runs.
+    let plan = Stack::plan().cloud(&cloud).env("SHOPERY_PROBE_FIRST", "1h").env("SHOPERY_PROBE_LONGEST", "1h");
+    let stack = plan.env("SHOPERY_RETRY_SCHEDULE", "1h").start().await;
+    let client = stack.client("tnt_a");
+    let (first, second) = match cloud.kind {
+        DestinationKind::EventBridge => (
+            Own::aws(OWN_KEY_ID, OWN_KEY),
+            Own::aws("AKIAANOTHEROFMERCHAN", "another/merchants+own/key/of/e2e/suite22"),
+        ),
+        _ => (Own::google("0a1b2c3d"), Own::google("4e5f6a7b")),
+    };
+    let address = cloud.make("own", "tnt_a").await;
+    let webhook = client.create_webhook_with(&address, &["*"], json!({ "credentials": first.given })).await;
+    cloud.proxy.behave(&address, Fault::denied(cloud.kind));
+    client.publish(&Event::order("first")).await.expect(202);
+    client.in_state(&webhook, "pending", 1, SOON).await;
+    for number in 0..10 {
+        client.publish(&Event::order(&format!("parked_{number}"))).await.expect(202);
+    }
+    client.in_state(&webhook, "parked", 10, SOON).await;
+    cloud.proxy.heal(&address);
+    client.patch(&format!("/company/webhooks/{webhook}"), &json!({ "credentials": second.given })).await.expect(200);
+    client.in_state(&webhook, "delivered", 10, SOON).await;
 }
 
 fn text(request: &Request) -> String {
