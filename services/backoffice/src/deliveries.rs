@@ -77,7 +77,7 @@ async fn list(visitor: Visitor, RawQuery(query): RawQuery) -> Result<Response, N
     let options: String =
         without_cursor().map(|(name, value)| format!(" --{} {}", name.replace('_', "-"), quoted(value))).collect();
     let content = html! {
-        (filters(texts, &asked))
+        (filters(texts, &asked, &webhooks.data))
         @if is_newest {
             p {
                 @if is_live { a href=(link("/deliveries", None)) { (texts.stop_following) } }
@@ -124,14 +124,24 @@ async fn news(visitor: Visitor, RawQuery(query): RawQuery) -> Result<Response, N
     Ok(answer(live::part(NEWS, &format!("/deliveries/news?{query}"), true, &news).into_string()))
 }
 
-fn filters(texts: &Texts, asked: &[(&'static str, String)]) -> Markup {
+fn filters(texts: &Texts, asked: &[(&'static str, String)], webhooks: &[Webhook]) -> Markup {
     let states: Vec<_> = value(asked, "status").split(',').collect();
+    let of = value(asked, "webhook");
     html! {
         // It is long, and mostly not needed.
         details open[!asked.is_empty()] {
             summary { (texts.filter) }
             form.row role="search" method="get" action="/deliveries" {
-                @for (name, label) in [("webhook", texts.webhooks), ("event", texts.event), ("resource", texts.resource), ("reason", texts.reason), ("response_status", texts.response)] {
+                div {
+                    label for="webhook" { (texts.webhook) } br;
+                    select #webhook name="webhook" {
+                        option value="" { (texts.any_webhook) }
+                        @for webhook in webhooks { option value=(webhook.id) selected[webhook.id == of] { (webhook.name) } }
+                        // One that was deleted has no name any more.
+                        @if !of.is_empty() && webhooks.iter().all(|webhook| webhook.id != of) { option value=(of) selected { (of) } }
+                    }
+                }
+                @for (name, label) in [("event", texts.event), ("resource", texts.resource), ("reason", texts.reason), ("response_status", texts.response)] {
                     div { label for=(name) { (label) } br; input id=(name) type="text" name=(name) value=(value(asked, name)) size="14"; }
                 }
                 div {
@@ -311,7 +321,7 @@ fn answered(texts: &Texts, number: u64, response: Option<&Answered>) -> Markup {
             pre { code {
                 @if let Some(status) = response.status { (status) "\n" }
                 @if let Some(code) = &response.code { (code) "\n" }
-                @if let Some(id) = &response.message_id { (id) "\n" }
+                @if let Some(id) = &response.message_id { "message id: " (id) "\n" }
                 @for header in &response.headers { (header.name) ": " (header.value) "\n" }
             } }
             @if !response.body.is_empty() {

@@ -38,9 +38,10 @@ use std::time::Duration;
 use anyhow::Context;
 use axum::Router;
 use axum::extract::{Request, State};
-use axum::http::{HeaderName, HeaderValue, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
-use axum::response::Response;
+use axum::response::{Html, IntoResponse, Response};
+use axum::routing::any;
 use secrecy::SecretString;
 use shopery_client::{Client, Settings};
 use shopery_http::fair::Doors;
@@ -51,7 +52,9 @@ use shopery_runtime::{Env, Runtime};
 use tokio::net::TcpListener;
 use url::Url;
 
+use crate::layout::bare;
 use crate::provider::Provider;
+use crate::texts::Language;
 
 pub const ABOUT: About = About {
     name: "shopery-backoffice",
@@ -158,6 +161,8 @@ pub async fn run(config: Config, listener: TcpListener, link: Option<Link>, runt
         .merge(deliveries::routes())
         .merge(recovery::routes())
         .merge(events::routes())
+        // Whatever no other route takes. People are told by a page, not by the problem+json that programs get.
+        .route("/{*path}", any(no_page))
         .with_state(app)
         .layer(from_fn_with_state(config.proxies.clone(), originated))
         .layer(from_fn(guarded))
@@ -176,6 +181,11 @@ async fn originated(State(proxies): State<Proxies>, mut request: Request, next: 
     let origin = Origin(proxies.origin(&request));
     request.extensions_mut().insert(origin);
     next.run(request).await
+}
+
+async fn no_page(headers: HeaderMap) -> Response {
+    let texts = Language::of(&headers).texts();
+    (StatusCode::NOT_FOUND, Html(bare(texts, texts.not_found, texts.no_page_why))).into_response()
 }
 
 /// What every page says of itself to the browser.

@@ -49,7 +49,10 @@ async fn plan(visitor: Visitor, Path(id): Path<String>, RawQuery(query): RawQuer
     let plan: Plan = planned.read().map_err(|error| visitor.failed(error))?;
     let count = plan.total.map_or_else(|| texts.recover_many.to_owned(), |total| total.to_string());
     let content = html! {
-        @if plan.total == Some(0) { p { (texts.recover_none) } } @else {
+        @if plan.total == Some(0) {
+            p { (texts.recover_none) }
+            div.actions { a.button.quiet href={ "/webhooks/" (id) } { (texts.back_to_webhook) } }
+        } @else {
             div.card {
                 p { (texts.recover_plan) ": " b { (count) } }
                 @if let (Some(oldest), Some(newest)) = (&plan.oldest_at, &plan.newest_at) {

@@ -102,6 +102,7 @@ texts! {
         "El formulario no se envió desde una página de esta sesión. Abre la página de nuevo y envíalo desde allí.";
     malformed: "The form cannot be read, or has more than 64 KiB.", "El formulario no se puede leer o supera 64 KiB.";
     not_found: "There is nothing here", "Aquí no hay nada";
+    no_page_why: "No page has this address: it may have been typed or copied wrongly.", "Ninguna página tiene esta dirección: puede estar mal escrita o mal copiada.";
     not_found_why: "It was deleted, or it is another shop's.", "Se ha eliminado o es de otra tienda.";
     not_allowed: "You may not do that", "No puedes hacer eso";
     unavailable: "Not available now", "No disponible ahora";
@@ -117,6 +118,7 @@ texts! {
     search: "Search", "Buscar";
     filter: "Filter", "Filtrar";
     any_state: "Any state", "Cualquier estado";
+    any_webhook: "Any webhook", "Cualquier webhook";
     name: "Webhook Name", "Nombre del webhook";
     url: "URL", "URL";
     subscribed: "Events", "Eventos";

@@ -276,16 +276,16 @@ fn trend(texts: &Texts, windows: &[Window]) -> Markup {
         texts.failed,
         windows.iter().map(missed).sum::<u64>()
     );
-    // One path for each kind: a bar of its own in each window would be half of the page where there are many webhooks.
+    // One path for each kind, of strokes: where there are many webhooks, a rectangle in each window would be half of the page.
     let (mut good, mut bad) = (String::new(), String::new());
     for (place, one) in windows.iter().enumerate() {
-        let (left, delivered, missed) = (place * 4, height(delivered(one)), height(missed(one)));
+        let (middle, delivered, missed) = (place * 4 + 2, height(delivered(one)), height(missed(one)));
         let top = HEIGHT.saturating_sub(delivered);
         if delivered > 0 {
-            good += &format!("M{left} {HEIGHT}h3v-{delivered}h-3z");
+            good += &format!("M{middle} {HEIGHT}v-{delivered}");
         }
         if missed > 0 {
-            bad += &format!("M{left} {top}h3v-{missed}h-3z");
+            bad += &format!("M{middle} {top}v-{missed}");
         }
     }
     html! {
@@ -354,7 +354,7 @@ mod tests {
         let shown = trend(crate::texts::Language::English.texts(), &windows);
         let shown = shown.into_string();
         assert!(shown.contains("aria-label=\"Delivered: 3, Failed: 1\""), "{shown}");
-        assert!(shown.contains("class=\"delivered\" d=\"M0 20h3v-20h-3z\""), "{shown}");
-        assert!(shown.contains("class=\"failed\" d=\"M8 20h3v-7h-3z\""), "{shown}");
+        assert!(shown.contains("class=\"delivered\" d=\"M2 20v-20\""), "{shown}");
+        assert!(shown.contains("class=\"failed\" d=\"M10 20v-7\""), "{shown}");
     }
 }

@@ -245,6 +245,30 @@ async fn the_newest_events_are_first_and_a_link_leads_to_older_ones() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn deliveries_are_filtered_by_the_name_of_a_webhook_and_a_wrong_address_is_told_by_a_page() {
+    let stack = Stack::start().await;
+    let (backoffice, client) = (Backoffice::start(&stack).await, stack.client("tnt_a"));
+    let webhook = client.create_webhook(&stack.merchant.url("/a"), &["order-*"]).await;
+    let mut browser = backoffice.browser();
+    for path in ["/nowhere", "/webhooks/a/b/c"] {
+        let told = browser.get(path).await.expect(404);
+        assert!(told.text.contains("<html") && told.text.contains("No page has this address"), "{}", told.text);
+        assert!(told.headers.contains_key("content-security-policy"), "{:?}", told.headers);
+    }
+    browser.sign_in(&client).await;
+    let name = client.get(&format!("/company/webhooks/{webhook}")).await.expect(200).json()["name"].clone();
+    let chosen = |id: &str, name: &str| format!("<option value=\"{id}\" selected>{name}</option>");
+    // One that was deleted has no name any more.
+    let deleted = client.create_webhook(&stack.merchant.url("/b"), &["order-*"]).await;
+    client.delete(&format!("/company/webhooks/{deleted}")).await.expect(204);
+    for expected in [chosen(&webhook, name.as_str().unwrap()), chosen(&deleted, &deleted)] {
+        let id = if expected.contains(&deleted) { &deleted } else { &webhook };
+        let page = browser.get(&format!("/deliveries?webhook={id}")).await.expect(200);
+        assert!(page.text.contains(&expected), "{}", page.text);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_somebody_else_has_changed_is_not_overwritten_unseen() {
     let stack = Stack::start().await;
     let (backoffice, client) = (Backoffice::start(&stack).await, stack.client("tnt_a"));
