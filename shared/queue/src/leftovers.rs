@@ -7,32 +7,28 @@ use async_nats::jetstream::stream::LastRawMessageErrorKind;
 use crate::Queue;
 use crate::topology::Consumer;
 
-/// Removed within one look.
-const MAX_REMOVED: usize = 1000;
-
 impl Queue {
     /// Removes what a consumer had acknowledged when this was asked for the last time, `before` being the answer of then.
     /// Returns up to where it has acknowledged by now, and how many messages were removed.
     ///
     /// Not what it has acknowledged by now: its removal may be under way.
-    pub async fn remove_leftovers(&self, consumer: &Consumer, before: Option<u64>) -> anyhow::Result<(u64, usize)> {
+    pub async fn remove_leftovers(&self, consumer: &Consumer, before: Option<u64>) -> anyhow::Result<(u64, u64)> {
         // All up to the floor are acknowledged.
         let floor = consumer.info(self).await?.ack_floor.stream_sequence;
         // It has decreased if NATS was emptied.
         let Some(end) = before.map(|before| before.min(floor)) else { return Ok((floor, 0)) };
         let stream = self.jetstream.get_stream_no_info(consumer.stream).await?;
-        let mut removed = 0;
-        for _ in 0..MAX_REMOVED {
-            let first = match stream.get_first_raw_message_by_subject(consumer.filter, 1).await {
-                Ok(message) => message.sequence,
-                Err(error) if matches!(error.kind(), LastRawMessageErrorKind::NoMessageFound) => break,
-                Err(error) => return Err(error).with_context(|| format!("cannot read {}", consumer.stream)),
-            };
-            if first > end {
-                break;
-            }
-            removed += usize::from(self.delete_message(consumer.stream, first).await?);
+        let first = match stream.get_first_raw_message_by_subject(consumer.filter, 1).await {
+            Ok(message) => message.sequence,
+            Err(error) if matches!(error.kind(), LastRawMessageErrorKind::NoMessageFound) => return Ok((floor, 0)),
+            Err(error) => return Err(error).with_context(|| format!("cannot read {}", consumer.stream)),
+        };
+        if first > end {
+            return Ok((floor, 0));
         }
-        Ok((floor, removed))
+        // At once: one by one, those of a long outage were there for minutes, and counted as work that waits.
+        let purge = stream.purge().filter(consumer.filter).sequence(end.saturating_add(1));
+        let purged = purge.await.with_context(|| format!("cannot purge {}", consumer.stream))?;
+        Ok((floor, purged.purged))
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_nats::jetstream;
 use async_nats::jetstream::consumer::PullConsumer;
-use futures_util::StreamExt;
+use futures_util::{StreamExt, stream};
 use shopery_e2e::{Event, Service, SmallDisk, Stack, wait};
 
 const SOON: Duration = Duration::from_secs(60);
@@ -91,16 +91,18 @@ async fn nats_without_room_is_reported_and_has_all_that_it_acknowledged_after_a_
 /// NATS notes the acknowledgement and cannot remove the message, and gives it to nobody after its restart.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_acknowledged_without_room_is_removed_later() {
-    const MESSAGES: usize = 20;
+    // More than could be removed one by one in time.
+    const MESSAGES: usize = 6000;
     let disk = SmallDisk::of_mib(64);
     let mut stack = Stack::plan().nats_store(disk.path().join("nats")).start().await;
-    stack.stop(Service::Recorder).await;
+    stack.stop(Service::Deliverer).await;
     let jetstream = jetstream::new(stack.operator().await);
-    let outcomes = jetstream.get_stream("OUTCOMES").await.unwrap();
-    for _ in 0..MESSAGES {
-        jetstream.publish("outcomes.router", "[]".into()).await.unwrap().await.unwrap();
-    }
-    let consumer: PullConsumer = outcomes.get_consumer("recorder").await.unwrap();
+    let jobs = jetstream.get_stream("JOBS").await.unwrap();
+    let store = async |number: usize| {
+        jetstream.publish(format!("jobs.bulk.{number}"), "{}".into()).await.unwrap().await.unwrap();
+    };
+    stream::iter(0..MESSAGES).map(store).buffer_unordered(1000).collect::<Vec<()>>().await;
+    let consumer: PullConsumer = jobs.get_consumer("deliverer-bulk").await.unwrap();
     let taken = consumer.fetch().max_messages(MESSAGES).messages().await.unwrap();
     let taken: Vec<_> = taken.map(|message| message.unwrap()).collect().await;
     assert_eq!(taken.len(), MESSAGES);
@@ -109,16 +111,16 @@ async fn what_was_acknowledged_without_room_is_removed_later() {
         message.ack().await.unwrap();
     }
     wait::until("the acknowledgements to be noted", SOON, async || {
-        let info = outcomes.consumer_info("recorder").await.map_err(|error| error.to_string())?;
+        let info = jobs.consumer_info("deliverer-bulk").await.map_err(|error| error.to_string())?;
         if info.ack_floor.consumer_sequence == MESSAGES as u64 { Ok(()) } else { Err(format!("{:?}", info.ack_floor)) }
     })
     .await;
     disk.make_room();
     stack.stop_nats().await;
     stack.start_nats().await;
-    let left = async || outcomes.get_info().await.map(|info| info.state.messages).map_err(|error| error.to_string());
-    assert!(wait::until("a look at OUTCOMES", SOON, left).await > 0, "NATS has removed all of them");
-    wait::until("OUTCOMES to be empty", SOON, async || match left().await? {
+    let left = async || jobs.get_info().await.map(|info| info.state.messages).map_err(|error| error.to_string());
+    assert!(wait::until("a look at JOBS", SOON, left).await > 0, "NATS has removed all of them");
+    wait::until("JOBS to be empty", SOON, async || match left().await? {
         0 => Ok(()),
         left => Err(left.to_string()),
     })
