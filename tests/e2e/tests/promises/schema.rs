@@ -29,7 +29,7 @@ async fn start(stack: &mut Stack) {
     }
 }
 
-/// What the tables of notices and the faults of clouds are, to be taken back.
+/// Takes back the tables of notices and the columns for faults of clouds.
 fn tables_and_faults() -> String {
     let faults = FAULTS.map(|fault| format!("ALTER TABLE counts DROP COLUMN failed_{fault};")).concat();
     format!("DROP TABLE failure_outbox; DROP TABLE circuit_notices; {faults}")
